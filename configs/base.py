@@ -1,0 +1,111 @@
+"""Every setting of ELF-JAX with its default, once. Other configs start from this one and change what they must.
+
+Values are those of the paper's unconditional ELF-B (arXiv 2605.10938). Durations are given as steps, epochs or examples:
+set exactly one of the three. Any key can be set from the command line: `--config.optimizer.learning_rate=0.002`.
+"""
+
+import ml_collections
+from ml_collections import ConfigDict
+
+
+def duration(steps=0, epochs=0.0, examples=0):
+    """A length of training; exactly one of the three is non-zero (for a warm-up all may be zero)."""
+    return ConfigDict({"steps": steps, "epochs": epochs, "examples": examples})
+
+
+def get_config() -> ml_collections.ConfigDict:
+    """Returns the locked default config."""
+    config = ConfigDict()
+    config.seed = 0  # everything random follows from it
+
+    config.data = ConfigDict()
+    config.data.source = "text"  # unicode_names | text | jsonl
+    config.data.path = ""  # files or globs, separated by commas; .gz is read as it is
+    config.data.field = "text"  # jsonl: the field that holds the text (of a pair: the target)
+    config.data.source_field = ""  # jsonl: the field that holds the condition of a pair; empty: unconditional
+    config.data.validation_path = ""  # validation files; empty: a part of `path` is split off
+    config.data.validation_fraction = 0.05  # that part, chosen by a hash of the text
+    config.data.length = 1024  # L: positions of a row, condition and target together
+    config.data.source_length = 0  # pairs: longest condition in tokens, its EOS included; longer ones are cut
+    config.data.packing = "auto"  # rows: one text a row | stream: cut one long stream | auto: names and pairs rows, text stream
+    config.data.pad = "pad"  # pad: padding is not in the loss | eos: padded with EOS, which is in the loss
+    config.data.tokenizer = "bpe"  # bpe | words (both trained on the data) | a directory with a tokenizer
+    config.data.vocab_size = 8192  # largest vocabulary of a trained tokenizer
+
+    config.encoder = ConfigDict()
+    config.encoder.kind = "gaussian"  # gaussian: a frozen random embedding | t5: a pretrained T5 encoder
+    config.encoder.path = ""  # t5: a directory with config.json and model.safetensors
+    config.encoder.width = 512  # gaussian: C (a T5 brings its own)
+    config.encoder.mean = 0.0  # latents = (encoder output - mean) / std
+    config.encoder.std = 1.0  # 0.2 for T5-small; the Gaussian embedding has 1
+
+    config.model = ConfigDict()
+    config.model.depth = 12
+    config.model.width = 768
+    config.model.heads = 12
+    config.model.bottleneck = 128  # width between the two input projections
+    config.model.time_tokens = 4
+    config.model.guidance_tokens = 4
+    config.model.mode_tokens = 4
+    config.model.dropout = 0.0  # in the middle half of the depth
+    config.model.dtype = "auto"  # compute: float32 | bfloat16 | auto: bfloat16 on accelerators
+    config.model.remat = "none"  # none | full: recompute each block in the backward pass
+    config.model.attention = "xla"  # xla | cudnn
+
+    config.objective = ConfigDict()
+    config.objective.decode_fraction = 0.2  # of the examples; the rest denoise
+    config.objective.self_cond_fraction = 0.5  # of the denoising examples
+    config.objective.noise_scale = 2.0  # s
+    config.objective.decode_noise_scale = 5.0  # s_d: 5 unconditional, 1 conditional
+    config.objective.time_mean = -1.5  # t = sigmoid(mean + std n)
+    config.objective.time_std = 0.8
+    config.objective.lambda_mean = 0.8  # decode mode: lambda = sigmoid(mean + std n)
+    config.objective.lambda_std = 0.8
+    config.objective.t_eps = 0.05  # smallest 1 - t that a velocity is divided by
+    config.objective.guidance_min = 0.5  # a of the law of w; 0 <= w <= b there is no guidance at w = 1
+    config.objective.guidance_max = 5.0  # b
+    config.objective.condition_dropout = 0.0  # probability that an example loses its condition
+
+    config.optimizer = ConfigDict()
+    config.optimizer.name = "muon"  # muon | adamw
+    config.optimizer.learning_rate = 0.001  # at a global batch of 256; scaled linearly with the batch
+    config.optimizer.schedule = "constant"  # after the warm-up: constant | linear | cosine (both to zero)
+    config.optimizer.warmup = duration(epochs=0.5)
+    config.optimizer.clip = 1.0  # global norm of the gradient
+    config.optimizer.weight_decay = 0.0
+    config.optimizer.adam_b1 = 0.9
+    config.optimizer.adam_b2 = 0.999
+    config.optimizer.ema = 0.9999  # decay of the averaged parameters, which are sampled from
+
+    config.train = ConfigDict()
+    config.train.batch_size = 512  # global, rows a step
+    config.train.duration = duration(epochs=5.0)
+    config.train.max_minutes = 0.0  # stop after so many minutes of training in all; 0: no limit
+    config.train.accumulate = 1  # micro-batches that make up one step
+    config.train.log_every = 100  # steps
+    config.train.validate_every = 5000  # steps; 0: only at the end
+    config.train.checkpoint_every = 5000  # steps; the last step is always saved
+    config.train.keep_checkpoints = 2
+
+    config.mesh = ConfigDict()
+    config.mesh.data = -1  # devices along each axis; -1: as many as are left
+    config.mesh.fsdp = 1
+    config.mesh.tensor = 1
+
+    config.sample = ConfigDict()
+    config.sample.num_samples = 8
+    config.sample.batch_size = 64  # samples made at once
+    config.sample.sampler = "sde"  # ode | sde
+    config.sample.steps = 32
+    config.sample.gamma = 1.5  # sde: how much noise is put back in a step; 0 is the ode
+    config.sample.time_grid = "logit_normal_quantile"  # uniform | logit_normal | logit_normal_quantile
+    config.sample.guidance_scale = 3.0  # w, self-conditioning guidance, an input of the network; 1: none
+    config.sample.cfg_scale = 1.0  # c, guidance on the condition, a second forward pass; 1: none
+    config.sample.weights = "ema"  # ema | live
+    config.sample.seed = 0
+
+    config.evaluate = ConfigDict()
+    config.evaluate.num_samples = 1000
+    config.evaluate.after_training = False
+    config.evaluate.output = "evaluation.json"  # in the workdir
+    return config.lock()

@@ -1,0 +1,1 @@
+"""ELF-JAX: training, sampling and evaluation of Embedded Language Flows (arXiv 2605.10938)."""

@@ -1,0 +1,82 @@
+"""A config to a model, for training and for sampling alike: there is no second way to build one."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from elf_jax.encoder import Encoder, build_encoder
+from elf_jax.errors import UserError
+from elf_jax.networks.attention import IMPLEMENTATIONS
+from elf_jax.networks.elf import ELF, REMAT
+from elf_jax.predictor import Predictor
+
+DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """The trained network and the frozen encoder it works in the latent space of."""
+
+    predictor: Predictor
+    encoder: Encoder
+
+
+def build_model(config, vocab_size):
+    """The model of a whole config.
+
+    Args:
+      config: as in configs/base.py.
+      vocab_size: V, of the tokenizer (`data.tokenizer.vocab_size`).
+
+    Raises:
+      UserError: a setting that no network can have, or an encoder that does not load.
+    """
+    settings = config.model
+    dtype = compute_dtype(settings.dtype)
+    _check(settings)
+    encoder = build_encoder(config.encoder, vocab_size, config.seed, dtype)
+    network = ELF(
+        latent_width=encoder.width,
+        vocab_size=vocab_size,
+        depth=settings.depth,
+        width=settings.width,
+        heads=settings.heads,
+        bottleneck=settings.bottleneck,
+        time_tokens=settings.time_tokens,
+        guidance_tokens=settings.guidance_tokens,
+        mode_tokens=settings.mode_tokens,
+        dropout=settings.dropout,
+        remat=settings.remat,
+        attention=settings.attention,
+        dtype=dtype,
+    )
+    return Model(Predictor(network), encoder)
+
+
+def compute_dtype(name):
+    """The dtype of a config name; "auto" is bfloat16 on accelerators and float32 on CPUs, which have no fast bfloat16."""
+    if name == "auto":
+        name = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+    if name not in DTYPES:
+        raise UserError(f"config.model.dtype is {name!r}; use auto, {' or '.join(DTYPES)}")
+    return DTYPES[name]
+
+
+def _check(settings):
+    sizes = ("depth", "width", "heads", "bottleneck", "time_tokens", "guidance_tokens")
+    for name in (*sizes, "mode_tokens"):
+        if settings[name] < 1:
+            raise UserError(f"config.model.{name} is {settings[name]}; it must be 1 or more")
+    if settings.width % (2 * settings.heads):
+        raise UserError(
+            f"config.model.width={settings.width} with heads={settings.heads}: the width of a head "
+            "must be a whole even number, for the rotary embedding"
+        )
+    if not 0 <= settings.dropout < 1:
+        raise UserError(f"config.model.dropout is {settings.dropout}; use 0 or more, below 1")
+    for name, known in (("remat", REMAT), ("attention", IMPLEMENTATIONS)):
+        if settings[name] not in known:
+            raise UserError(
+                f"config.model.{name} is {settings[name]!r}; use one of {', '.join(known)}"
+            )

@@ -1,0 +1,130 @@
+"""Text to token ids and back: a tokenizer trained on the data, or one from a directory.
+
+A trained one is byte-level BPE, which loses nothing, or words, which suits short texts from a small vocabulary.
+"""
+
+import os
+import pathlib
+import shutil
+import tempfile
+
+import numpy as np
+import tokenizers
+import transformers
+from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
+
+from elf_jax.errors import UserError
+
+PAD, EOS, UNK = "<pad>", "</s>", "<unk>"  # ids 0, 1, 2, T5's order
+TRAINED = ("bpe", "words")
+
+
+def get_tokenizer(settings, examples, directory):
+    """The tokenizer saved in `directory`; the first time it is made by the config and saved there, whole or not at all.
+
+    Args:
+      settings: config section `data`.
+      examples: training `Example`s, for a tokenizer that is trained.
+      directory: where it is kept.
+
+    Returns:
+      A `transformers.PreTrainedTokenizerFast` with a pad and an EOS token.
+
+    Raises:
+      UserError: no tokenizer where the config points, or one without EOS.
+    """
+    directory = pathlib.Path(directory)
+    if not directory.is_dir():
+        if settings.tokenizer in TRAINED:
+            tokenizer = train_tokenizer(settings, examples)
+        else:
+            tokenizer = load_tokenizer(settings.tokenizer)
+        _save(tokenizer, directory)
+    return load_tokenizer(directory)
+
+
+def load_tokenizer(path):
+    """A tokenizer from a local directory; the network is never asked."""
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(str(path), local_files_only=True)
+    except (OSError, ValueError, KeyError) as error:
+        reason = str(error).splitlines()[0][:120]
+        raise UserError(
+            f"no tokenizer at {str(path)!r} ({reason}): set config.data.tokenizer to "
+            f"{' or '.join(TRAINED)}, or to a local directory with tokenizer.json"
+        ) from None
+    if tokenizer.eos_token_id is None:
+        raise UserError(f"the tokenizer at {str(path)!r} has no EOS token: set one in its config")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def train_tokenizer(settings, examples):
+    """A BPE or word tokenizer of at most settings.vocab_size tokens, trained on texts and sources."""
+    special = [PAD, EOS, UNK]
+    if settings.vocab_size <= len(special):
+        raise UserError(f"config.data.vocab_size={settings.vocab_size} is too small: use 300 or more")
+    if settings.tokenizer == "bpe":
+        core = tokenizers.Tokenizer(models.BPE())
+        core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        core.decoder = decoders.ByteLevel()
+        trainer = trainers.BpeTrainer(
+            vocab_size=settings.vocab_size,
+            special_tokens=special,
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        )
+    else:
+        # Every word carries its leading space, the first one too, so that a word is one token wherever it stands.
+        core = tokenizers.Tokenizer(models.WordLevel(unk_token=UNK))
+        core.normalizer = normalizers.Prepend(" ")
+        pattern = tokenizers.Regex(r" ?[^\s\p{P}\p{S}]+| ?[\p{P}\p{S}]|\s")
+        core.pre_tokenizer = pre_tokenizers.Split(pattern, "isolated")
+        core.decoder = decoders.Sequence([decoders.Fuse(), decoders.Strip(" ", 1, 0)])
+        trainer = trainers.WordLevelTrainer(
+            vocab_size=settings.vocab_size, special_tokens=special, show_progress=False
+        )
+    texts = (text for example in examples for text in example if text is not None)
+    core.train_from_iterator(texts, trainer)
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=core,
+        pad_token=PAD,
+        eos_token=EOS,
+        unk_token=UNK,
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def encode(tokenizer, texts):
+    """Token ids of each text without special tokens: a list of int32 arrays."""
+    if not len(texts):
+        return []
+    encoded = tokenizer(list(texts), add_special_tokens=False, return_attention_mask=False)
+    return [np.asarray(ids, np.int32) for ids in encoded["input_ids"]]
+
+
+def decode(tokenizer, rows):
+    """The text of each row of token ids; padding is left out, other special tokens are shown."""
+    pad = tokenizer.pad_token_id
+    rows = [[int(token) for token in row if token != pad] for row in rows]
+    return [
+        tokenizer.decode(row, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        for row in rows
+    ]
+
+
+def vocab_size(tokenizer):
+    """V, everywhere."""
+    return len(tokenizer)
+
+
+def _save(tokenizer, directory):
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    scratch = tempfile.mkdtemp(dir=directory.parent, prefix=".tokenizer-")
+    try:
+        tokenizer.save_pretrained(scratch)
+        os.chmod(scratch, 0o755)
+        os.replace(scratch, directory)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)

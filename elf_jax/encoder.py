@@ -1,0 +1,225 @@
+"""Tokens to clean latents: a frozen encoder, its attention mask, and the normalisation (ELF, arXiv 2605.10938).
+
+B batch, L length, C encoder width. Two encoders: a pretrained T5 from a Hugging Face directory (config.json and safetensors; pickle
+files are never read), and a frozen Gaussian embedding that needs no download.
+"""
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import safetensors
+from flax import traverse_util
+
+from elf_jax.errors import UserError
+from elf_jax.networks.t5 import T5Config, T5Encoder
+from elf_jax.types import AttentionMask, ExampleMask, Latents, Mask, Tokens, typed
+
+KINDS = ("gaussian", "t5")
+
+_ACTIVATIONS = {"relu": (False, "relu"), "gated-gelu": (True, "gelu_new")}
+
+
+@typed
+def attention_mask(is_cond: Mask, is_valid: Mask, drop: ExampleMask) -> AttentionMask:
+    """True where a query may attend to a key.
+
+    A condition token attends to condition tokens only, every other position to every valid token; nothing attends to
+    padding. Where the condition is dropped, positions outside it do not attend to it.
+    """
+    query, key = is_cond[:, :, None], is_cond[:, None, :]
+    allowed = jnp.where(query, key, ~key | ~drop[:, None, None])
+    return allowed & is_valid[:, None, :]
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoder:
+    """A frozen encoder.
+
+    Attributes:
+      width: C. vocab_size: tokens that it knows.
+      params: its parameters, float32; passed in again at every call so that jit takes them as an argument.
+      raw: function (params, tokens [B, L], mask [B, L, L]) -> [B, L, C].
+      mean, std: latents are (raw - mean) / std.
+    """
+
+    width: int
+    vocab_size: int
+    params: dict
+    raw: Callable
+    mean: float
+    std: float
+
+    @typed
+    def encode(
+        self, params, tokens: Tokens, is_cond: Mask, is_valid: Mask, drop: ExampleMask
+    ) -> Latents:
+        """Clean latents, [B, L, C] float32; zero at the condition of examples where it is dropped."""
+        raw = self.raw(params, tokens, attention_mask(is_cond, is_valid, drop))
+        latents = (raw.astype(jnp.float32) - self.mean) / self.std
+        latents = jnp.where((is_cond & drop[:, None])[..., None], 0.0, latents)
+        return jax.lax.stop_gradient(latents)
+
+
+def build_encoder(settings, vocab_size, seed=0, dtype=jnp.float32):
+    """The encoder of the config section `encoder`.
+
+    Args:
+      settings: config section `encoder`.
+      vocab_size: tokens of the tokenizer.
+      seed: of the Gaussian embedding.
+      dtype: of the T5's computation.
+
+    Raises:
+      UserError: unknown kind, files that do not load, or a tokenizer with more tokens than the encoder knows.
+    """
+    if settings.std <= 0:
+        raise UserError(f"config.encoder.std is {settings.std}: it must be above 0")
+    if settings.kind == "gaussian":
+        table = jax.random.normal(jax.random.key(seed), (vocab_size, settings.width))
+        return Encoder(
+            settings.width, vocab_size, {"table": table}, _look_up, settings.mean, settings.std
+        )
+    if settings.kind != "t5":
+        raise UserError(f"config.encoder.kind is {settings.kind!r}; use one of {', '.join(KINDS)}")
+    config, params = load_t5(settings.path)
+    if vocab_size > config.vocab_size:
+        raise UserError(
+            f"the tokenizer has {vocab_size} tokens but the encoder in {settings.path} knows "
+            f"{config.vocab_size}: set config.data.tokenizer to the encoder's own directory"
+        )
+    network = T5Encoder(config, dtype)
+
+    def raw(params, tokens, mask):
+        return network.apply({"params": params}, tokens, mask)
+
+    return Encoder(config.d_model, config.vocab_size, params, raw, settings.mean, settings.std)
+
+
+def _look_up(params, tokens, mask):
+    del mask  # the Gaussian embedding knows no context
+    return params["table"][tokens]
+
+
+def load_t5(directory):
+    """Sizes and parameters of the encoder in a Hugging Face T5 directory.
+
+    Args:
+      directory: holds config.json and model.safetensors (or its shards and model.safetensors.index.json).
+
+    Returns:
+      (T5Config, parameters of `T5Encoder` as float32 arrays).
+
+    Raises:
+      UserError: the directory, a file or a tensor is missing, damaged or does not fit the config.
+    """
+    directory = pathlib.Path(directory)
+    config = _read_config(directory)
+    with _Tensors(directory) as tensors:
+        return config, _parameters(config, tensors)
+
+
+def _read_config(directory):
+    path = directory / "config.json"
+    if not path.is_file():
+        raise UserError(
+            f"no T5 encoder at {str(directory)!r}: set config.encoder.path to a local directory "
+            "with config.json and model.safetensors"
+        )
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+        gated, activation = _ACTIVATIONS[raw.get("feed_forward_proj", "relu")]
+        names = {field.name for field in dataclasses.fields(T5Config)}
+        sizes = {key: value for key, value in raw.items() if key in names}
+        return T5Config(**{**sizes, "gated": gated, "activation": activation})
+    except ValueError as error:
+        raise UserError(f"{path} is not valid JSON ({error}): copy the file again") from None
+    except KeyError as error:
+        known = ", ".join(_ACTIVATIONS)
+        raise UserError(f"{path}: feed_forward_proj is {error}; supported are {known}") from None
+    except TypeError as error:
+        raise UserError(f"{path} does not describe a T5 encoder: {error}") from None
+
+
+class _Tensors:
+    """The tensors of a directory's safetensors files by name, read one at a time."""
+
+    def __init__(self, directory):
+        self.directory = directory
+        index = directory / "model.safetensors.index.json"
+        if index.is_file():
+            weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+            names = sorted(set(weight_map.values()))
+        else:
+            names = ["model.safetensors"]
+        self.paths = [directory / name for name in names]
+        self.files = {}
+
+    def __enter__(self):
+        for path in self.paths:
+            if not path.is_file():
+                pickled = sorted(self.directory.glob("*.bin"))
+                hint = "; pickle files (.bin) are never loaded, convert them" if pickled else ""
+                raise UserError(f"{path} is missing: save the model as safetensors there{hint}")
+            try:
+                file = safetensors.safe_open(path, framework="flax")
+                self.files.update({name: file for name in file.keys()})
+            except safetensors.SafetensorError as error:
+                raise UserError(f"{path} is damaged ({error}): copy the file again") from None
+        return self
+
+    def __exit__(self, *exc):
+        self.files = {}
+
+    def __call__(self, name, shape):
+        """The float32 array `name`, which must have `shape`."""
+        if name not in self.files:
+            raise UserError(f"{self.directory} has no tensor {name!r}: is it a T5 model?")
+        array = np.asarray(self.files[name].get_tensor(name)).astype(np.float32)
+        if array.shape != shape:
+            raise UserError(
+                f"{self.directory}: tensor {name!r} has shape {array.shape} but config.json "
+                f"says {shape}: the two files do not belong together"
+            )
+        return array
+
+
+def _parameters(config, tensors):
+    """Reads every tensor of the encoder; PyTorch's [out, in] matrices become kernels [in, out]."""
+    width, inner, hidden = config.d_model, config.num_heads * config.d_kv, config.d_ff
+    attention, feed_forward = "layer.0.SelfAttention", "layer.1.DenseReluDense"
+    matrices = {
+        "q": (f"{attention}.q", inner, width),
+        "k": (f"{attention}.k", inner, width),
+        "v": (f"{attention}.v", inner, width),
+        "o": (f"{attention}.o", width, inner),
+        "wo": (f"{feed_forward}.wo", width, hidden),
+    }
+    if config.gated:
+        matrices["wi"] = (f"{feed_forward}.wi_0", hidden, width)
+        matrices["wi_gate_value"] = (f"{feed_forward}.wi_1", hidden, width)
+    else:
+        matrices["wi"] = (f"{feed_forward}.wi", hidden, width)
+    norms = {"attn_norm": "layer.0.layer_norm", "mlp_norm": "layer.1.layer_norm"}
+
+    def stack(name, shape):
+        depth = range(config.num_layers)
+        return np.stack([tensors(f"encoder.block.{i}.{name}.weight", shape) for i in depth])
+
+    flat = {
+        "embed/embedding": tensors("shared.weight", (config.vocab_size, width)),
+        "relative_bias": tensors(
+            f"encoder.block.0.{attention}.relative_attention_bias.weight",
+            (config.relative_attention_num_buckets, config.num_heads),
+        ),
+        "final_norm/scale": tensors("encoder.final_layer_norm.weight", (width,)),
+    }
+    for ours, (name, *shape) in matrices.items():
+        flat[f"blocks/{ours}/kernel"] = stack(name, tuple(shape)).swapaxes(1, 2)
+    for ours, name in norms.items():
+        flat[f"blocks/{ours}/scale"] = stack(name, (width,))
+    return traverse_util.unflatten_dict(flat, sep="/")

@@ -1,0 +1,110 @@
+"""Durations, the learning-rate schedule, clipping, Muon or AdamW, and the average of the parameters."""
+
+import re
+
+import jax
+import optax
+from flax import traverse_util
+
+from elf_jax.errors import UserError
+
+REFERENCE_BATCH = 256  # the batch that `learning_rate` is meant for; scaled linearly from there
+OPTIMIZERS = ("muon", "adamw")
+SCHEDULES = ("constant", "linear", "cosine")
+
+
+def in_steps(duration, batch_size, num_examples, name):
+    """A duration in steps.
+
+    Args:
+      duration: config section with steps, epochs and examples, of which at most one is set.
+      batch_size: rows a step. num_examples: rows an epoch.
+      name: of the config key, for the message.
+
+    Raises:
+      UserError: more than one of the three is set, or one is negative.
+    """
+    given = {key: value for key, value in duration.items() if value}
+    if len(given) > 1 or min(given.values(), default=0) < 0:
+        values = ", ".join(f"{key}={value}" for key, value in given.items())
+        raise UserError(f"config.{name} has {values}: set one of steps, epochs, examples, above 0")
+    if duration.steps:
+        return duration.steps
+    examples = duration.examples or duration.epochs * num_examples
+    return round(examples / batch_size)
+
+
+def make_schedule(settings, batch_size, warmup_steps, total_steps):
+    """Learning rate at each step: linear warm-up to learning_rate * batch / 256, then the schedule.
+
+    Args:
+      settings: config section `optimizer`.
+      batch_size: global rows a step. warmup_steps, total_steps: in optimiser steps.
+
+    Raises:
+      UserError: unknown schedule.
+    """
+    peak = settings.learning_rate * batch_size / REFERENCE_BATCH
+    after = max(total_steps - warmup_steps, 1)
+    if settings.schedule == "constant":
+        main = optax.constant_schedule(peak)
+    elif settings.schedule == "linear":
+        main = optax.linear_schedule(peak, 0.0, after)
+    elif settings.schedule == "cosine":
+        main = optax.cosine_decay_schedule(peak, after)
+    else:
+        known = ", ".join(SCHEDULES)
+        raise UserError(f"config.optimizer.schedule is {settings.schedule!r}; use one of {known}")
+    # The first step already moves: the rate is that of the end of the step.
+    warmup = optax.linear_schedule(peak / max(warmup_steps, 1), peak, max(warmup_steps - 1, 1))
+    return optax.join_schedules([warmup, main], [warmup_steps])
+
+
+def muon_dimensions(params):
+    """Which parameters are matrices for Muon: the kernels, with layers stacked on axis 0 as a batch of matrices."""
+
+    def dimensions(path, leaf):
+        if not re.search(r"/kernel$", path):
+            return None
+        return optax.contrib.MuonDimensionNumbers(leaf.ndim - 2, leaf.ndim - 1)
+
+    flat = traverse_util.flatten_dict(params, sep="/")
+    flat = {path: dimensions(path, leaf) for path, leaf in flat.items()}
+    return traverse_util.unflatten_dict(flat, sep="/")
+
+
+def make_optimizer(settings, schedule):
+    """Global-norm clip, then Muon (kernels by Muon, the rest by Adam) or AdamW.
+
+    Args:
+      settings: config section `optimizer`.
+      schedule: learning rate by step.
+
+    Raises:
+      UserError: unknown optimiser.
+    """
+    if settings.name == "muon":
+        rule = optax.contrib.muon(
+            schedule,
+            weight_decay=settings.weight_decay,
+            adam_weight_decay=settings.weight_decay,
+            adam_b1=settings.adam_b1,
+            adam_b2=settings.adam_b2,
+            muon_weight_dimension_numbers=muon_dimensions,
+        )
+    elif settings.name == "adamw":
+        rule = optax.adamw(
+            schedule,
+            b1=settings.adam_b1,
+            b2=settings.adam_b2,
+            weight_decay=settings.weight_decay,
+        )
+    else:
+        known = ", ".join(OPTIMIZERS)
+        raise UserError(f"config.optimizer.name is {settings.name!r}; use one of {known}")
+    return optax.chain(optax.clip_by_global_norm(settings.clip), rule)
+
+
+def average(ema, params, decay):
+    """The exponential moving average of the parameters after one more step."""
+    return jax.tree.map(lambda old, new: decay * old + (1 - decay) * new, ema, params)

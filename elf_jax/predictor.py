@@ -1,0 +1,114 @@
+"""The one owner of the network's input [z, x_prev], its modes and its guidance.
+
+Everything else asks for an x-prediction or for logits and never sees how the network is fed. In decode mode t is 1, the
+mode tokens are on and x_prev is zero, whatever the caller has (ELF, arXiv 2605.10938).
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+import jax.numpy as jnp
+
+from elf_jax import flow
+from elf_jax.networks.elf import ELF
+from elf_jax.types import ExampleMask, Latents, Mask, PerExample, typed
+
+
+@dataclasses.dataclass(frozen=True)
+class Condition:
+    """A clean prefix: latents [B, L, C] that hold wherever mask [B, L] is True."""
+
+    latents: Latents
+    mask: Mask
+
+    def restore(self, latents, instead=None):
+        """`latents` with the condition's positions set to the clean condition (or to `instead`)."""
+        clean = self.latents if instead is None else instead
+        return jnp.where(self.mask[..., None], clean, latents)
+
+
+@dataclasses.dataclass(frozen=True)
+class Predictor:
+    """An ELF network, used by its parts. Parameters are passed in: live, EMA or teacher."""
+
+    network: ELF
+
+    def init(self, key, length):
+        """Fresh float32 parameters; `length` only shapes the tracing."""
+        inputs = jnp.zeros((1, length, 2 * self.network.latent_width))
+        one = jnp.ones(1)
+        variables = self.network.init(key, inputs, one, one, one > 0, method=ELF.everything)
+        return variables["params"]
+
+    @typed
+    def hidden(
+        self,
+        params,
+        z: Latents,
+        x_prev: Latents,
+        t: PerExample,
+        w: PerExample,
+        is_decode: ExampleMask,
+        dropout_key=None,
+    ):
+        """Hidden states [B, L, D] of a batch that may mix both modes.
+
+        Args:
+          params: the network's parameters.
+          z: latents. x_prev: previous estimate; zero in the rows that decode.
+          t: times, not used in the rows that decode. w: guidance scales. is_decode: each row's mode.
+          dropout_key: JAX key; without one there is no dropout.
+        """
+        x_prev = jnp.where(is_decode[:, None, None], 0.0, x_prev)
+        t = jnp.where(is_decode, 1.0, t)
+        return self.network.apply(
+            {"params": params},
+            jnp.concatenate([z, x_prev], axis=-1),
+            t,
+            w,
+            is_decode,
+            rngs=None if dropout_key is None else {"dropout": dropout_key},
+        )
+
+    def x_head(self, params, hidden):
+        """x-prediction [B, L, C] of hidden states."""
+        return self.network.apply({"params": params}, hidden, method=ELF.x_head)
+
+    def logit_head(self, params, hidden):
+        """Logits [B, L, V] of hidden states."""
+        return self.network.apply({"params": params}, hidden, method=ELF.logit_head)
+
+    def denoise(self, params, z, x_prev, t, w):
+        """x-prediction [B, L, C] in denoise mode."""
+        hidden = self.hidden(params, z, x_prev, t, w, jnp.zeros(z.shape[0], bool))
+        return self.x_head(params, hidden)
+
+    def logits(self, params, z, w):
+        """Logits [B, L, V] in decode mode, read off latents z [B, L, C] with guidance scale w [B]."""
+        ones = jnp.ones(z.shape[0])
+        hidden = self.hidden(params, z, jnp.zeros_like(z), ones, w, ones > 0)
+        return self.logit_head(params, hidden)
+
+    def guided(
+        self, params, w, condition: Condition | None = None, cfg_scale=1.0
+    ) -> Callable[[Latents, PerExample, Latents], Latents]:
+        """A function predict(z, t, x_prev) -> x_hat for the sampler, guided.
+
+        Args:
+          params: the network's parameters.
+          w: self-conditioning guidance scale, an input of the network; 1 is no guidance.
+          condition: the clean prefix, if there is one.
+          cfg_scale: a Python number c; classifier-free guidance on the condition costs a second forward pass unless c is 1.
+        """
+
+        def predict(z, t, x_prev):
+            scale = jnp.full(z.shape[0], w, jnp.float32)
+            x_hat = self.denoise(params, z, x_prev, t, scale)
+            if condition is None or cfg_scale == 1.0:
+                return x_hat
+            nothing = jnp.zeros_like(z)
+            dropped = condition.restore(z, nothing), condition.restore(x_prev, nothing)
+            # z is the same in both passes at the target's positions, so guiding x guides v as well.
+            return flow.guide(x_hat, self.denoise(params, *dropped, t, scale), cfg_scale)
+
+        return predict

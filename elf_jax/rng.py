@@ -1,0 +1,37 @@
+"""Random streams by name, step and example, never by position.
+
+A key is derived from what it is for. One more draw somewhere disturbs no other, a resumed run continues every stream where
+it was, and the noise of an example does not depend on how the batch is split over devices or micro-batches.
+"""
+
+import zlib
+
+import jax
+from jax import random
+
+
+def stream(key, name, step=None):
+    """The key of the stream `name`, at `step` if the stream moves with the step.
+
+    Args:
+      key: a JAX key, the root of all streams.
+      name: what the stream is for; any string.
+      step: integer (traced or not), or None.
+    """
+    key = random.fold_in(key, zlib.crc32(name.encode()) & 0x7FFFFFFF)
+    return key if step is None else random.fold_in(key, step)
+
+
+def per_example(key, ids):
+    """One key an example: [B] keys from `ids`, [B] integers that name the examples."""
+    return jax.vmap(random.fold_in, in_axes=(None, 0))(key, ids)
+
+
+def normal(keys, shape):
+    """[B, *shape] standard normals, row i from keys[i] alone."""
+    return jax.vmap(lambda key: random.normal(key, shape))(keys)
+
+
+def uniform(keys, shape=()):
+    """[B, *shape] uniforms on [0, 1), row i from keys[i] alone."""
+    return jax.vmap(lambda key: random.uniform(key, shape))(keys)

@@ -1,0 +1,39 @@
+"""What all tests share: eight virtual devices, set before JAX starts, and the golden network."""
+
+import os
+
+# Eight CPU devices in every test process: the mesh is tested with the same code that runs on a pod.
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+)
+
+import pathlib  # noqa: E402
+
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+
+from elf_jax.networks.elf import ELF  # noqa: E402
+from elf_jax.predictor import Predictor  # noqa: E402
+from elf_jax.reference import from_reference  # noqa: E402
+
+GOLDEN = pathlib.Path(__file__).parent / "golden"
+
+
+@pytest.fixture(scope="session")
+def golden():
+    """Loads an .npz of reference numbers by name."""
+    return lambda name: dict(np.load(GOLDEN / f"{name}.npz"))
+
+
+@pytest.fixture(scope="session")
+def golden_params(golden):
+    return from_reference(golden("params"))
+
+
+@pytest.fixture(scope="session")
+def golden_predictor():
+    """The reference's tiny network: width 48, depth 4, 4 heads, C 32, V 64, bottleneck 8."""
+    return Predictor(
+        ELF(latent_width=32, vocab_size=64, depth=4, width=48, heads=4, bottleneck=8)
+    )

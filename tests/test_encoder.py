@@ -1,0 +1,178 @@
+"""The T5 encoder against the reference and the transformers library; the mask; what cannot be loaded."""
+
+import json
+import shutil
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+import pytest
+from flax import traverse_util
+from safetensors.numpy import load_file, save_file
+
+from elf_jax.encoder import attention_mask, build_encoder, load_t5
+from elf_jax.errors import UserError
+from elf_jax.networks.t5 import T5Config, T5Encoder
+from tests.conftest import GOLDEN
+
+
+def settings(**kwargs):
+    defaults = {"kind": "gaussian", "path": "", "width": 16, "mean": 0.0, "std": 1.0}
+    return ml_collections.ConfigDict({**defaults, **kwargs})
+
+
+def relative_error(ours, reference):
+    return np.max(np.abs(ours - reference)) / np.max(np.abs(reference))
+
+
+@pytest.mark.parametrize("name", ["t5_tiny", "t5v11_tiny"])
+def test_matches_transformers(name):
+    data = np.load(GOLDEN / name / "golden.npz")
+    config, params = load_t5(GOLDEN / name)
+    valid = data["attention_mask"] > 0
+    mask = jnp.asarray(np.broadcast_to(valid[:, None, :], valid.shape + valid.shape[-1:]))
+    ours = jax.jit(T5Encoder(config).apply)({"params": params}, data["input_ids"], mask)
+    assert relative_error(ours, data["last_hidden_state"]) < 1e-5
+
+
+def reference_encoder(golden):
+    """(network, parameters) of encoder.npz, whose layers are separate subtrees with kernels [in, out]."""
+    data = golden("encoder")
+    sizes = (int(n) for n in data["config"])
+    vocab_size, d_model, d_kv, d_ff, num_layers, num_heads = sizes
+    config = T5Config(vocab_size, d_model, d_kv, d_ff, num_layers, num_heads)
+    names = {
+        "q/kernel": "layer_0/SelfAttention/q/kernel",
+        "k/kernel": "layer_0/SelfAttention/k/kernel",
+        "v/kernel": "layer_0/SelfAttention/v/kernel",
+        "o/kernel": "layer_0/SelfAttention/o/kernel",
+        "wi/kernel": "layer_1/DenseReluDense/wi/kernel",
+        "wo/kernel": "layer_1/DenseReluDense/wo/kernel",
+        "attn_norm/scale": "layer_0/layer_norm/weight",
+        "mlp_norm/scale": "layer_1/layer_norm/weight",
+    }
+    flat = {
+        f"blocks/{ours}": np.stack(
+            [data[f"params/encoder/block_{i}/{theirs}"] for i in range(num_layers)]
+        )
+        for ours, theirs in names.items()
+    }
+    bias = "params/encoder/block_0/layer_0/SelfAttention/relative_attention_bias/rel_embedding"
+    flat["relative_bias"] = data[bias]
+    flat["embed/embedding"] = data["params/shared/embedding"]
+    flat["final_norm/scale"] = data["params/encoder/final_layer_norm/weight"]
+    return T5Encoder(config), traverse_util.unflatten_dict(flat, sep="/")
+
+
+def test_matches_the_reference(golden):
+    data = golden("encoder")
+    network, params = reference_encoder(golden)
+    mask = attention_mask(data["is_cond"], data["is_valid"], np.zeros(4, bool))
+    np.testing.assert_array_equal(mask, data["encoder_attention_mask"] > 0)
+    ours = network.apply({"params": params}, data["input_ids"], mask)
+    assert relative_error(ours, data["output"]) < 1e-5
+
+
+def t5_encoder():
+    return build_encoder(settings(kind="t5", path=str(GOLDEN / "t5_tiny"), std=0.2), 60)
+
+
+def test_a_dropped_condition_is_zero_and_changes_nothing_else():
+    encoder = t5_encoder()
+    tokens = jax.random.randint(jax.random.key(0), (2, 10), 0, 60)
+    other = tokens.at[:, :4].set(5)
+    is_cond = jnp.arange(10)[None] < jnp.array([[4], [4]])
+    is_valid = jnp.arange(10)[None] < jnp.array([[8], [10]])
+    drop = jnp.array([True, False])
+    one, two = (
+        encoder.encode(encoder.params, ids, is_cond, is_valid, drop) for ids in (tokens, other)
+    )
+    assert not np.any(one[0, :4]) and np.all(np.any(one[1, :4] != 0, axis=-1))
+    np.testing.assert_array_equal(one[0], two[0])
+    assert np.all(np.any(one[1, 4:] != two[1, 4:], axis=-1))
+    # The condition itself never sees the target.
+    target = tokens.at[:, 4:].set(7)
+    three = encoder.encode(encoder.params, target, is_cond, is_valid, drop)
+    np.testing.assert_array_equal(one[1, :4], three[1, :4])
+
+
+def test_padding_changes_nothing():
+    encoder = t5_encoder()
+    tokens = jax.random.randint(jax.random.key(0), (1, 10), 0, 60)
+    is_valid = (jnp.arange(10) < 6)[None]
+    args = is_valid & False, is_valid, jnp.zeros(1, bool)
+    one = encoder.encode(encoder.params, tokens, *args)
+    two = encoder.encode(encoder.params, tokens.at[:, 6:].set(3), *args)
+    np.testing.assert_array_equal(one[:, :6], two[:, :6])
+
+
+def test_gaussian_latents_are_standard_and_frozen():
+    encoder = build_encoder(settings(width=64), 500, seed=3)
+    tokens = jnp.arange(500)[None]
+    ones = tokens >= 0
+    args = tokens, ~ones, ones, jnp.zeros(1, bool)
+    latents = encoder.encode(encoder.params, *args)
+    assert latents.shape == (1, 500, 64)
+    assert abs(np.mean(latents)) < 0.02 and abs(np.std(latents) - 1) < 0.02
+    again = build_encoder(settings(width=64), 500, seed=3)
+    np.testing.assert_array_equal(latents, again.encode(again.params, *args))
+    shifted = build_encoder(settings(width=64, mean=1.0, std=2.0), 500, seed=3)
+    np.testing.assert_allclose(
+        shifted.encode(shifted.params, *args), (latents - 1) / 2, atol=1e-6
+    )
+
+
+@pytest.fixture
+def t5_copy(tmp_path):
+    return shutil.copytree(GOLDEN / "t5_tiny", tmp_path / "t5")
+
+
+def fails(directory, vocab_size=60, **kwargs):
+    with pytest.raises(UserError) as error:
+        build_encoder(settings(kind="t5", path=str(directory), **kwargs), vocab_size)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def test_what_cannot_be_loaded(t5_copy, tmp_path):
+    assert "config.encoder.path" in fails(tmp_path / "nowhere")
+    assert "config.data.tokenizer" in fails(t5_copy, vocab_size=10_000)
+    weights = t5_copy / "model.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[: len(whole) // 2])
+    assert "damaged" in fails(t5_copy)
+    weights.write_bytes(whole)
+    tensors = load_file(weights)
+    name = "encoder.block.1.layer.0.SelfAttention.q.weight"
+    save_file({**tensors, name: tensors[name][:-1]}, weights)
+    assert name in fails(t5_copy) and "shape" in fails(t5_copy)
+    save_file({key: value for key, value in tensors.items() if key != name}, weights)
+    assert name in fails(t5_copy)
+    weights.unlink()
+    (t5_copy / "pytorch_model.bin").write_bytes(b"pickle")
+    assert "never loaded" in fails(t5_copy)
+
+
+def test_unknown_activation_and_kind(t5_copy):
+    config = json.loads((t5_copy / "config.json").read_text())
+    (t5_copy / "config.json").write_text(json.dumps({**config, "feed_forward_proj": "swish"}))
+    assert "swish" in fails(t5_copy)
+    with pytest.raises(UserError, match="gaussian, t5"):
+        build_encoder(settings(kind="bert"), 10)
+
+
+def test_shards_and_half_precision(t5_copy):
+    tensors = load_file(t5_copy / "model.safetensors")
+    names = sorted(tensors)
+    parts = {"a.safetensors": names[::2], "b.safetensors": names[1::2]}
+    for part, held in parts.items():
+        save_file({name: tensors[name].astype(np.float16) for name in held}, t5_copy / part)
+    weight_map = {name: part for part, held in parts.items() for name in held}
+    (t5_copy / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    (t5_copy / "model.safetensors").unlink()
+    _, params = load_t5(t5_copy)
+    _, whole = load_t5(GOLDEN / "t5_tiny")
+    for ours, theirs in zip(jax.tree.leaves(params), jax.tree.leaves(whole), strict=True):
+        assert ours.dtype == np.float32
+        np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-4)
