@@ -50,6 +50,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.model.dropout = 0.0  # in the middle half of the depth
     config.model.dtype = "auto"  # compute: float32 | bfloat16 | auto: bfloat16 on accelerators
     config.model.remat = "none"  # none | full: recompute each block in the backward pass
+    config.model.unroll = 1  # layers in the body of the scan over layers
     config.model.attention = "xla"  # xla | cudnn
 
     config.objective = ConfigDict()
@@ -62,7 +63,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.objective.lambda_mean = 0.8  # decode mode: lambda = sigmoid(mean + std n)
     config.objective.lambda_std = 0.8
     config.objective.t_eps = 0.05  # smallest 1 - t that a velocity is divided by
-    config.objective.guidance_min = 0.5  # a of the law of w; 0 <= w <= b there is no guidance at w = 1
+    config.objective.guidance_min = 0.5  # a of the law of w in [a, b]; w = 1 is no guidance
     config.objective.guidance_max = 5.0  # b
     config.objective.condition_dropout = 0.0  # probability that an example loses its condition
 
@@ -84,6 +85,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.train.accumulate = 1  # micro-batches that make up one step
     config.train.log_every = 100  # steps
     config.train.validate_every = 5000  # steps; 0: only at the end
+    config.train.validation_batches = 20  # at most so many
     config.train.checkpoint_every = 5000  # steps; the last step is always saved
     config.train.keep_checkpoints = 2
 

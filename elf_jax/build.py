@@ -48,6 +48,7 @@ def build_model(config, vocab_size):
         mode_tokens=settings.mode_tokens,
         dropout=settings.dropout,
         remat=settings.remat,
+        unroll=settings.unroll,
         attention=settings.attention,
         dtype=dtype,
     )
@@ -65,7 +66,7 @@ def compute_dtype(name):
 
 def _check(settings):
     sizes = ("depth", "width", "heads", "bottleneck", "time_tokens", "guidance_tokens")
-    for name in (*sizes, "mode_tokens"):
+    for name in (*sizes, "mode_tokens", "unroll"):
         if settings[name] < 1:
             raise UserError(f"config.model.{name} is {settings[name]}; it must be 1 or more")
     if settings.width % (2 * settings.heads):

@@ -35,6 +35,16 @@ class Rows:
             "is_valid": position < self.valid_length[index][..., None],
         }
 
+    def batches(self, batch_size):
+        """Every row once, in order.
+
+        Yields:
+          (the fields of a `Batch`, [batch_size] bool that is False where a row only fills up the last batch).
+        """
+        for start in range(0, len(self), batch_size):
+            index = np.arange(start, start + batch_size)
+            yield self.take(np.minimum(index, len(self) - 1)), index < len(self)
+
 
 def pack_rows(targets, sources, length, source_length, eos_id, pad_id):
     """One text a row, cut so that its EOS fits.

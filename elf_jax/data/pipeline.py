@@ -26,17 +26,3 @@ def make_iterator(rows, batch_size, seed, process_index=0, process_count=1):
     index = index.batch(batch_size, drop_remainder=True)
     part = slice(process_index * local, (process_index + 1) * local)
     return iter(index.map(lambda order: rows.take(order[part])).to_iter_dataset())
-
-
-def batches(rows, batch_size):
-    """Every row once, in order: (batch, is_real) with the last batch filled up.
-
-    Args:
-      rows: `Rows`. batch_size: rows a batch.
-
-    Yields:
-      A dict with the fields of a `Batch`, and [batch_size] bool, False where a row only fills up.
-    """
-    for start in range(0, len(rows), batch_size):
-        index = np.arange(start, start + batch_size)
-        yield rows.take(np.minimum(index, len(rows) - 1)), index < len(rows)

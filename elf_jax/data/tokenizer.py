@@ -20,12 +20,12 @@ TRAINED = ("bpe", "words")
 
 
 def get_tokenizer(settings, examples, directory):
-    """The tokenizer saved in `directory`; the first time it is made by the config and saved there, whole or not at all.
+    """The tokenizer saved in `directory`, or if there is none yet, the one that the config asks for.
 
     Args:
       settings: config section `data`.
       examples: training `Example`s, for a tokenizer that is trained.
-      directory: where it is kept.
+      directory: where it is kept once `save_tokenizer` has put it there.
 
     Returns:
       A `transformers.PreTrainedTokenizerFast` with a pad and an EOS token.
@@ -33,14 +33,11 @@ def get_tokenizer(settings, examples, directory):
     Raises:
       UserError: no tokenizer where the config points, or one without EOS.
     """
-    directory = pathlib.Path(directory)
-    if not directory.is_dir():
-        if settings.tokenizer in TRAINED:
-            tokenizer = train_tokenizer(settings, examples)
-        else:
-            tokenizer = load_tokenizer(settings.tokenizer)
-        _save(tokenizer, directory)
-    return load_tokenizer(directory)
+    if pathlib.Path(directory).is_dir():
+        return load_tokenizer(directory)
+    if settings.tokenizer in TRAINED:
+        return train_tokenizer(settings, examples)
+    return load_tokenizer(settings.tokenizer)
 
 
 def load_tokenizer(path):
@@ -119,7 +116,10 @@ def vocab_size(tokenizer):
     return len(tokenizer)
 
 
-def _save(tokenizer, directory):
+def save_tokenizer(tokenizer, directory):
+    """Keeps the tokenizer in `directory`, whole or not at all; one that is there already stays."""
+    if directory.is_dir():
+        return
     directory.parent.mkdir(parents=True, exist_ok=True)
     scratch = tempfile.mkdtemp(dir=directory.parent, prefix=".tokenizer-")
     try:
