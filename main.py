@@ -131,26 +131,36 @@ def _workdir():
 
 def _parse(argv):
     """Flags, with every mistake in them as one line."""
-    from elf_jax.settings import flatten, nearest
-
     if any(argument in ("--help", "-help", "-h", "--helpfull") for argument in argv[1:]):
         print(__doc__.strip())
         sys.exit(0)
     try:
-        return flags.FLAGS(argv)
-    except (AttributeError, KeyError):
-        # An override of a key that the config does not have: find which.
-        names = [a.lstrip("-").split("=")[0] for a in argv[1:] if a.lstrip("-").startswith("config.")]
-        known = flatten(flags.FLAGS["config"].value)
-        unknown = [name[len("config.") :] for name in names]
-        unknown = [name for name in unknown if name not in known] or ["?"]
-        _fail(f"unknown config key {unknown[0]!r}: {nearest(unknown[0], known)}")
+        rest = flags.FLAGS(argv)
+        if _CONFIG.value is not None:
+            _CONFIG.value.to_dict()  # a config that is not there shows only when it is touched
+        return rest
+    except (AttributeError, KeyError) as error:
+        _fail(_unknown_key(argv) or error)
     except flags.UnrecognizedFlagError as error:
         _fail(f"{error}: python main.py --help lists all flags")
+    except OSError:
+        given = [a.split("=", 1)[1] for a in argv if a.lstrip("-").startswith("config=")]
+        _fail(f"no config at {given[-1]!r}: see configs/ for those that there are")
     except (flags.Error, TypeError, ValueError) as error:
         _fail(error)
-    except FileNotFoundError as error:
-        _fail(f"no config {error.filename!r}: see configs/ for those that there are")
+
+
+def _unknown_key(argv):
+    """The message for the first override of a key that configs do not have, or None."""
+    from configs import base
+    from elf_jax.settings import flatten, nearest
+
+    known = flatten(base.get_config())
+    for argument in argv[1:]:
+        name = argument.lstrip("-").split("=")[0]
+        if name.startswith("config.") and name[7:] not in known:
+            return f"unknown config key {name[7:]!r}: {nearest(name[7:], known)}"
+    return None
 
 
 def _fail(error):

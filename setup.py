@@ -3,7 +3,9 @@
 from setuptools import find_packages, setup
 
 REQUIREMENTS = [
-    line.strip() for line in open("requirements.txt", encoding="utf-8") if line.strip() and not line.startswith("#")
+    line.strip()
+    for line in open("requirements.txt", encoding="utf-8")
+    if line.strip() and not line.startswith("#")
 ]
 
 setup(

@@ -22,18 +22,28 @@ def get_config() -> ml_collections.ConfigDict:
     config.data.source = "text"  # unicode_names | text | jsonl
     config.data.path = ""  # files or globs, separated by commas; .gz is read as it is
     config.data.field = "text"  # jsonl: the field that holds the text (of a pair: the target)
-    config.data.source_field = ""  # jsonl: the field that holds the condition of a pair; empty: unconditional
+    config.data.source_field = (
+        ""  # jsonl: the field that holds the condition of a pair; empty: unconditional
+    )
     config.data.validation_path = ""  # validation files; empty: a part of `path` is split off
     config.data.validation_fraction = 0.05  # that part, chosen by a hash of the text
     config.data.length = 1024  # L: positions of a row, condition and target together
-    config.data.source_length = 0  # pairs: longest condition in tokens, its EOS included; longer ones are cut
+    config.data.source_length = (
+        0  # pairs: longest condition in tokens, its EOS included; longer ones are cut
+    )
     config.data.packing = "auto"  # rows: one text a row | stream: cut one long stream | auto: names and pairs rows, text stream
-    config.data.pad = "pad"  # pad: padding is not in the loss | eos: padded with EOS, which is in the loss
-    config.data.tokenizer = "bpe"  # bpe | words (both trained on the data) | a directory with a tokenizer
+    config.data.pad = (
+        "pad"  # pad: padding is not in the loss | eos: padded with EOS, which is in the loss
+    )
+    config.data.tokenizer = (
+        "bpe"  # bpe | words (both trained on the data) | a directory with a tokenizer
+    )
     config.data.vocab_size = 8192  # largest vocabulary of a trained tokenizer
 
     config.encoder = ConfigDict()
-    config.encoder.kind = "gaussian"  # gaussian: a frozen random embedding | t5: a pretrained T5 encoder
+    config.encoder.kind = (
+        "gaussian"  # gaussian: a frozen random embedding | t5: a pretrained T5 encoder
+    )
     config.encoder.path = ""  # t5: a directory with config.json and model.safetensors
     config.encoder.width = 512  # gaussian: C (a T5 brings its own)
     config.encoder.mean = 0.0  # latents = (encoder output - mean) / std
@@ -69,8 +79,12 @@ def get_config() -> ml_collections.ConfigDict:
 
     config.optimizer = ConfigDict()
     config.optimizer.name = "muon"  # muon | adamw
-    config.optimizer.learning_rate = 0.001  # at a global batch of 256; scaled linearly with the batch
-    config.optimizer.schedule = "constant"  # after the warm-up: constant | linear | cosine (both to zero)
+    config.optimizer.learning_rate = (
+        0.001  # at a global batch of 256; scaled linearly with the batch
+    )
+    config.optimizer.schedule = (
+        "constant"  # after the warm-up: constant | linear | cosine (both to zero)
+    )
     config.optimizer.warmup = duration(epochs=0.5)
     config.optimizer.clip = 1.0  # global norm of the gradient
     config.optimizer.weight_decay = 0.0
@@ -100,8 +114,12 @@ def get_config() -> ml_collections.ConfigDict:
     config.sample.sampler = "sde"  # ode | sde
     config.sample.steps = 32
     config.sample.gamma = 1.5  # sde: how much noise is put back in a step; 0 is the ode
-    config.sample.time_grid = "logit_normal_quantile"  # uniform | logit_normal | logit_normal_quantile
-    config.sample.guidance_scale = 3.0  # w, self-conditioning guidance, an input of the network; 1: none
+    config.sample.time_grid = (
+        "logit_normal_quantile"  # uniform | logit_normal | logit_normal_quantile
+    )
+    config.sample.guidance_scale = (
+        3.0  # w, self-conditioning guidance, an input of the network; 1: none
+    )
     config.sample.cfg_scale = 1.0  # c, guidance on the condition, a second forward pass; 1: none
     config.sample.weights = "ema"  # ema | live
     config.sample.seed = 0

@@ -50,4 +50,4 @@ def get_config() -> ConfigDict:
 
     config.evaluate.after_training = True
     config.evaluate.output = "quickstart.json"
-    return config
+    return config.lock()

@@ -5,6 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
+from elf_jax import sharding
 from elf_jax.encoder import Encoder, build_encoder
 from elf_jax.errors import UserError
 from elf_jax.networks.attention import IMPLEMENTATIONS
@@ -22,12 +23,13 @@ class Model:
     encoder: Encoder
 
 
-def build_model(config, vocab_size):
+def build_model(config, vocab_size, mesh):
     """The model of a whole config.
 
     Args:
       config: as in configs/base.py.
       vocab_size: V, of the tokenizer (`data.tokenizer.vocab_size`).
+      mesh: the devices; each gets the whole frozen encoder, once.
 
     Raises:
       UserError: a setting that no network can have, or an encoder that does not load.
@@ -52,7 +54,8 @@ def build_model(config, vocab_size):
         attention=settings.attention,
         dtype=dtype,
     )
-    return Model(Predictor(network), encoder)
+    params = jax.device_put(encoder.params, sharding.replicated(mesh))
+    return Model(Predictor(network), dataclasses.replace(encoder, params=params))
 
 
 def compute_dtype(name):

@@ -26,10 +26,18 @@ def draw_curve(metrics, picture):
         "decode_accuracy": "decode accuracy",
     }
     for axis, (name, title) in zip(axes, titles.items(), strict=True):
-        for key, label in ((name, "training"), (f"validation_{name}", "held out, averaged weights")):
+        for key, label in (
+            (name, "training"),
+            (f"validation_{name}", "held out, averaged weights"),
+        ):
             points = [(record["step"], record[key]) for record in records if key in record]
             if points:
-                axis.plot(*zip(*points, strict=True), label=label, marker="o" if len(points) < 30 else None, ms=3)
+                axis.plot(
+                    *zip(*points, strict=True),
+                    label=label,
+                    marker="o" if len(points) < 30 else None,
+                    ms=3,
+                )
         axis.set_title(title, fontsize=10)
         axis.set_xlabel("step")
         axis.grid(alpha=0.3)

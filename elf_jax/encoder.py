@@ -15,12 +15,14 @@ import numpy as np
 import safetensors
 from flax import traverse_util
 
+from elf_jax import rng
 from elf_jax.errors import UserError
 from elf_jax.networks.t5 import T5Config, T5Encoder
 from elf_jax.types import AttentionMask, ExampleMask, Latents, Mask, Tokens, typed
 
 KINDS = ("gaussian", "t5")
 
+_TABLES = ("shared.weight", "encoder.embed_tokens.weight")
 _ACTIVATIONS = {"relu": (False, "relu"), "gated-gelu": (True, "gelu_new")}
 
 
@@ -36,7 +38,7 @@ def attention_mask(is_cond: Mask, is_valid: Mask, drop: ExampleMask) -> Attentio
     return allowed & is_valid[:, None, :]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Encoder:
     """A frozen encoder.
 
@@ -80,7 +82,10 @@ def build_encoder(settings, vocab_size, seed=0, dtype=jnp.float32):
     if settings.std <= 0:
         raise UserError(f"config.encoder.std is {settings.std}: it must be above 0")
     if settings.kind == "gaussian":
-        table = jax.random.normal(jax.random.key(seed), (vocab_size, settings.width))
+        if settings.width < 1:
+            raise UserError(f"config.encoder.width is {settings.width}; it must be 1 or more")
+        key = rng.stream(jax.random.key(seed), "encoder")
+        table = jax.random.normal(key, (vocab_size, settings.width))
         return Encoder(
             settings.width, vocab_size, {"table": table}, _look_up, settings.mean, settings.std
         )
@@ -131,7 +136,11 @@ def _read_config(directory):
             "with config.json and model.safetensors"
         )
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
+        raw = dict(json.loads(path.read_text(encoding="utf-8")))
+        if raw.get("model_type", "t5") not in ("t5", "mt5"):
+            raise UserError(
+                f"{path}: model_type is {raw['model_type']!r}; supported are t5 and mt5"
+            )
         gated, activation = _ACTIVATIONS[raw.get("feed_forward_proj", "relu")]
         names = {field.name for field in dataclasses.fields(T5Config)}
         sizes = {key: value for key, value in raw.items() if key in names}
@@ -152,8 +161,11 @@ class _Tensors:
         self.directory = directory
         index = directory / "model.safetensors.index.json"
         if index.is_file():
-            weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-            names = sorted(set(weight_map.values()))
+            try:
+                weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+                names = sorted(set(weight_map.values()))
+            except (ValueError, KeyError, TypeError, AttributeError):
+                raise UserError(f"{index} is damaged: copy the file again") from None
         else:
             names = ["model.safetensors"]
         self.paths = [directory / name for name in names]
@@ -179,7 +191,12 @@ class _Tensors:
         """The float32 array `name`, which must have `shape`."""
         if name not in self.files:
             raise UserError(f"{self.directory} has no tensor {name!r}: is it a T5 model?")
-        array = np.asarray(self.files[name].get_tensor(name)).astype(np.float32)
+        array = self.files[name].get_tensor(name)
+        if not jnp.issubdtype(array.dtype, jnp.floating):
+            raise UserError(
+                f"{self.directory}: tensor {name!r} is {array.dtype}, not floating point"
+            )
+        array = np.asarray(array).astype(np.float32)
         if array.shape != shape:
             raise UserError(
                 f"{self.directory}: tensor {name!r} has shape {array.shape} but config.json "
@@ -210,8 +227,10 @@ def _parameters(config, tensors):
         depth = range(config.num_layers)
         return np.stack([tensors(f"encoder.block.{i}.{name}.weight", shape) for i in depth])
 
+    # Encoders that were saved alone have the table under its other name only.
+    table = next((name for name in _TABLES if name in tensors.files), _TABLES[0])
     flat = {
-        "embed/embedding": tensors("shared.weight", (config.vocab_size, width)),
+        "embed/embedding": tensors(table, (config.vocab_size, width)),
         "relative_bias": tensors(
             f"encoder.block.0.{attention}.relative_attention_bias.weight",
             (config.relative_attention_num_buckets, config.num_heads),

@@ -82,7 +82,9 @@ def validation_losses(trained, dataset):
     """Held-out losses of the weights in `trained`, over at most config.train.validation_batches batches."""
     settings = step_settings(trained.config, trained.mesh, accumulate=1)
     step = jax.jit(make_eval_step(trained.model.predictor, trained.model.encoder, settings))
-    return held_out_losses(step, trained.params, trained.model, dataset, trained.config, trained.mesh)
+    return held_out_losses(
+        step, trained.params, trained.model, dataset, trained.config, trained.mesh
+    )
 
 
 def step_settings(config, mesh, accumulate):

@@ -59,10 +59,12 @@ def load_trained(workdir, config=None):
     check_settings(config.sample)
     checkpoints = Checkpoints(workdir, create=False)
     if checkpoints.latest() is None:
-        raise UserError(f"no checkpoint in {str(workdir)!r}: train first, or name another --workdir")
+        raise UserError(
+            f"no checkpoint in {str(workdir)!r}: train first, or name another --workdir"
+        )
     tokenizer = load_tokenizer(pathlib.Path(workdir) / TOKENIZER)
     mesh = sharding.make_mesh(config.mesh)
-    model = build_model(config, vocab_size(tokenizer))
+    model = build_model(config, vocab_size(tokenizer), mesh)
     shapes = jax.eval_shape(
         lambda key: model.predictor.init(key, config.data.length), jax.random.key(0)
     )

@@ -125,7 +125,9 @@ def draw_roles(keys, split):
     self_cond = place < split.self_cond
     plain = split.denoise - split.self_cond
     part = jnp.where(
-        self_cond, p * split.denoise / max(split.self_cond, 1), (1 - p) * split.denoise / max(plain, 1)
+        self_cond,
+        p * split.denoise / max(split.self_cond, 1),
+        (1 - p) * split.denoise / max(plain, 1),
     )
     return is_decode, ~is_decode & self_cond, weight * jnp.where(is_decode, 1.0, part)
 
@@ -147,9 +149,7 @@ def draw(keys, split, length, latent_width, settings):
         is_decode=is_decode,
         self_cond=self_cond,
         weight=weight,
-        t=flow.logit_normal(
-            rng.normal(streams("time"), ()), settings.time_mean, settings.time_std
-        ),
+        t=flow.logit_normal(rng.normal(streams("time"), ()), settings.time_mean, settings.time_std),
         w=flow.guidance_law(
             rng.uniform(streams("guidance")), settings.guidance_min, settings.guidance_max
         ),

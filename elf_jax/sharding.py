@@ -30,8 +30,10 @@ RULES = (
 def make_mesh(settings, devices=None):
     """The mesh of the config section `mesh`; -1 takes as many devices as are left.
 
+    A single process may use fewer devices than there are; several processes use all.
+
     Raises:
-      UserError: the sizes do not multiply to the number of devices.
+      UserError: the sizes do not fit the devices.
     """
     devices = np.asarray(jax.devices() if devices is None else devices)
     sizes = [settings[axis] for axis in AXES]
@@ -41,12 +43,13 @@ def make_mesh(settings, devices=None):
         raise UserError(f"config.mesh is {asked}: sizes are 1 or more, and at most one is -1")
     if -1 in sizes and devices.size % known == 0:
         sizes[sizes.index(-1)] = devices.size // known
-    if int(np.prod(sizes)) != devices.size:
+    size = int(np.prod(sizes))
+    if -1 in sizes or size > devices.size or (size < devices.size and jax.process_count() > 1):
         raise UserError(
             f"config.mesh is {asked} but there are {devices.size} devices: "
             f"data x fsdp x tensor must equal {devices.size}"
         )
-    return Mesh(devices.reshape(sizes), AXES)
+    return Mesh(devices[:size].reshape(sizes), AXES)
 
 
 def row_shards(mesh):

@@ -10,11 +10,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from elf_jax import objective, rng, sharding
+from elf_jax import objective, rng
 from elf_jax.encoder import Encoder
 from elf_jax.optimizer import average
 from elf_jax.predictor import Predictor
-from elf_jax.types import Batch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,8 +111,10 @@ def make_train_step(
         if settings.accumulate == 1:
             results = one(jax.tree.map(lambda a: a[0], micros))
         else:
-            first = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(
-                one, jax.tree.map(lambda a: a[0], micros)))
+            first = jax.tree.map(
+                lambda a: jnp.zeros(a.shape, a.dtype),
+                jax.eval_shape(one, jax.tree.map(lambda a: a[0], micros)),
+            )
             add = lambda total, micro: (jax.tree.map(jnp.add, total, one(micro)), None)  # noqa: E731
             results, _ = jax.lax.scan(add, first, micros)
         (loss, sums), grads = results
@@ -173,8 +174,8 @@ def _micro_batches(tree, settings):
 
     def split(array):
         shape = (settings.groups, settings.accumulate, -1) + array.shape[1:]
-        return array.reshape(shape).swapaxes(0, 1).reshape(
-            (settings.accumulate, -1) + array.shape[1:]
+        return (
+            array.reshape(shape).swapaxes(0, 1).reshape((settings.accumulate, -1) + array.shape[1:])
         )
 
     return jax.tree.map(split, tree)

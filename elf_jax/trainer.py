@@ -90,7 +90,7 @@ def prepare(config, workdir, announce=True):
     _check_train(config.train)
     dataset = load_dataset(config.data, workdir / TOKENIZER)
     _check_data(workdir, dataset)
-    model = build_model(config, vocab_size(dataset.tokenizer))
+    model = build_model(config, vocab_size(dataset.tokenizer), mesh)
 
     def steps(duration, name):
         return in_steps(duration, config.train.batch_size, len(dataset.train), name)
@@ -180,7 +180,8 @@ def _announce(run):
         f"{run.total_steps:,} steps of {run.config.train.batch_size} rows"
     )
     mesh = " x ".join(f"{axis} {size}" for axis, size in run.mesh.shape.items())
-    print(f"{jax.device_count()} {jax.devices()[0].device_kind} device(s), mesh {mesh}")
+    used, there = run.mesh.size, jax.device_count()
+    print(f"{used} of {there} {jax.devices()[0].device_kind} device(s), mesh {mesh}")
     print(f"workdir {run.workdir}")
     if int(run.state.step):
         print(f"resuming from the checkpoint of step {int(run.state.step)}")
@@ -223,7 +224,9 @@ def _loop(run, last_step, stop):
     key = rng.stream(jax.random.key(run.config.seed), "training")
     began, pending = time.monotonic() - run.seconds, []
     show = jax.process_index() == 0
-    bar = tqdm(total=run.total_steps, initial=step, unit="step", dynamic_ncols=True, disable=not show)
+    bar = tqdm(
+        total=run.total_steps, initial=step, unit="step", dynamic_ncols=True, disable=not show
+    )
     while step < last_step:
         batch = sharding.put_rows(Batch(**next(run.iterator)), run.mesh)
         run.state, metrics = run.train_step(run.state, run.model.encoder.params, batch, key)
@@ -327,7 +330,9 @@ def _finish(run):
     """What a finished training shows: the curve, samples, and the table if the config asks for it."""
     if jax.process_index() == 0:
         draw_curve(run.workdir / METRICS, run.workdir / CURVE)
-        print(f"trained {int(run.state.step)} steps in {run.seconds:.0f} s; curve: {run.workdir / CURVE}")
+        print(
+            f"trained {int(run.state.step)} steps in {run.seconds:.0f} s; curve: {run.workdir / CURVE}"
+        )
     logging.debug("finished")
     if not run.config.evaluate.after_training:
         return

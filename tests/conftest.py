@@ -9,13 +9,20 @@ os.environ["XLA_FLAGS"] = (
 )
 
 import pathlib  # noqa: E402
+import tempfile  # noqa: E402
 
+import jax  # noqa: E402
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 
 from elf_jax.networks.elf import ELF  # noqa: E402
 from elf_jax.predictor import Predictor  # noqa: E402
 from elf_jax.reference import from_reference  # noqa: E402
+
+# Many tests compile the same small programs: once a session is enough.
+jax.config.update("jax_compilation_cache_dir", tempfile.mkdtemp(prefix="elf-jax-test-cache-"))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 
@@ -34,6 +41,4 @@ def golden_params(golden):
 @pytest.fixture(scope="session")
 def golden_predictor():
     """The reference's tiny network: width 48, depth 4, 4 heads, C 32, V 64, bottleneck 8."""
-    return Predictor(
-        ELF(latent_width=32, vocab_size=64, depth=4, width=48, heads=4, bottleneck=8)
-    )
+    return Predictor(ELF(latent_width=32, vocab_size=64, depth=4, width=48, heads=4, bottleneck=8))

@@ -118,9 +118,7 @@ def test_gaussian_latents_are_standard_and_frozen():
     again = build_encoder(settings(width=64), 500, seed=3)
     np.testing.assert_array_equal(latents, again.encode(again.params, *args))
     shifted = build_encoder(settings(width=64, mean=1.0, std=2.0), 500, seed=3)
-    np.testing.assert_allclose(
-        shifted.encode(shifted.params, *args), (latents - 1) / 2, atol=1e-6
-    )
+    np.testing.assert_allclose(shifted.encode(shifted.params, *args), (latents - 1) / 2, atol=1e-6)
 
 
 @pytest.fixture

@@ -55,9 +55,7 @@ def test_loss_and_gradients_match_the_reference(name, golden, golden_predictor, 
     @jax.jit
     @jax.value_and_grad
     def loss_and_gradient(params):
-        sums = objective.mixed_loss(
-            golden_predictor, params, x, batch, mask, draws, split, law
-        )
+        sums = objective.mixed_loss(golden_predictor, params, x, batch, mask, draws, split, law)
         return (sums.denoise + sums.decode) / jnp.sum(mask)
 
     loss, grads = loss_and_gradient(golden_params)
@@ -125,9 +123,7 @@ def single_gradient(predictor, params, decode, law, batch, x):
             t=jax.nn.sigmoid(-1.5 + 0.8 * jax.random.normal(next(keys), (rows,))),
             w=1.5 * 4 ** jax.random.uniform(next(keys), (rows,)) - 1,
             noise=jax.random.normal(next(keys), x.shape),
-            decode_lambda=jax.nn.sigmoid(
-                0.8 + 0.8 * jax.random.normal(next(keys), (rows, length))
-            ),
+            decode_lambda=jax.nn.sigmoid(0.8 + 0.8 * jax.random.normal(next(keys), (rows, length))),
         )
 
         def loss(params):
@@ -234,7 +230,9 @@ def test_dealing_is_a_permutation_within_groups_and_follows_the_rows():
 def test_random_streams_do_not_depend_on_each_other_or_on_position():
     key = jax.random.key(0)
     one = rng.normal(rng.per_example(key, jnp.arange(8)), (3,))
-    np.testing.assert_array_equal(one[3:5], rng.normal(rng.per_example(key, jnp.array([3, 4])), (3,)))
+    np.testing.assert_array_equal(
+        one[3:5], rng.normal(rng.per_example(key, jnp.array([3, 4])), (3,))
+    )
     names = [jax.random.key_data(rng.stream(key, name, 1)) for name in ("a", "b")]
     steps = [jax.random.key_data(rng.stream(key, "a", step)) for step in (1, 2)]
     assert np.any(names[0] != names[1]) and np.any(steps[0] != steps[1])

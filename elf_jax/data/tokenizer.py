@@ -61,7 +61,9 @@ def train_tokenizer(settings, examples):
     """A BPE or word tokenizer of at most settings.vocab_size tokens, trained on texts and sources."""
     special = [PAD, EOS, UNK]
     if settings.vocab_size <= len(special):
-        raise UserError(f"config.data.vocab_size={settings.vocab_size} is too small: use 300 or more")
+        raise UserError(
+            f"config.data.vocab_size={settings.vocab_size} is too small: use 300 or more"
+        )
     if settings.tokenizer == "bpe":
         core = tokenizers.Tokenizer(models.BPE())
         core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)

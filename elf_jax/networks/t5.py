@@ -64,7 +64,7 @@ class T5Block(nn.Module):
 
         y = RMSNorm(config.layer_norm_epsilon, name="attn_norm")(x)
         q, k, v = (dense(inner, name)(y).reshape(heads) for name in ("q", "k", "v"))
-        y = jax.nn.dot_product_attention(q, k, v, bias=bias.astype(q.dtype), scale=1.0)
+        y = jax.nn.dot_product_attention(q, k, v, bias=bias, scale=1.0)
         x = x + dense(config.d_model, "o")(y.reshape(x.shape[:2] + (inner,)))
 
         y = RMSNorm(config.layer_norm_epsilon, name="mlp_norm")(x)

@@ -1,0 +1,68 @@
+"""Every shipped config builds and takes one step; the record of a config survives being written."""
+
+import importlib
+import json
+from pathlib import Path
+
+import pytest
+from ml_collections import ConfigDict
+
+import configs
+from configs import base
+from elf_jax import settings, trainer
+from elf_jax.errors import UserError
+from tests.tiny import write_book
+
+SHIPPED = sorted(
+    path.stem for path in Path(configs.__file__).parent.glob("*.py") if path.stem != "__init__"
+)
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_every_config_takes_one_step(name, tmp_path):
+    config = importlib.import_module(f"configs.{name}").get_config()
+    assert config.is_locked
+    tiny = {
+        "data.length": 8,
+        "data.vocab_size": 300,
+        "encoder.width": 8,
+        "model.depth": 1,
+        "model.width": 16,
+        "model.heads": 2,
+        "train.batch_size": 8,
+        "train.validation_batches": 1,
+        "mesh.data": 1,
+    }
+    if config.data.source == "text":
+        tiny["data.path"] = str(write_book(tmp_path / "book.txt"))
+        tiny["data.validation_fraction"] = 0.3
+    config.update_from_flattened_dict(tiny)
+    assert int(trainer.train(config, tmp_path / "run", until=1).step) == 1
+
+
+def test_a_config_survives_being_kept(tmp_path):
+    config = base.get_config()
+    config.seed = 3
+    settings.save(tmp_path, config)
+    assert settings.load(tmp_path).to_dict() == config.to_dict()
+    settings.check_same(tmp_path, config)
+
+
+def test_a_kept_config_that_does_not_fit_is_refused(tmp_path):
+    config = base.get_config().to_dict()
+    config["train"]["batchsize"] = 3
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match="did you mean 'train.batch_size'"):
+        settings.load(tmp_path)
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(UserError, match="restore the file"):
+        settings.load(tmp_path)
+
+
+def test_a_misplaced_key_is_found_by_its_name():
+    known = settings.flatten(base.get_config())
+    assert "'optimizer.learning_rate'" in settings.nearest("train.learning_rate", known)
+    assert "base.py" in settings.nearest("qqqq", known)
+    with pytest.raises(UserError, match="must be of type int"):
+        settings.update(base.get_config(), {"train.batch_size": "many"})
+    assert isinstance(base.get_config().train, ConfigDict)

@@ -1,0 +1,107 @@
+"""The command line: modes, overrides, and one line with exit code 2 for every mistake."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import main
+from tests.tiny import write_book
+
+ROOT = Path(main.__file__).parent
+TINY = [
+    "--config.data.vocab_size=300",
+    "--config.encoder.width=8",
+    "--config.model.depth=1",
+    "--config.model.width=16",
+    "--config.model.heads=2",
+    "--config.train.batch_size=16",
+    "--config.train.duration.steps=4",
+    "--config.train.validation_batches=1",
+    "--config.mesh.data=1",
+    "--config.sample.steps=2",
+    "--config.evaluate.num_samples=6",
+]
+QUICKSTART = f"--config={ROOT}/configs/quickstart.py"
+
+
+def cli(*argv, cwd=None):
+    """One command as the user types it: the finished process, its output as text."""
+    command = [sys.executable, str(ROOT / "main.py"), *argv]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd)
+
+
+@pytest.fixture(scope="module")
+def book_run(tmp_path_factory):
+    """A workdir trained by the quickstart's command on the user's own text."""
+    root = tmp_path_factory.mktemp("book")
+    book = write_book(root / "book.txt")
+    own = ["--config.data.source=text", f"--config.data.path={book}"]
+    run = cli(QUICKSTART, *TINY, *own, f"--workdir={root}/run")
+    assert run.returncode == 0, run.stderr
+    return root / "run"
+
+
+def test_training_on_own_text_leaves_results(book_run):
+    numbers = json.loads((book_run / "quickstart.json").read_text())
+    assert numbers["steps"] == 4 and numbers["distinct"] > 0
+    assert "valid" not in numbers  # rows of a stream are no whole texts to look up
+    report = json.loads((book_run / "dataset.json").read_text())
+    assert report["fill"] == 1.0
+
+
+def test_sampling_takes_its_settings_from_flags(book_run):
+    args = ["--mode=sample", f"--workdir={book_run}", "--num_samples=3", "--seed=5"]
+    first = cli(*args)
+    assert first.returncode == 0 and first.stdout, first.stderr
+    assert cli(*args).stdout == first.stdout
+    assert cli(*args, "--seed=6", "--sampler=ode", "--time_grid=uniform").stdout != first.stdout
+    bad = cli(*args, "--sampler=heun")
+    assert bad.returncode == 2 and bad.stderr == "error: sampler is 'heun'; use one of ode, sde\n"
+
+
+def test_evaluation_prints_and_stores(book_run):
+    run = cli("--mode=evaluate", f"--workdir={book_run}", "--num_samples=4", "--gamma=0.5")
+    assert run.returncode == 0 and "entropy_real" in run.stdout, run.stderr
+    stored = json.loads((book_run / "quickstart.json").read_text())["provenance"]
+    assert stored["num_samples"] == 4 and stored["gamma"] == 0.5
+
+
+def test_another_config_in_the_workdir(book_run):
+    run = cli(QUICKSTART, f"--workdir={book_run}")
+    assert run.returncode == 2 and "model.depth" in run.stderr and run.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "argv, message",
+    [
+        ([], "--config is missing"),
+        (["--mode=dream"], "use one of train, sample, evaluate"),
+        (["--mode=sample"], "--workdir is missing"),
+        (["--mode=sample", "--workdir=/nowhere"], "no trained model in '/nowhere'"),
+        (["--config=configs/none.py"], "none.py"),
+        ([QUICKSTART, "--config.train.batchsize=3"], "did you mean 'train.batch_size'?"),
+        ([QUICKSTART, "--config.train.batch_size=many"], "many"),
+        ([QUICKSTART, "--config.train.batch_size=1.5"], "1.5"),
+        ([QUICKSTART, "--config.optimizer.learning_rate=fast"], "fast"),
+        ([QUICKSTART, "--stpes=3"], "stpes"),
+        ([QUICKSTART, "--steps=many"], "many"),
+        ([QUICKSTART, "stray"], "'stray'"),
+        ([QUICKSTART, "--config.data.lenght=3"], "'data.lenght': did you mean 'data.length'?"),
+    ],
+)
+def test_mistakes_are_one_line_and_exit_code_2(argv, message, tmp_path):
+    run = cli(*argv, cwd=tmp_path)
+    assert run.returncode == 2
+    assert message in run.stderr and run.stderr.startswith("error: ")
+    assert run.stderr.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_help_fits_a_screen(tmp_path):
+    run = cli("--help", cwd=tmp_path)
+    assert run.returncode == 0 and len(run.stdout.splitlines()) <= 40
+    for word in ("--mode", "sample", "evaluate", "--workdir", "book.txt"):
+        assert word in run.stdout
