@@ -2,15 +2,16 @@
 
   python main.py --config=configs/quickstart.py                     train (goes on where it stopped)
   python main.py --config=configs/quickstart.py --workdir=runs/mine --config.train.batch_size=64
-  python main.py --mode=sample --workdir=runs/quickstart            print text from the last checkpoint
-  python main.py --mode=evaluate --workdir=runs/quickstart          print and store the model's numbers
+  python main.py --mode=sample --workdir=runs/quickstart print text from the last checkpoint
+  python main.py --mode=evaluate --workdir=runs/quickstart print and store the model's numbers
 
 your own text:
   python main.py --config=configs/quickstart.py --workdir=runs/book \\
-      --config.data.source=text --config.data.path=book.txt         (.gz, globs, comma-separated; jsonl too)
+      --config.data.source=text --config.data.path=book.txt (.gz, globs, comma-separated; jsonl
+      too)
 
 flags:
-  --config=FILE            a config; needed to train. Every key in it can be set: --config.section.key=value
+  --config=FILE a config; needed to train. Every key in it can be set: --config.section.key=value
                            (configs/base.py lists all keys, each with a comment)
   --workdir=DIR            where everything is kept; default: runs/NAME, after the config
   --mode=train|sample|evaluate

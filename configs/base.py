@@ -1,7 +1,9 @@
-"""Every setting of ELF-JAX with its default, once. Other configs start from this one and change what they must.
+"""Every setting of ELF-JAX with its default, once. Other configs start from this one and change what
+they must.
 
-Values are those of the paper's unconditional ELF-B (arXiv 2605.10938). Durations are given as steps, epochs or examples:
-set exactly one of the three. Any key can be set from the command line: `--config.optimizer.learning_rate=0.002`.
+Values are those of the paper's unconditional ELF-B (arXiv 2605.10938). Durations are given as
+steps, epochs or examples: set exactly one of the three. Any key can be set from the command line:
+`--config.optimizer.learning_rate=0.002`.
 """
 
 import ml_collections
@@ -9,7 +11,7 @@ from ml_collections import ConfigDict
 
 
 def duration(steps=0, epochs=0.0, examples=0):
-    """A length of training; exactly one of the three is non-zero (for a warm-up all may be zero)."""
+    """A length of training; exactly one of the three is non-zero (none: no warm-up)."""
     return ConfigDict({"steps": steps, "epochs": epochs, "examples": examples})
 
 
@@ -22,30 +24,30 @@ def get_config() -> ml_collections.ConfigDict:
     config.data.source = "text"  # unicode_names | text | jsonl
     config.data.path = ""  # files or globs, separated by commas; .gz is read as it is
     config.data.field = "text"  # jsonl: the field that holds the text (of a pair: the target)
-    config.data.source_field = (
-        ""  # jsonl: the field that holds the condition of a pair; empty: unconditional
-    )
+    # jsonl: the field that holds the condition of a pair; empty: unconditional
+    config.data.source_field = ""
     config.data.validation_path = ""  # validation files; empty: a part of `path` is split off
     config.data.validation_fraction = 0.05  # that part, chosen by a hash of the text
     config.data.length = 1024  # L: positions of a row, condition and target together
-    config.data.source_length = (
-        0  # pairs: longest condition in tokens, its EOS included; longer ones are cut
-    )
-    config.data.packing = "auto"  # rows: one text a row | stream: cut one long stream | auto: names and pairs rows, text stream
-    config.data.pad = (
-        "pad"  # pad: padding is not in the loss | eos: padded with EOS, which is in the loss
-    )
-    config.data.tokenizer = (
-        "bpe"  # bpe | words (both trained on the data) | a directory with a tokenizer
-    )
+    # pairs: longest condition in tokens, its EOS included; longer ones are cut
+    config.data.source_length = 0
+    # rows: one text a row | stream: one long stream, cut | auto: rows for names and pairs
+    config.data.packing = "auto"
+    # pad: padding is not in the loss | eos: padded with EOS, which is in the loss
+    config.data.pad = "pad"
+    # bpe | words (both trained on the data) | a directory with a tokenizer | auto: words for
+    # unicode_names, bpe for other text
+    config.data.tokenizer = "auto"
     config.data.vocab_size = 8192  # largest vocabulary of a trained tokenizer
 
     config.encoder = ConfigDict()
-    config.encoder.kind = (
-        "gaussian"  # gaussian: a frozen random embedding | t5: a pretrained T5 encoder
-    )
+    # gaussian: a frozen random embedding | cooccurrence: a frozen embedding from the training
+    # data's co-occurrences | t5: a pretrained T5 encoder
+    config.encoder.kind = "gaussian"
     config.encoder.path = ""  # t5: a directory with config.json and model.safetensors
-    config.encoder.width = 512  # gaussian: C (a T5 brings its own)
+    config.encoder.width = 512  # C (a T5 brings its own)
+    # cooccurrence: so much of the width; the rest is random and tells tokens of like use apart
+    config.encoder.structured = 0.75
     config.encoder.mean = 0.0  # latents = (encoder output - mean) / std
     config.encoder.std = 1.0  # 0.2 for T5-small; the Gaussian embedding has 1
 
@@ -79,12 +81,12 @@ def get_config() -> ml_collections.ConfigDict:
 
     config.optimizer = ConfigDict()
     config.optimizer.name = "muon"  # muon | adamw
-    config.optimizer.learning_rate = (
-        0.001  # at a global batch of 256; scaled linearly with the batch
-    )
-    config.optimizer.schedule = (
-        "constant"  # after the warm-up: constant | linear | cosine (both to zero)
-    )
+    # at a global batch of 256; scaled linearly with the batch
+    config.optimizer.learning_rate = 0.001
+    config.optimizer.adam_scale = 1.0  # muon: Adam's learning rate, relative to Muon's
+    config.optimizer.adam_kernels = ""  # muon: regex of kernels that Adam updates all the same
+    # after the warm-up: constant | linear | cosine (both to zero)
+    config.optimizer.schedule = "constant"
     config.optimizer.warmup = duration(epochs=0.5)
     config.optimizer.clip = 1.0  # global norm of the gradient
     config.optimizer.weight_decay = 0.0
@@ -114,12 +116,10 @@ def get_config() -> ml_collections.ConfigDict:
     config.sample.sampler = "sde"  # ode | sde
     config.sample.steps = 32
     config.sample.gamma = 1.5  # sde: how much noise is put back in a step; 0 is the ode
-    config.sample.time_grid = (
-        "logit_normal_quantile"  # uniform | logit_normal | logit_normal_quantile
-    )
-    config.sample.guidance_scale = (
-        3.0  # w, self-conditioning guidance, an input of the network; 1: none
-    )
+    # uniform | logit_normal | logit_normal_quantile
+    config.sample.time_grid = "logit_normal_quantile"
+    # w, self-conditioning guidance, an input of the network; 1: none
+    config.sample.guidance_scale = 3.0
     config.sample.cfg_scale = 1.0  # c, guidance on the condition, a second forward pass; 1: none
     config.sample.weights = "ema"  # ema | live
     config.sample.seed = 0

@@ -23,13 +23,14 @@ class Model:
     encoder: Encoder
 
 
-def build_model(config, vocab_size, mesh):
+def build_model(config, vocab_size, mesh, workdir=None, rows=None):
     """The model of a whole config.
 
     Args:
       config: as in configs/base.py.
       vocab_size: V, of the tokenizer (`data.tokenizer.vocab_size`).
       mesh: the devices; each gets the whole frozen encoder, once.
+      workdir, rows: see `encoder.build_encoder`.
 
     Raises:
       UserError: a setting that no network can have, or an encoder that does not load.
@@ -37,7 +38,7 @@ def build_model(config, vocab_size, mesh):
     settings = config.model
     dtype = compute_dtype(settings.dtype)
     _check(settings)
-    encoder = build_encoder(config.encoder, vocab_size, config.seed, dtype)
+    encoder = build_encoder(config.encoder, vocab_size, config.seed, dtype, workdir, rows)
     network = ELF(
         latent_width=encoder.width,
         vocab_size=vocab_size,
@@ -59,7 +60,9 @@ def build_model(config, vocab_size, mesh):
 
 
 def compute_dtype(name):
-    """The dtype of a config name; "auto" is bfloat16 on accelerators and float32 on CPUs, which have no fast bfloat16."""
+    """The dtype of a config name; "auto" is bfloat16 on accelerators and float32 on CPUs, which
+    have no fast bfloat16.
+    """
     if name == "auto":
         name = "float32" if jax.default_backend() == "cpu" else "bfloat16"
     if name not in DTYPES:

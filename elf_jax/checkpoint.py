@@ -1,4 +1,6 @@
-"""The whole experiment saved and restored with Orbax: state, data iterator, progress. Or parameters alone."""
+"""The whole experiment saved and restored with Orbax: state, data iterator, progress. Or parameters
+alone.
+"""
 
 import pathlib
 
@@ -31,7 +33,8 @@ class Checkpoints:
         return self.manager.latest_step()
 
     def save(self, state, iterator, progress):
-        """Saves after step `state.step`; writing goes on in the background until the next save or `close`.
+        """Saves after step `state.step`; writing goes on in the background until the next save or
+        `close`.
 
         Args:
           state: the `TrainState`. iterator: the Grain iterator of the training data.

@@ -12,10 +12,12 @@ import matplotlib.pyplot as plt  # noqa: E402
 
 
 def draw_curve(metrics, picture):
-    """Draws both losses and the decode accuracy, training and held out, from a JSON-lines file to a PNG.
+    """Draws both losses and the decode accuracy, training and held out, from a JSON-lines file to
+    a PNG.
 
     Args:
-      metrics: path of the file, one object a line. picture: path of the PNG, written whole or not at all.
+      metrics: path of the file, one object a line. picture: path of the PNG, written whole or not
+        at all.
     """
     lines = pathlib.Path(metrics).read_text(encoding="utf-8").splitlines()
     records = [json.loads(line) for line in lines]

@@ -5,7 +5,8 @@ import numpy as np
 
 
 def decode_tokens(predictor, params, z, w):
-    """Token ids [B, L] int32 read off the denoised latents z [B, L, C] in one forward pass without CFG.
+    """Token ids [B, L] int32 read off the denoised latents z [B, L, C] in one forward pass
+    without CFG.
 
     Args:
       predictor: a `Predictor`. params: its parameters.

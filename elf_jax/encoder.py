@@ -1,7 +1,8 @@
-"""Tokens to clean latents: a frozen encoder, its attention mask, and the normalisation (ELF, arXiv 2605.10938).
+"""Tokens to clean latents: a frozen encoder, its attention mask, and the normalisation (ELF, arXiv
+2605.10938).
 
-B batch, L length, C encoder width. Two encoders: a pretrained T5 from a Hugging Face directory (config.json and safetensors; pickle
-files are never read), and a frozen Gaussian embedding that needs no download.
+B batch, L length, C encoder width. A pretrained T5 from a Hugging Face directory (config.json and
+safetensors; pickle files are never read), and a frozen Gaussian embedding that needs no download.
 """
 
 import dataclasses
@@ -13,14 +14,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import safetensors
+import safetensors.numpy
 from flax import traverse_util
 
 from elf_jax import rng
+from elf_jax.data.cooccurrence import cooccurrence_embedding
 from elf_jax.errors import UserError
+from elf_jax.files import write_bytes
 from elf_jax.networks.t5 import T5Config, T5Encoder
 from elf_jax.types import AttentionMask, ExampleMask, Latents, Mask, Tokens, typed
 
-KINDS = ("gaussian", "t5")
+KINDS = ("gaussian", "cooccurrence", "t5")
+TABLE = "encoder.safetensors"  # in the workdir: the embedding, where it was made from the data
 
 _TABLES = ("shared.weight", "encoder.embed_tokens.weight")
 _ACTIVATIONS = {"relu": (False, "relu"), "gated-gelu": (True, "gelu_new")}
@@ -30,7 +35,8 @@ _ACTIVATIONS = {"relu": (False, "relu"), "gated-gelu": (True, "gelu_new")}
 def attention_mask(is_cond: Mask, is_valid: Mask, drop: ExampleMask) -> AttentionMask:
     """True where a query may attend to a key.
 
-    A condition token attends to condition tokens only, every other position to every valid token; nothing attends to
+    A condition token attends to condition tokens only, every other position to every valid token;
+    nothing attends to
     padding. Where the condition is dropped, positions outside it do not attend to it.
     """
     query, key = is_cond[:, :, None], is_cond[:, None, :]
@@ -44,7 +50,8 @@ class Encoder:
 
     Attributes:
       width: C. vocab_size: tokens that it knows.
-      params: its parameters, float32; passed in again at every call so that jit takes them as an argument.
+      params: its parameters, float32; passed in again at every call so that jit takes them as an
+        argument.
       raw: function (params, tokens [B, L], mask [B, L, L]) -> [B, L, C].
       mean, std: latents are (raw - mean) / std.
     """
@@ -60,14 +67,16 @@ class Encoder:
     def encode(
         self, params, tokens: Tokens, is_cond: Mask, is_valid: Mask, drop: ExampleMask
     ) -> Latents:
-        """Clean latents, [B, L, C] float32; zero at the condition of examples where it is dropped."""
+        """Clean latents, [B, L, C] float32; zero at the condition of examples where it is
+        dropped.
+        """
         raw = self.raw(params, tokens, attention_mask(is_cond, is_valid, drop))
         latents = (raw.astype(jnp.float32) - self.mean) / self.std
         latents = jnp.where((is_cond & drop[:, None])[..., None], 0.0, latents)
         return jax.lax.stop_gradient(latents)
 
 
-def build_encoder(settings, vocab_size, seed=0, dtype=jnp.float32):
+def build_encoder(settings, vocab_size, seed=0, dtype=jnp.float32, workdir=None, rows=None):
     """The encoder of the config section `encoder`.
 
     Args:
@@ -75,22 +84,21 @@ def build_encoder(settings, vocab_size, seed=0, dtype=jnp.float32):
       vocab_size: tokens of the tokenizer.
       seed: of the Gaussian embedding.
       dtype: of the T5's computation.
+      workdir: holds a co-occurrence embedding once `save_encoder` has put it there.
+      rows: training `Rows`, to make one from where there is none.
 
     Raises:
-      UserError: unknown kind, files that do not load, or a tokenizer with more tokens than the encoder knows.
+      UserError: unknown kind, files that do not load, or a tokenizer with more tokens than the
+        encoder knows.
     """
     if settings.std <= 0:
         raise UserError(f"config.encoder.std is {settings.std}: it must be above 0")
-    if settings.kind == "gaussian":
-        if settings.width < 1:
-            raise UserError(f"config.encoder.width is {settings.width}; it must be 1 or more")
-        key = rng.stream(jax.random.key(seed), "encoder")
-        table = jax.random.normal(key, (vocab_size, settings.width))
-        return Encoder(
-            settings.width, vocab_size, {"table": table}, _look_up, settings.mean, settings.std
-        )
-    if settings.kind != "t5":
+    if settings.kind not in KINDS:
         raise UserError(f"config.encoder.kind is {settings.kind!r}; use one of {', '.join(KINDS)}")
+    if settings.kind != "t5":
+        table = _make_table(settings, vocab_size, seed, workdir, rows)
+        params, width = {"table": table}, table.shape[1]
+        return Encoder(width, vocab_size, params, _look_up, settings.mean, settings.std)
     config, params = load_t5(settings.path)
     if vocab_size > config.vocab_size:
         raise UserError(
@@ -105,6 +113,39 @@ def build_encoder(settings, vocab_size, seed=0, dtype=jnp.float32):
     return Encoder(config.d_model, config.vocab_size, params, raw, settings.mean, settings.std)
 
 
+def _make_table(settings, vocab_size, seed, workdir, rows):
+    """[V, C] float32: Gaussian channels, those from co-occurrence in front if there are any."""
+    if settings.width < 1:
+        raise UserError(f"config.encoder.width is {settings.width}; it must be 1 or more")
+    if not 0 < settings.structured <= 1:
+        raise UserError(f"config.encoder.structured is {settings.structured}; use above 0, up to 1")
+    table = rng.stream(jax.random.key(seed), "encoder")
+    table = np.array(jax.random.normal(table, (vocab_size, settings.width)))
+    if settings.kind == "gaussian":
+        return table
+    path = None if workdir is None else pathlib.Path(workdir) / TABLE
+    if path is not None and path.is_file():
+        try:
+            return safetensors.numpy.load_file(path)["table"]
+        except (safetensors.SafetensorError, KeyError) as error:
+            raise UserError(f"{path} is damaged ({error}): restore it") from None
+    if rows is None:
+        raise UserError(f"{path} is missing: restore it, or train again in another --workdir")
+    structured = round(settings.width * settings.structured)
+    table[:, :structured] = cooccurrence_embedding(rows, vocab_size, structured)
+    return table
+
+
+def save_encoder(encoder, settings, workdir):
+    """Keeps an embedding that was made from the data in the workdir; one that is there already
+    stays.
+    """
+    path = pathlib.Path(workdir) / TABLE
+    if settings.kind == "cooccurrence" and not path.is_file():
+        table = np.asarray(encoder.params["table"])
+        write_bytes(path, safetensors.numpy.save({"table": table}))
+
+
 def _look_up(params, tokens, mask):
     del mask  # the Gaussian embedding knows no context
     return params["table"][tokens]
@@ -114,7 +155,8 @@ def load_t5(directory):
     """Sizes and parameters of the encoder in a Hugging Face T5 directory.
 
     Args:
-      directory: holds config.json and model.safetensors (or its shards and model.safetensors.index.json).
+      directory: holds config.json and model.safetensors (or its shards and
+        model.safetensors.index.json).
 
     Returns:
       (T5Config, parameters of `T5Encoder` as float32 arrays).

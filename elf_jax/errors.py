@@ -1,7 +1,8 @@
 """The one error a user is meant to read.
 
-Everything a user can get wrong (a path, a config value, a workdir) is raised as `UserError` with one line that names the
-fault and the remedy. `main.py` prints that line and exits with code 2; any other exception is a bug and keeps its traceback.
+Everything a user can get wrong (a path, a config value, a workdir) is raised as `UserError` with
+one line that names the fault and the remedy. `main.py` prints that line and exits with code 2;
+any other exception is a bug and keeps its traceback.
 """
 
 

@@ -21,7 +21,8 @@ SAMPLES = "samples.txt"
 
 
 def evaluate(trained, dataset, workdir):
-    """Samples, scores, prints a table, and writes config.evaluate.output and the samples into the workdir.
+    """Samples, scores, prints a table, and writes config.evaluate.output and the samples into the
+    workdir.
 
     Args:
       trained: a `Trained` model. dataset: the `Dataset` that it was trained on.
@@ -79,7 +80,9 @@ def score(trained, dataset, texts, tokens):
 
 
 def validation_losses(trained, dataset):
-    """Held-out losses of the weights in `trained`, over at most config.train.validation_batches batches."""
+    """Held-out losses of the weights in `trained`, over at most config.train.validation_batches
+    batches.
+    """
     settings = step_settings(trained.config, trained.mesh, accumulate=1)
     step = jax.jit(make_eval_step(trained.model.predictor, trained.model.encoder, settings))
     return held_out_losses(
@@ -107,7 +110,8 @@ def held_out_losses(step, params, model, dataset, config, mesh):
       dataset: the `Dataset`. config: whole config. mesh: the mesh.
 
     Returns:
-      Dict of validation_loss, validation_denoise_loss, validation_decode_loss, validation_decode_accuracy.
+      Dict of validation_loss, validation_denoise_loss, validation_decode_loss,
+      validation_decode_accuracy.
     """
     size, shards = config.train.batch_size, sharding.row_shards(mesh)
     size = -(-min(size, len(dataset.validation)) // shards) * shards

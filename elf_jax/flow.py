@@ -1,18 +1,22 @@
-"""The flow: its path, x-prediction and velocity, the laws of its random scalars, and time grids. Pure mathematics.
+"""The flow: its path, x-prediction and velocity, the laws of its random scalars, and time grids.
+Pure mathematics.
 
-Convention, used everywhere: t = 0 is noise, t = 1 is data. With clean latents x, noise eps ~ N(0, I) and noise scale s:
+Convention, used everywhere: t = 0 is noise, t = 1 is data. With clean latents x, noise eps ~ N(0,
+  I) and noise scale s:
 
     (1)  z_t = t x + (1 - t) s eps                                   the path
     (2)  v   = (x - z_t) / max(1 - t, t_eps)                         velocity of an x-prediction
     (3)  x   = z_t + v max(1 - t, t_eps)                             its inverse
-    (4)  t   = sigmoid(m + d n),  n ~ N(0, 1)                        logit-normal law of t and of lambda
-    (5)  w   = (1 + a) ((1 + b) / (1 + a))^u - 1,  u ~ U[0, 1]       law of the guidance scale: log(1 + w) is uniform
-    (6)  v*  = v + (1 - 1/w) (v_c - v_u)                             training target with guidance folded in
-    (7)  g   = g_u + c (g_c - g_u)                                   classifier-free guidance, c = 1 is none
-    (8)  z_b = a z + (1 - a) s eps,  t_b = a t,                      one step back towards noise, before an SDE step
+    (4) t = sigmoid(m + d n), n ~ N(0, 1) logit-normal law of t and of lambda
+    (5) w = (1 + a) ((1 + b) / (1 + a))^u - 1, u ~ U[0, 1] law of the guidance scale: log(1 + w)
+    is uniform
+    (6) v* = v + (1 - 1/w) (v_c - v_u) training target with guidance folded in
+    (7) g = g_u + c (g_c - g_u) classifier-free guidance, c = 1 is none
+    (8) z_b = a z + (1 - a) s eps, t_b = a t, one step back towards noise, before an SDE step
          a   = clip(1 - gamma (t' - t), 0, 1)
 
-Source: ELF, arXiv 2605.10938; its path and x-prediction follow JiT, arXiv 2511.13720. Scalars t, w are [B], or [B, L] where a position has
+Source: ELF, arXiv 2605.10938; its path and x-prediction follow JiT, arXiv 2511.13720. Scalars t,
+  w are [B], or [B, L] where a position has
 its own; latents are [B, L, C].
 """
 
@@ -62,12 +66,16 @@ def guided_target(v, v_cond, v_uncond, w):
 
 
 def guide(cond, uncond, scale):
-    """Equation (7): classifier-free guidance of predictions; scale 1 is the conditional one, 0 the unconditional."""
+    """Equation (7): classifier-free guidance of predictions; scale 1 is the conditional one, 0
+    the unconditional.
+    """
     return uncond + scale * (cond - uncond)
 
 
 def back_to_noise(z, eps, t, t_next, gamma, noise_scale):
-    """Equation (8): (z_b, t_b), the point further from the data at which an SDE step evaluates the velocity."""
+    """Equation (8): (z_b, t_b), the point further from the data at which an SDE step evaluates
+    the velocity.
+    """
     a = jnp.clip(1 - gamma * (t_next - t), 0, 1)
     return a * z + (1 - a) * noise_scale * eps, a * t
 
@@ -76,7 +84,8 @@ def time_grid(kind, steps, mean=-1.5, std=0.8, key=None):
     """Increasing times from 0 to 1, [steps + 1] float32.
 
     Args:
-      kind: "uniform"; "logit_normal": steps - 1 sorted draws of law (4), the reference's grid, needs `key`;
+      kind: "uniform"; "logit_normal": steps - 1 sorted draws of law (4), the reference's grid,
+        needs `key`;
         "logit_normal_quantile": the same law's evenly spaced quantiles, deterministic.
       steps: N >= 1, the number of steps.
       mean, std: parameters of law (4); the training times' law.

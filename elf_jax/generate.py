@@ -50,7 +50,8 @@ def load_trained(workdir, config=None):
 
     Args:
       workdir: of the training run.
-      config: its config, with other values in the section `sample` if wanted; None reads it from the workdir.
+      config: its config, with other values in the section `sample` if wanted; None reads it from
+        the workdir.
 
     Raises:
       UserError: no model there, or a damaged one.
@@ -64,7 +65,7 @@ def load_trained(workdir, config=None):
         )
     tokenizer = load_tokenizer(pathlib.Path(workdir) / TOKENIZER)
     mesh = sharding.make_mesh(config.mesh)
-    model = build_model(config, vocab_size(tokenizer), mesh)
+    model = build_model(config, vocab_size(tokenizer), mesh, workdir)
     shapes = jax.eval_shape(
         lambda key: model.predictor.init(key, config.data.length), jax.random.key(0)
     )
@@ -91,7 +92,8 @@ def check_settings(sample_settings):
 
 
 def make_sampler(model, config):
-    """The function (params, encoder_params, ids [B], batch or None, key) -> tokens [B, L], to be jitted.
+    """The function (params, encoder_params, ids [B], batch or None, key) -> tokens [B, L], to be
+    jitted.
 
     Args:
       model: the `Model`. config: whole config; sections sample, objective and data are read.
@@ -137,14 +139,16 @@ def generate(trained, num_samples, seed, rows=None, progress=lambda count: None)
     Args:
       trained: a `Trained` model.
       num_samples: how many. seed: of all their randomness.
-      rows: `Rows` whose conditions are sampled for, at least num_samples of them; None for unconditional text.
+      rows: `Rows` whose conditions are sampled for, at least num_samples of them; None for
+        unconditional text.
       progress: called with the number of samples made after each batch.
 
     Returns:
       A list of num_samples integer arrays.
     """
     shards = sharding.row_shards(trained.mesh)
-    # Every batch has the same size, so there is one compilation; what only fills up the last one is dropped.
+    # Every batch has the same size, so there is one compilation; what only fills up the last one
+    # is dropped.
     size = -(-min(trained.config.sample.batch_size, num_samples) // shards) * shards
     run = jax.jit(
         make_sampler(trained.model, trained.config),

@@ -1,14 +1,20 @@
 """The training objective: denoise and decode losses, mixed in every batch (ELF, arXiv 2605.10938).
 
     loss = (1 - q) * denoise + q * decode,   q = 0.2 of the examples decode
-    denoise: mean over channels of (v_hat - v_target)^2, then the mean over all loss positions of the batch
+    denoise: mean over channels of (v_hat - v_target)^2, then the mean over all loss positions of
+      the batch
     decode:  cross-entropy, the mean over all loss positions of the batch
 
-Every row gets one role: decode, denoise with self-conditioning, or denoise without. Each device's rows (a "group") are dealt to the
-roles at random in fixed numbers, so that one forward and backward pass serves both losses, the no-gradient pass sees the
-self-conditioned rows alone and only decode rows meet the vocabulary. A row's loss is weighted by (probability of its role x rows of the group /
-rows dealt to the role) and divided by the loss positions of the whole batch: the expectation over the deals is exactly the loss above, whatever the
-lengths of the rows. Where a group has too few rows for every role, the role of its last row is drawn instead, with weight 1.
+Every row gets one role: decode, denoise with self-conditioning, or denoise without. Each device's
+  rows (a "group") are dealt to the
+roles at random in fixed numbers, so that one forward and backward pass serves both losses, the
+no-gradient pass sees the
+self-conditioned rows alone and only decode rows meet the vocabulary. A row's loss is weighted by
+(probability of its role x rows of the group /
+rows dealt to the role) and divided by the loss positions of the whole batch: the expectation over
+the deals is exactly the loss above, whatever the
+lengths of the rows. Where a group has too few rows for every role, the role of its last row is
+drawn instead, with weight 1.
 """
 
 import dataclasses
@@ -30,7 +36,8 @@ class Split:
       rows: rows of a group.
       self_cond: the first so many rows go through the no-gradient pass.
       denoise: the first so many rows may denoise.
-      decode: the last so many rows may decode. denoise + decode > rows when the role of a lone row is drawn.
+      decode: the last so many rows may decode. denoise + decode > rows when the role of a lone
+        row is drawn.
       decode_fraction: q. self_cond_fraction: part of the denoising rows that is self-conditioned.
     """
 
@@ -43,7 +50,9 @@ class Split:
 
 
 def make_split(rows, decode_fraction, self_cond_fraction):
-    """The split of a group of `rows` rows that is nearest to the wanted fractions and leaves no role empty."""
+    """The split of a group of `rows` rows that is nearest to the wanted fractions and leaves no
+    role empty.
+    """
 
     def share(count, fraction):
         if fraction in (0.0, 1.0):
@@ -65,7 +74,8 @@ class Draws:
     Attributes:
       is_decode, self_cond: [B] bool, the role of each row; False and False is plain denoising.
       weight: [B] float32, the factor that makes the deal unbiased.
-      t, w: [B], time and guidance scale. noise: [B, L, C] standard normal, of the path or of decode mode.
+      t, w: [B], time and guidance scale. noise: [B, L, C] standard normal, of the path or of
+        decode mode.
       decode_lambda: [B, L], data fraction of each token in decode mode.
     """
 
@@ -88,7 +98,8 @@ class LossSums(NamedTuple):
 
 
 def deal(keys, split):
-    """Which row of its group each place of the split gets, [B] int32: a random order of every group.
+    """Which row of its group each place of the split gets, [B] int32: a random order of every
+    group.
 
     Args:
       keys: [B] JAX keys, one a row; B a multiple of split.rows.
@@ -170,7 +181,8 @@ def mixed_loss(predictor, params, x, batch, loss_mask, draws, split, settings, d
       dropout_key: JAX key for dropout, or None.
 
     Returns:
-      `LossSums`: divide `denoise + decode` by the loss positions of the whole batch to get the loss.
+      `LossSums`: divide `denoise + decode` by the loss positions of the whole batch to get the
+      loss.
     """
     is_cond = batch.is_cond[..., None]
     self_cond = draws.self_cond[:, None, None]
@@ -211,7 +223,7 @@ def mixed_loss(predictor, params, x, batch, loss_mask, draws, split, settings, d
 
 
 def _noisy(x, is_cond, draws, settings):
-    """z_t with the clean condition in the rows that denoise; z~, noisy everywhere, in the others."""
+    """z_t with the clean condition in the rows that denoise; z~, noisy all over, in the others."""
     z_t = flow.interpolate(x, draws.noise, draws.t, settings.noise_scale)
     z_t = jnp.where(is_cond[..., None], x, z_t)
     z_decode = flow.interpolate(x, draws.noise, draws.decode_lambda, settings.decode_noise_scale)

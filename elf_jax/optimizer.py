@@ -1,6 +1,7 @@
 """Durations, the learning-rate schedule, clipping, Muon or AdamW, and the average of the parameters."""
 
 import re
+from functools import partial
 
 import jax
 import optax
@@ -60,11 +61,13 @@ def make_schedule(settings, batch_size, warmup_steps, total_steps):
     return optax.join_schedules([warmup, main], [warmup_steps])
 
 
-def muon_dimensions(params):
-    """Which parameters are matrices for Muon: the kernels, with layers stacked on axis 0 as a batch of matrices."""
+def muon_dimensions(params, adam_kernels=""):
+    """Which parameters are matrices for Muon: the kernels, with layers stacked on axis 0 as a
+    batch of matrices.
+    """
 
     def dimensions(path, leaf):
-        if not re.search(r"/kernel$", path):
+        if not path.endswith("/kernel") or (adam_kernels and re.search(adam_kernels, path)):
             return None
         return optax.contrib.MuonDimensionNumbers(leaf.ndim - 2, leaf.ndim - 1)
 
@@ -90,7 +93,10 @@ def make_optimizer(settings, schedule):
             adam_weight_decay=settings.weight_decay,
             adam_b1=settings.adam_b1,
             adam_b2=settings.adam_b2,
-            muon_weight_dimension_numbers=muon_dimensions,
+            adam_learning_rate=lambda step: settings.adam_scale * schedule(step),
+            muon_weight_dimension_numbers=partial(
+                muon_dimensions, adam_kernels=settings.adam_kernels
+            ),
         )
     elif settings.name == "adamw":
         rule = optax.adamw(

@@ -1,7 +1,8 @@
 """The one owner of the network's input [z, x_prev], its modes and its guidance.
 
-Everything else asks for an x-prediction or for logits and never sees how the network is fed. In decode mode t is 1, the
-mode tokens are on and x_prev is zero, whatever the caller has (ELF, arXiv 2605.10938).
+Everything else asks for an x-prediction or for logits and never sees how the network is fed. In
+decode mode t is 1, the mode tokens are on and x_prev is zero, whatever the caller has (ELF, arXiv
+2605.10938).
 """
 
 import dataclasses
@@ -56,7 +57,8 @@ class Predictor:
         Args:
           params: the network's parameters.
           z: latents. x_prev: previous estimate; zero in the rows that decode.
-          t: times, not used in the rows that decode. w: guidance scales. is_decode: each row's mode.
+          t: times, not used in the rows that decode. w: guidance scales. is_decode: each row's
+            mode.
           dropout_key: JAX key; without one there is no dropout.
         """
         x_prev = jnp.where(is_decode[:, None, None], 0.0, x_prev)
@@ -84,7 +86,9 @@ class Predictor:
         return self.x_head(params, hidden)
 
     def logits(self, params, z, w):
-        """Logits [B, L, V] in decode mode, read off latents z [B, L, C] with guidance scale w [B]."""
+        """Logits [B, L, V] in decode mode, read off latents z [B, L, C] with guidance scale w
+        [B].
+        """
         ones = jnp.ones(z.shape[0])
         hidden = self.hidden(params, z, jnp.zeros_like(z), ones, w, ones > 0)
         return self.logit_head(params, hidden)
@@ -98,7 +102,8 @@ class Predictor:
           params: the network's parameters.
           w: self-conditioning guidance scale, an input of the network; 1 is no guidance.
           condition: the clean prefix, if there is one.
-          cfg_scale: a Python number c; classifier-free guidance on the condition costs a second forward pass unless c is 1.
+          cfg_scale: a Python number c; classifier-free guidance on the condition costs a second
+            forward pass unless c is 1.
         """
 
         def predict(z, t, x_prev):

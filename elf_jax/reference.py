@@ -1,6 +1,7 @@
 """Parameter names of the published implementation, translated to ours.
 
-The published checkpoints hold one subtree a layer (`blocks_0`, `blocks_1`, ...); ours stack all layers along a leading axis.
+The published checkpoints hold one subtree a layer (`blocks_0`, `blocks_1`, ...); ours stack all
+layers along a leading axis.
 """
 
 import re

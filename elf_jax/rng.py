@@ -1,7 +1,8 @@
 """Random streams by name, step and example, never by position.
 
-A key is derived from what it is for. One more draw somewhere disturbs no other, a resumed run continues every stream where
-it was, and the noise of an example does not depend on how the batch is split over devices or micro-batches.
+A key is derived from what it is for. One more draw somewhere disturbs no other, a resumed run
+continues every stream where it was, and the noise of an example does not depend on how the batch
+is split over devices or micro-batches.
 """
 
 import zlib

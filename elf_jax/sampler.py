@@ -1,7 +1,8 @@
 """ODE and SDE sampling as one scan over any predict(z, t, x_prev) -> x_hat (ELF, arXiv 2605.10938).
 
-An SDE step first goes back towards noise (flow, equation 8) and then takes the Euler step from there; gamma = 0 goes nowhere and
-is the ODE. The last step is always an ODE step. The estimate of one step is the self-condition of the next.
+An SDE step first goes back towards noise (flow, equation 8) and then takes the Euler step from
+there; gamma = 0 goes nowhere and is the ODE. The last step is always an ODE step. The estimate of
+one step is the self-condition of the next.
 """
 
 import jax
@@ -29,7 +30,8 @@ def sample(
       z: [B, L, C], the start, already scaled: s eps. Condition positions are overwritten.
       times: [N + 1], increasing from 0 to 1.
       gamma: how much noise an SDE step puts back; a Python number. 0 is the ODE.
-      noise: function of the step index (traced, 1 to N - 1 and 0) to eps [B, L, C]; needed unless gamma is 0.
+      noise: function of the step index (traced, 1 to N - 1 and 0) to eps [B, L, C]; needed unless
+        gamma is 0.
       noise_scale: s. t_eps: see `flow.velocity`.
       condition: clean prefix that never moves.
 

@@ -26,7 +26,8 @@ def update(config, flat):
     """Sets the keys of `flat` ("section.key" to value) in `config`.
 
     Raises:
-      UserError: a key that the config does not have (naming the nearest), or a value of another type.
+      UserError: a key that the config does not have (naming the nearest), or a value of another
+        type.
     """
     known = flatten(config)
     for name, value in flat.items():
@@ -78,7 +79,7 @@ def load(workdir):
 
 
 def check_same(workdir, config, only=lambda name: True):
-    """Raises UserError, naming the keys that differ, if the workdir was made with another config."""
+    """Raises UserError if the workdir was made with another config; it names the keys."""
     if not (pathlib.Path(workdir) / FILE).is_file():
         return
     before, now = flatten(load(workdir)), flatten(config)

@@ -1,13 +1,13 @@
 """The mesh, and the one place that says what is split along which of its axes.
 
-Axes: data (rows), fsdp (rows, and parameters with everything shaped like them), tensor (heads and hidden widths). One device is a mesh of one.
+Axes: data (rows), fsdp (rows, and parameters with everything shaped like them), tensor (heads and
+  hidden widths). One device is a mesh of one.
 """
 
 import re
 
 import jax
 import numpy as np
-from flax import traverse_util
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -16,7 +16,8 @@ from elf_jax.errors import UserError
 AXES = ("data", "fsdp", "tensor")
 ROWS = P(("data", "fsdp"))
 
-# Parameters by the end of their path, matched against the last axes; the stacked layer axis is never split. First match wins.
+# Parameters by the end of their path, matched against the last axes; the stacked layer axis is
+# never split. First match wins.
 RULES = (
     (r"attn/qkv/kernel$|mlp/in/kernel$", ("fsdp", "tensor")),
     (r"attn/out/kernel$|mlp/out/kernel$", ("tensor", "fsdp")),
@@ -98,7 +99,10 @@ def _spec(name, shape, mesh):
         if re.search(pattern, name) and len(shape) >= len(axes):
             axes = (None,) * (len(shape) - len(axes)) + axes
             # An axis that does not divide stays whole rather than being padded.
-            fits = [a if a and n % mesh.shape[a] == 0 else None for a, n in zip(axes, shape)]
+            fits = [
+                a if a and n % mesh.shape[a] == 0 else None
+                for a, n in zip(axes, shape, strict=True)
+            ]
             return P(*fits)
     return P()
 
@@ -108,8 +112,3 @@ def put_rows(batch, mesh):
     return jax.tree.map(
         lambda array: jax.make_array_from_process_local_data(rows(mesh), np.asarray(array)), batch
     )
-
-
-def flat_names(tree):
-    """Nested dicts as one dict with "a/b/c" names."""
-    return traverse_util.flatten_dict(tree, sep="/")

@@ -1,7 +1,8 @@
-"""One training step: gradient of the mixed loss, update, average, metrics. And the loss on held-out rows.
+"""One training step: gradient of the mixed loss, update, average, metrics. And the loss on held-out
+rows.
 
-The gradient of every micro-batch is that of its share of the whole batch's loss, so accumulation is a plain sum and the number of
-micro-batches changes nothing but memory.
+The gradient of every micro-batch is that of its share of the whole batch's loss, so accumulation
+is a plain sum and the number of micro-batches changes nothing but memory.
 """
 
 import dataclasses
@@ -75,7 +76,9 @@ def batch_loss(predictor, encoder, settings, params, encoder_params, batch, ids,
 
 
 def loss_mask(batch, pad_in_loss):
-    """[B, L] bool, the loss positions: the target, and padding where it counts; never the condition."""
+    """[B, L] bool, the loss positions: the target, and padding where it counts; never the
+    condition.
+    """
     target = ~batch.is_cond
     return target if pad_in_loss else target & batch.is_valid
 
@@ -139,9 +142,11 @@ def make_train_step(
 
 
 def make_eval_step(predictor, encoder, settings: StepSettings):
-    """The function (params, encoder_params, batch, key, real) -> sums over the rows where `real` [B] is True.
+    """The function (params, encoder_params, batch, key, real) -> sums over the rows where `real`
+    [B] is True.
 
-    The sums add up over batches; divide them as `loss_metrics` does. The draws depend on the key alone, so that losses
+    The sums add up over batches; divide them as `loss_metrics` does. The draws depend on the key
+    alone, so that losses
     of different steps compare like with like.
     """
 
@@ -170,7 +175,9 @@ def loss_metrics(loss, sums, positions, decode_fraction):
 
 
 def _micro_batches(tree, settings):
-    """[B, ...] -> [accumulate, B / accumulate, ...] such that every micro-batch has rows of every device."""
+    """[B, ...] -> [accumulate, B / accumulate, ...] such that every micro-batch has rows of every
+    device.
+    """
 
     def split(array):
         shape = (settings.groups, settings.accumulate, -1) + array.shape[1:]

@@ -10,7 +10,6 @@ import time
 import jax
 import numpy as np
 import tensorboardX
-from absl import logging
 from jax.experimental import multihost_utils
 from tqdm import tqdm
 
@@ -21,6 +20,7 @@ from elf_jax.curve import draw_curve
 from elf_jax.data.dataset import load_dataset
 from elf_jax.data.pipeline import make_iterator
 from elf_jax.data.tokenizer import save_tokenizer, vocab_size
+from elf_jax.encoder import save_encoder
 from elf_jax.errors import UserError
 from elf_jax.evaluate import evaluate, held_out_losses, step_settings
 from elf_jax.files import write_json, write_text
@@ -82,7 +82,9 @@ def train(config, workdir, until=None):
 
 
 def prepare(config, workdir, announce=True):
-    """Builds a `Run`: checks everything first, writes into the workdir only then, resumes if there is a checkpoint."""
+    """Builds a `Run`: checks everything first, writes into the workdir only then, resumes if
+    there is a checkpoint.
+    """
     settings.check_same(workdir, config)
     check_settings(config.sample)
     mesh = sharding.make_mesh(config.mesh)
@@ -90,7 +92,7 @@ def prepare(config, workdir, announce=True):
     _check_train(config.train)
     dataset = load_dataset(config.data, workdir / TOKENIZER)
     _check_data(workdir, dataset)
-    model = build_model(config, vocab_size(dataset.tokenizer), mesh)
+    model = build_model(config, vocab_size(dataset.tokenizer), mesh, workdir, dataset.train)
 
     def steps(duration, name):
         return in_steps(duration, config.train.batch_size, len(dataset.train), name)
@@ -123,6 +125,7 @@ def prepare(config, workdir, announce=True):
     )
     if jax.process_index() == 0:
         settings.save(workdir, config)
+        save_encoder(model.encoder, config.encoder, workdir)
         save_tokenizer(dataset.tokenizer, workdir / TOKENIZER)
         write_json(workdir / REPORT, dataset.report)
     checkpoints = Checkpoints(workdir, config.train.keep_checkpoints)
@@ -188,7 +191,9 @@ def _announce(run):
 
 
 class _Interruption:
-    """Context in which SIGINT and SIGTERM ask the loop to save and stop, once; a second one has its usual effect."""
+    """Context in which SIGINT and SIGTERM ask the loop to save and stop, once; a second one has
+    its usual effect.
+    """
 
     def __init__(self):
         self.signal = None
@@ -216,7 +221,9 @@ class _Interruption:
 
 
 def _loop(run, last_step, stop):
-    """Steps until `last_step`, the time limit or a signal; always leaves a checkpoint of where it stopped."""
+    """Steps until `last_step`, the time limit or a signal; always leaves a checkpoint of where it
+    stopped.
+    """
     train = run.config.train
     step = int(run.state.step)
     _forget_after(run.workdir / METRICS, step)
@@ -327,13 +334,13 @@ def _forget_after(path, step):
 
 
 def _finish(run):
-    """What a finished training shows: the curve, samples, and the table if the config asks for it."""
+    """What a finished training shows: the curve, samples, and the table if the config asks for
+    it.
+    """
     if jax.process_index() == 0:
         draw_curve(run.workdir / METRICS, run.workdir / CURVE)
-        print(
-            f"trained {int(run.state.step)} steps in {run.seconds:.0f} s; curve: {run.workdir / CURVE}"
-        )
-    logging.debug("finished")
+        curve = run.workdir / CURVE
+        print(f"trained {int(run.state.step)} steps in {run.seconds:.0f} s; curve: {curve}")
     if not run.config.evaluate.after_training:
         return
     weights = {"ema": run.state.ema, "live": run.state.params}[run.config.sample.weights]

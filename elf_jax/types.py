@@ -1,7 +1,7 @@
 """Array aliases with their shapes, and the batch.
 
-B batch, L text length, C encoder (latent) width, V vocabulary. `@typed` checks the shapes of a function's arguments and
-result when it is traced, so a compiled step pays nothing for it.
+B batch, L text length, C encoder (latent) width, V vocabulary. `@typed` checks the shapes of a
+function's arguments and result when it is traced, so a compiled step pays nothing for it.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ class Batch:
     Attributes:
       tokens: [B, L] int32, token ids.
       is_cond: [B, L] bool, positions of the condition (all False for unconditional text).
-      is_valid: [B, L] bool, positions that hold text (condition or target, its EOS included), not padding.
+      is_valid: [B, L] bool, positions that hold text (condition or target, its EOS included), not
+        padding.
     """
 
     tokens: Tokens

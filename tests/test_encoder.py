@@ -1,4 +1,6 @@
-"""The T5 encoder against the reference and the transformers library; the mask; what cannot be loaded."""
+"""The T5 encoder against the reference and the transformers library; the mask; what cannot be
+loaded.
+"""
 
 import json
 import shutil
@@ -11,14 +13,22 @@ import pytest
 from flax import traverse_util
 from safetensors.numpy import load_file, save_file
 
-from elf_jax.encoder import attention_mask, build_encoder, load_t5
+from elf_jax.data.packing import Rows
+from elf_jax.encoder import attention_mask, build_encoder, load_t5, save_encoder
 from elf_jax.errors import UserError
 from elf_jax.networks.t5 import T5Config, T5Encoder
 from tests.conftest import GOLDEN
 
 
 def settings(**kwargs):
-    defaults = {"kind": "gaussian", "path": "", "width": 16, "mean": 0.0, "std": 1.0}
+    defaults = {
+        "kind": "gaussian",
+        "path": "",
+        "width": 16,
+        "structured": 0.75,
+        "mean": 0.0,
+        "std": 1.0,
+    }
     return ml_collections.ConfigDict({**defaults, **kwargs})
 
 
@@ -37,7 +47,9 @@ def test_matches_transformers(name):
 
 
 def reference_encoder(golden):
-    """(network, parameters) of encoder.npz, whose layers are separate subtrees with kernels [in, out]."""
+    """(network, parameters) of encoder.npz, whose layers are separate subtrees with kernels [in,
+    out].
+    """
     data = golden("encoder")
     sizes = (int(n) for n in data["config"])
     vocab_size, d_model, d_kv, d_ff, num_layers, num_heads = sizes
@@ -156,7 +168,7 @@ def test_unknown_activation_and_kind(t5_copy):
     config = json.loads((t5_copy / "config.json").read_text())
     (t5_copy / "config.json").write_text(json.dumps({**config, "feed_forward_proj": "swish"}))
     assert "swish" in fails(t5_copy)
-    with pytest.raises(UserError, match="gaussian, t5"):
+    with pytest.raises(UserError, match="gaussian, cooccurrence, t5"):
         build_encoder(settings(kind="bert"), 10)
 
 
@@ -174,3 +186,27 @@ def test_shards_and_half_precision(t5_copy):
     for ours, theirs in zip(jax.tree.leaves(params), jax.tree.leaves(whole), strict=True):
         assert ours.dtype == np.float32
         np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-4)
+
+
+def test_tokens_of_like_use_lie_together(tmp_path):
+    """Letters follow "letter", digits follow "digit": the embedding tells the two kinds apart."""
+    generator = np.random.default_rng(0)
+    kind = generator.integers(0, 2, 400)
+    word = generator.integers(0, 20, 400)
+    tokens = np.stack([3 + kind, 5 + 20 * kind + word, np.ones(400, int)], axis=1).astype(np.int32)
+    rows = Rows(tokens, np.zeros(400, np.int32), np.full(400, 3, np.int32))
+    made = settings(kind="cooccurrence", width=16)
+    encoder = build_encoder(made, 45, rows=rows)
+    table = np.asarray(encoder.params["table"])[:, :12]
+    table /= np.linalg.norm(table, axis=1, keepdims=True)
+    cosine = table[5:45] @ table[5:45].T
+    alike = np.equal.outer(np.arange(40) // 20, np.arange(40) // 20)
+    assert cosine[alike & ~np.eye(40, dtype=bool)].mean() > cosine[~alike].mean() + 0.5
+    # Kept, it is read back; without it or the rows there is nothing to make it from.
+    save_encoder(encoder, made, tmp_path)
+    again = build_encoder(made, 45, workdir=tmp_path)
+    np.testing.assert_array_equal(again.params["table"], encoder.params["table"])
+    with pytest.raises(UserError, match="encoder.safetensors is missing"):
+        build_encoder(made, 45, workdir=tmp_path / "other")
+    with pytest.raises(UserError, match="has no 48 co-occurrence channels"):
+        build_encoder(settings(kind="cooccurrence", width=64), 45, rows=rows)

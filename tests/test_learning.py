@@ -1,4 +1,6 @@
-"""The whole path learns: strings are reversed from scratch, with the source as condition and with CFG."""
+"""The whole path learns: strings are reversed from scratch, with the source as condition and with
+CFG.
+"""
 
 import itertools
 import json

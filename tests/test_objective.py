@@ -1,4 +1,6 @@
-"""The objective against the reference's losses and gradients, the laws of its draws, and the mixing of both losses."""
+"""The objective against the reference's losses and gradients, the laws of its draws, and the mixing
+of both losses.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -137,7 +139,9 @@ def single_gradient(predictor, params, decode, law, batch, x):
 
 @pytest.mark.parametrize("rows", [1, 2, 5, 16])
 def test_mixing_is_unbiased(rows):
-    """The mean gradient over many draws is 0.8 x denoise + 0.2 x decode, within the error of the mean."""
+    """The mean gradient over many draws is 0.8 x denoise + 0.2 x decode, within the error of the
+    mean.
+    """
     predictor, params = tiny()
     law = base.get_config().objective
     batch = rows_of_any_length(rows)

@@ -197,7 +197,9 @@ def test_weights_are_ema_or_live(trained_workdir):
 
 
 def step_on_mesh(mesh, groups, accumulate, rows=16, steps=2):
-    """The state after two steps on made-up rows with the deal of `groups` parts times micro-batches."""
+    """The state after two steps on made-up rows with the deal of `groups` parts times
+    micro-batches.
+    """
     config = tiny_config(**{"data.length": 6, "optimizer.clip": 1e9})
     model = build_model(config, 32, mesh)
     schedule = make_schedule(config.optimizer, rows, 0, 10)

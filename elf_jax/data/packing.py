@@ -16,7 +16,8 @@ class Rows:
 
     Attributes:
       tokens: [N, L] int32.
-      cond_length: [N] int32, positions of the condition. valid_length: [N] int32, of condition and target.
+      cond_length: [N] int32, positions of the condition. valid_length: [N] int32, of condition
+        and target.
     """
 
     tokens: np.ndarray
@@ -27,7 +28,9 @@ class Rows:
         return len(self.tokens)
 
     def take(self, index):
-        """The fields of a `Batch` for the rows `index` (an integer, a slice or an array of integers)."""
+        """The fields of a `Batch` for the rows `index` (an integer, a slice or an array of
+        integers).
+        """
         position = np.arange(self.tokens.shape[1])
         return {
             "tokens": self.tokens[index],
@@ -39,7 +42,8 @@ class Rows:
         """Every row once, in order.
 
         Yields:
-          (the fields of a `Batch`, [batch_size] bool that is False where a row only fills up the last batch).
+          (the fields of a `Batch`, [batch_size] bool that is False where a row only fills up the
+          last batch).
         """
         for start in range(0, len(self), batch_size):
             index = np.arange(start, start + batch_size)
@@ -82,7 +86,8 @@ def _put(row, start, ids, eos_id):
 
 
 def pack_stream(texts, length, eos_id, part):
-    """All texts with EOS after each, as one stream cut into full rows; what is left over is dropped.
+    """All texts with EOS after each, as one stream cut into full rows; what is left over is
+    dropped.
 
     Args:
       texts: list of int arrays. length: L. eos_id: of the EOS token.

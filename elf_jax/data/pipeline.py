@@ -1,6 +1,7 @@
 """Packed rows to batches, through Grain: shuffled by seed, endless, seekable, split over processes.
 
-The global batch of step k holds the same rows however many processes there are; process p reads its p-th part.
+The global batch of step k holds the same rows however many processes there are; process p reads
+its p-th part.
 """
 
 import grain

@@ -1,6 +1,8 @@
-"""Where text comes from: the names that Python carries, plain text, JSON lines. Raw text in, examples out.
+"""Where text comes from: the names that Python carries, plain text, JSON lines. Raw text in,
+examples out.
 
-Everything is deterministic: files are sorted, and the split into training and validation is a fixed hash of the text.
+Everything is deterministic: files are sorted, and the split into training and validation is a
+  fixed hash of the text.
 """
 
 import difflib
@@ -66,9 +68,11 @@ def _is_held_out(example, fraction):
 
 
 def _unicode_names(settings, path):
-    """Names of the characters in `unicodedata`, lower-cased, about 26,000 (more with newer Unicode).
+    """Names of the characters in `unicodedata`, lower-cased, about 26,000 (more with newer
+    Unicode).
 
-    Purely enumerated names are left out: those with a digit or their own code point in them (CJK ideographs, hieroglyphs,
+    Purely enumerated names are left out: those with a digit or their own code point in them (CJK
+    ideographs, hieroglyphs,
     cuneiform and the like), Hangul and Yi syllables.
     """
     del settings, path
@@ -94,7 +98,8 @@ def _text(settings, path):
 
 
 def split_blocks(text):
-    """Cuts a document at blank lines (without any: at line ends) into blocks of at least BLOCK characters.
+    """Cuts a document at blank lines (without any: at line ends) into blocks of at least BLOCK
+    characters.
 
     Joining the blocks gives the document back.
     """

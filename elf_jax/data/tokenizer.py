@@ -1,6 +1,7 @@
 """Text to token ids and back: a tokenizer trained on the data, or one from a directory.
 
-A trained one is byte-level BPE, which loses nothing, or words, which suits short texts from a small vocabulary.
+A trained one is byte-level BPE, which loses nothing, or words, which suits short texts from a
+small vocabulary.
 """
 
 import os
@@ -20,7 +21,8 @@ TRAINED = ("bpe", "words")
 
 
 def get_tokenizer(settings, examples, directory):
-    """The tokenizer saved in `directory`, or if there is none yet, the one that the config asks for.
+    """The tokenizer saved in `directory`, or if there is none yet, the one that the config asks
+    for.
 
     Args:
       settings: config section `data`.
@@ -35,7 +37,7 @@ def get_tokenizer(settings, examples, directory):
     """
     if pathlib.Path(directory).is_dir():
         return load_tokenizer(directory)
-    if settings.tokenizer in TRAINED:
+    if settings.tokenizer in ("auto", *TRAINED):
         return train_tokenizer(settings, examples)
     return load_tokenizer(settings.tokenizer)
 
@@ -58,13 +60,18 @@ def load_tokenizer(path):
 
 
 def train_tokenizer(settings, examples):
-    """A BPE or word tokenizer of at most settings.vocab_size tokens, trained on texts and sources."""
+    """A BPE or word tokenizer of at most settings.vocab_size tokens, trained on texts and
+    sources.
+    """
     special = [PAD, EOS, UNK]
     if settings.vocab_size <= len(special):
         raise UserError(
             f"config.data.vocab_size={settings.vocab_size} is too small: use 300 or more"
         )
-    if settings.tokenizer == "bpe":
+    kind = settings.tokenizer
+    if kind == "auto":
+        kind = "words" if settings.source == "unicode_names" else "bpe"
+    if kind == "bpe":
         core = tokenizers.Tokenizer(models.BPE())
         core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
         core.decoder = decoders.ByteLevel()
@@ -75,7 +82,8 @@ def train_tokenizer(settings, examples):
             show_progress=False,
         )
     else:
-        # Every word carries its leading space, the first one too, so that a word is one token wherever it stands.
+        # Every word carries its leading space, the first one too, so that a word is one token
+        # wherever it stands.
         core = tokenizers.Tokenizer(models.WordLevel(unk_token=UNK))
         core.normalizer = normalizers.Prepend(" ")
         pattern = tokenizers.Regex(r" ?[^\s\p{P}\p{S}]+| ?[\p{P}\p{S}]|\s")

@@ -34,7 +34,8 @@ def membership(texts, train, held_out):
       texts: list of strings. train, held_out: collections of strings.
 
     Returns:
-      Dict of fractions of `texts`: valid (in either part), held_out (in the held-out part, never trained on).
+      Dict of fractions of `texts`: valid (in either part), held_out (in the held-out part, never
+      trained on).
     """
     train, held_out = set(train), set(held_out)
     count = max(len(texts), 1)

@@ -1,4 +1,5 @@
-"""The ELF network: one Transformer over [time | guidance | mode | text] with two heads (arXiv 2605.10938).
+"""The ELF network: one Transformer over [time | guidance | mode | text] with two heads (arXiv
+2605.10938).
 
 B batch, L text length, C latent width, D network width, V vocabulary.
 """
@@ -35,7 +36,9 @@ def _keep(x):
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention with RMSNorm and rotary embedding on q and k; [B, T, D] -> [B, T, D]."""
+    """Multi-head self-attention with RMSNorm and rotary embedding on q and k; [B, T, D] -> [B, T,
+    D].
+    """
 
     heads: int
     dtype: jnp.dtype
@@ -70,14 +73,17 @@ class Block(nn.Module):
 
 
 class ELF(nn.Module):
-    """The network. `__call__` gives hidden states; `x_head` and `logit_head` read them in the two modes.
+    """The network. `__call__` gives hidden states; `x_head` and `logit_head` read them in the two
+    modes.
 
     Attributes:
       latent_width: C. vocab_size: V. depth, width (D), heads: the Transformer's size.
       bottleneck: width between the two input projections.
       time_tokens, guidance_tokens, mode_tokens: how many control tokens carry each signal.
-      dropout: rate in the middle half of the depth. remat: "none" or "full", recompute blocks in the backward pass.
-      unroll: layers in the body of the scan over layers; the depth gives the fastest code and the longest compilation.
+      dropout: rate in the middle half of the depth. remat: "none" or "full", recompute blocks in
+        the backward pass.
+      unroll: layers in the body of the scan over layers; the depth gives the fastest code and the
+        longest compilation.
       attention: see `attention.attend`. dtype: of the computation; parameters are float32.
     """
 
@@ -123,7 +129,9 @@ class ELF(nn.Module):
         self.unembed = dense(self.vocab_size)
 
     def control_tokens(self, t, w, is_decode):
-        """[B, T_c, D] control tokens of times t [B], guidance scales w [B] and modes is_decode [B] (bool)."""
+        """[B, T_c, D] control tokens of times t [B], guidance scales w [B] and modes is_decode
+        [B] (bool).
+        """
         mode = jnp.where(is_decode[:, None, None], self.mode_token, 0.0)
         tokens = [
             self.time_token + self.time_embedder(t)[:, None],
@@ -133,7 +141,8 @@ class ELF(nn.Module):
         return jnp.concatenate([token.astype(self.dtype) for token in tokens], axis=1)
 
     def __call__(self, inputs, t, w, is_decode):
-        """Hidden states of the text positions before the final norm. Dropout needs the RNG "dropout".
+        """Hidden states of the text positions before the final norm. Dropout needs the RNG
+        "dropout".
 
         Args:
           inputs: [B, L, 2C], [z, x_prev].

@@ -63,7 +63,8 @@ class SwiGLU(nn.Module):
 
 
 def rotary_angles(num_control, length, head_width, base=10000.0):
-    """Angles of the rotary embedding (arXiv 2104.09864), [num_control + length, head_width / 2] float32.
+    """Angles of the rotary embedding (arXiv 2104.09864), [num_control + length, head_width / 2]
+    float32.
 
     Control positions have angle 0, which is the identity; text positions count from 0.
     """
@@ -73,7 +74,9 @@ def rotary_angles(num_control, length, head_width, base=10000.0):
 
 
 def rotate(x, angles):
-    """Rotates the interleaved pairs (x_0, x_1), (x_2, x_3), ... of [B, T, H, K] by angles [T, K / 2]."""
+    """Rotates the interleaved pairs (x_0, x_1), (x_2, x_3), ... of [B, T, H, K] by angles [T, K /
+    2].
+    """
     cos = jnp.cos(angles)[:, None, :].astype(x.dtype)
     sin = jnp.sin(angles)[:, None, :].astype(x.dtype)
     even, odd = x[..., ::2], x[..., 1::2]

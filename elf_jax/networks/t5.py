@@ -1,7 +1,7 @@
 """The T5 encoder (v1.0: arXiv 1910.10683; v1.1 with gated GELU: arXiv 2002.05202) as a Flax module.
 
-B batch, L length. Pre-norm, RMS norms without mean or bias, no biases anywhere, attention logits not scaled, one table of
-relative-position biases shared by all layers.
+B batch, L length. Pre-norm, RMS norms without mean or bias, no biases anywhere, attention logits
+not scaled, one table of relative-position biases shared by all layers.
 """
 
 import dataclasses
@@ -35,7 +35,8 @@ class T5Config:
 def relative_buckets(length, num_buckets, max_distance):
     """[L, L] bucket of key position minus query position, for attention in both directions.
 
-    Half of the buckets are for keys to the right. Of each half the first half holds exact distances, the rest
+    Half of the buckets are for keys to the right. Of each half the first half holds exact
+    distances, the rest
     grows logarithmically up to `max_distance` (T5, section 2.1).
     """
     distance = np.arange(length)[None, :] - np.arange(length)[:, None]
@@ -48,7 +49,9 @@ def relative_buckets(length, num_buckets, max_distance):
 
 
 class T5Block(nn.Module):
-    """x += Attention(RMSNorm(x)); x += FeedForward(RMSNorm(x)). The carry of the scan over layers."""
+    """x += Attention(RMSNorm(x)); x += FeedForward(RMSNorm(x)). The carry of the scan over
+    layers.
+    """
 
     config: T5Config
     dtype: jnp.dtype
@@ -76,7 +79,9 @@ class T5Block(nn.Module):
 
 
 class T5Encoder(nn.Module):
-    """Tokens [B, L] and mask [B, L, L] (True where query b, q may attend to key k) to [B, L, d_model]."""
+    """Tokens [B, L] and mask [B, L, L] (True where query b, q may attend to key k) to [B, L,
+    d_model].
+    """
 
     config: T5Config
     dtype: jnp.dtype = jnp.float32

@@ -1,4 +1,4 @@
-"""Files to examples: what is read, how it is split, and the message for everything that is wrong."""
+"""Files to examples: what is read, how it is split, and what is said of bad ones."""
 
 import gzip
 import json
