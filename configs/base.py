@@ -1,5 +1,4 @@
-"""Every setting of ELF-JAX with its default, once. Other configs start from this one and change what
-they must.
+"""Every setting of ELF-JAX with its default, once. Other configs start from this one.
 
 Values are those of the paper's unconditional ELF-B (arXiv 2605.10938). Durations are given as
 steps, epochs or examples: set exactly one of the three. Any key can be set from the command line:

@@ -2,22 +2,20 @@
 Pure mathematics.
 
 Convention, used everywhere: t = 0 is noise, t = 1 is data. With clean latents x, noise eps ~ N(0,
-  I) and noise scale s:
+I) and noise scale s:
 
-    (1)  z_t = t x + (1 - t) s eps                                   the path
-    (2)  v   = (x - z_t) / max(1 - t, t_eps)                         velocity of an x-prediction
-    (3)  x   = z_t + v max(1 - t, t_eps)                             its inverse
-    (4) t = sigmoid(m + d n), n ~ N(0, 1) logit-normal law of t and of lambda
-    (5) w = (1 + a) ((1 + b) / (1 + a))^u - 1, u ~ U[0, 1] law of the guidance scale: log(1 + w)
-    is uniform
-    (6) v* = v + (1 - 1/w) (v_c - v_u) training target with guidance folded in
-    (7) g = g_u + c (g_c - g_u) classifier-free guidance, c = 1 is none
-    (8) z_b = a z + (1 - a) s eps, t_b = a t, one step back towards noise, before an SDE step
-         a   = clip(1 - gamma (t' - t), 0, 1)
+    (1)  z_t = t x + (1 - t) s eps                              the path
+    (2)  v   = (x - z_t) / max(1 - t, t_eps)                    velocity of an x-prediction
+    (3)  x   = z_t + v max(1 - t, t_eps)                        its inverse
+    (4)  t   = sigmoid(m + d n),  n ~ N(0, 1)                   logit-normal law of t, and of lambda
+    (5)  w   = (1 + a) ((1 + b) / (1 + a))^u - 1,  u ~ U[0, 1]  log(1 + w) is uniform
+    (6)  v*  = v + (1 - 1/w) (v_c - v_u)                        target with guidance folded in
+    (7)  g   = g_u + c (g_c - g_u)                              classifier-free guidance
+    (8)  z_b = a z + (1 - a) s eps,  t_b = a t,                 back towards noise, before the
+         a   = clip(1 - gamma (t' - t), 0, 1)                   step of an SDE sampler
 
 Source: ELF, arXiv 2605.10938; its path and x-prediction follow JiT, arXiv 2511.13720. Scalars t,
-  w are [B], or [B, L] where a position has
-its own; latents are [B, L, C].
+w are [B], or [B, L] where a position has its own; latents are [B, L, C].
 """
 
 import jax

@@ -6,15 +6,12 @@
     decode:  cross-entropy, the mean over all loss positions of the batch
 
 Every row gets one role: decode, denoise with self-conditioning, or denoise without. Each device's
-  rows (a "group") are dealt to the
-roles at random in fixed numbers, so that one forward and backward pass serves both losses, the
-no-gradient pass sees the
-self-conditioned rows alone and only decode rows meet the vocabulary. A row's loss is weighted by
-(probability of its role x rows of the group /
-rows dealt to the role) and divided by the loss positions of the whole batch: the expectation over
-the deals is exactly the loss above, whatever the
-lengths of the rows. Where a group has too few rows for every role, the role of its last row is
-drawn instead, with weight 1.
+rows (a "group") are dealt to the roles at random in fixed numbers, so that one forward and
+backward pass serves both losses, the no-gradient pass sees the self-conditioned rows alone, and
+only decode rows meet the vocabulary. A row's loss is weighted by (probability of its role x rows
+of the group / rows dealt to the role) and divided by the loss positions of the whole batch: the
+expectation over the deals is exactly the loss above, whatever the lengths of the rows. Where a
+group has too few rows for every role, the role of its last row is drawn instead, with weight 1.
 """
 
 import dataclasses

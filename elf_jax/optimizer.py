@@ -1,4 +1,4 @@
-"""Durations, the learning-rate schedule, clipping, Muon or AdamW, and the average of the parameters."""
+"""Durations, the learning-rate schedule, clipping, Muon or AdamW, the parameters' average."""
 
 import re
 from functools import partial

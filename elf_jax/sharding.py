@@ -1,7 +1,7 @@
 """The mesh, and the one place that says what is split along which of its axes.
 
 Axes: data (rows), fsdp (rows, and parameters with everything shaped like them), tensor (heads and
-  hidden widths). One device is a mesh of one.
+hidden widths). One device is a mesh of one.
 """
 
 import re

@@ -1,4 +1,4 @@
-"""The training loop and all its side effects: resuming, logging, checkpoints, validation, stopping."""
+"""The training loop and all its side effects: resuming, logs, checkpoints, validation, stopping."""
 
 import dataclasses
 import json

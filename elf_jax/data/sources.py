@@ -2,7 +2,7 @@
 examples out.
 
 Everything is deterministic: files are sorted, and the split into training and validation is a
-  fixed hash of the text.
+fixed hash of the text.
 """
 
 import difflib
