@@ -1,4 +1,18 @@
-"""Quickstart."""
+"""The first five minutes: names of Unicode characters, on any machine.
+
+Paper:     ELF, arXiv 2605.10938; the same objective, network and sampler, made small.
+Command:   python main.py --config=configs/quickstart.py
+Hardware:  two CPU cores, no accelerator, about 3 GB of memory.
+Duration:  three to five minutes of training (it stops at five), then half a minute of sampling.
+Expect:    of 1,000 samples about four in ten are real names of characters, about five in a hundred
+           are names from the 10% that was held out.
+
+What differs from the published setting: 1.4M parameters; words as tokens and a frozen embedding
+from their co-occurrences in place of T5 (with a Gaussian one, the same training reaches about a
+third as many real names); one token for each control signal in place of four; names padded with
+EOS, as in the paper's conditional tasks; training times less close to noise, because the latents
+are narrower; a learning rate that falls to zero, because the training is short.
+"""
 
 from ml_collections import ConfigDict
 
@@ -8,15 +22,14 @@ from configs import base
 def get_config() -> ConfigDict:
     """Returns the quickstart's config."""
     config = base.get_config()
-    with config.unlocked():
-        pass
     config.data.source = "unicode_names"
     config.data.validation_fraction = 0.1
     config.data.length = 10
     config.data.pad = "eos"
-    config.data.tokenizer = "words"
 
+    config.encoder.kind = "cooccurrence"
     config.encoder.width = 64
+
     config.model.depth = 4
     config.model.width = 128
     config.model.heads = 4
@@ -26,27 +39,28 @@ def get_config() -> ConfigDict:
     config.model.mode_tokens = 1
     config.model.unroll = 4
 
-    config.objective.time_mean = -0.7
+    config.objective.time_mean = -0.85
+    config.objective.decode_noise_scale = 2.0
 
-    config.optimizer.learning_rate = 0.01
+    config.optimizer.learning_rate = 0.03
+    config.optimizer.adam_scale = 0.3
+    config.optimizer.adam_kernels = "unembed"
     config.optimizer.schedule = "linear"
-    config.optimizer.warmup.epochs = 0.0
-    config.optimizer.warmup.steps = 50
+    config.optimizer.warmup = base.duration(steps=50)
     config.optimizer.ema = 0.995
 
     config.train.batch_size = 128
-    config.train.duration.epochs = 0.0
-    config.train.duration.steps = 1200
+    config.train.duration = base.duration(steps=1300)
     config.train.max_minutes = 5.0
     config.train.log_every = 20
-    config.train.validate_every = 200
-    config.train.checkpoint_every = 400
+    config.train.validate_every = 260
+    config.train.checkpoint_every = 650
 
     config.sample.num_samples = 16
     config.sample.batch_size = 250
     config.sample.steps = 64
     config.sample.gamma = 1.0
-    config.sample.guidance_scale = 2.0
+    config.sample.guidance_scale = 1.0
 
     config.evaluate.after_training = True
     config.evaluate.output = "quickstart.json"
