@@ -32,7 +32,7 @@ import os
 import pathlib
 import sys
 
-from absl import app, flags
+from absl import app, flags, logging
 from ml_collections import config_flags
 
 from elf_jax.errors import UserError
@@ -68,6 +68,7 @@ for _name in ("sampler", "time_grid", "weights"):
 
 def run(argv):
     """Carries out the mode; bad input becomes one line and exit code 2."""
+    logging.set_verbosity(logging.WARNING)  # Orbax tells of every file at INFO
     try:
         if argv[1:]:
             raise UserError(f"unknown argument {argv[1]!r}: settings are given as --name=value")

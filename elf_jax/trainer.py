@@ -226,6 +226,8 @@ def _loop(run, last_step, stop):
     """
     train = run.config.train
     step = int(run.state.step)
+    if train.max_minutes and run.seconds >= 60 * train.max_minutes:
+        last_step = step  # it ended by the clock before
     _forget_after(run.workdir / METRICS, step)
     log = _Log(run.workdir)
     key = rng.stream(jax.random.key(run.config.seed), "training")
@@ -242,7 +244,9 @@ def _loop(run, last_step, stop):
         due = step % train.log_every == 0 or step == last_step
         save = step % train.checkpoint_every == 0 or step == last_step
         validate = bool(train.validate_every) and step % train.validate_every == 0
-        if not (due or save or validate or stop.signal):
+        # Alone, a process may stop at any step; several must agree, at the steps where all look.
+        interrupted = bool(stop.signal) and jax.process_count() == 1
+        if not (due or save or validate or interrupted):
             continue
         values = _collect(pending, step)  # waits for the device; raises if a loss is not finite
         run.seconds = time.monotonic() - began
@@ -278,13 +282,10 @@ def _collect(pending, step):
       UserError: a loss is not finite; names the step.
     """
     values = jax.device_get(pending)
-    for back, value in enumerate(reversed(values)):
-        values_finite = math.isfinite(value["loss"]) and math.isfinite(value["gradient_norm"])
-        if not values_finite and all(
-            math.isfinite(earlier["loss"]) for earlier in values[: len(values) - back - 1]
-        ):
+    for number, value in enumerate(values, step - len(values) + 1):
+        if not (math.isfinite(value["loss"]) and math.isfinite(value["gradient_norm"])):
             raise UserError(
-                f"the loss is not finite at step {step - back}; the last good checkpoint is kept: "
+                f"the loss is not finite at step {number}; the last good checkpoint is kept: "
                 "lower config.optimizer.learning_rate or lengthen config.optimizer.warmup"
             )
     return {name: float(np.mean([value[name] for value in values])) for name in values[0]}

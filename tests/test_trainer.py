@@ -153,6 +153,7 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_checkpoint(tmp_path,
 def test_the_time_limit_ends_the_training(tmp_path):
     config = tiny_config(**{"train.max_minutes": 1e-6})
     assert int(trainer.train(config, tmp_path).step) == 2  # the first step that is looked at
+    assert int(trainer.train(config, tmp_path).step) == 2  # and it stays ended
 
 
 def test_a_damaged_checkpoint_is_named(workdir_copy):

@@ -9,7 +9,9 @@ import difflib
 import glob
 import gzip
 import hashlib
+import itertools
 import json
+import os
 import pathlib
 import re
 import unicodedata
@@ -45,11 +47,13 @@ def load_examples(settings):
         )
     read = readers[settings.source]
     if settings.validation_path:
+        _check_apart(settings)
         return read(settings, settings.path), read(settings, settings.validation_path)
     examples = read(settings, settings.path)
-    held_out = [_is_held_out(example, settings.validation_fraction) for example in examples]
-    train = [example for example, out in zip(examples, held_out, strict=True) if not out]
-    validation = [example for example, out in zip(examples, held_out, strict=True) if out]
+    train, validation = [], []
+    for example in examples:
+        for out, pieces in itertools.groupby(_pieces(settings, example), _held_out(settings)):
+            (validation if out else train).append(_joined(list(pieces)))
     if not train or not validation:
         side = "validation" if train else "training"
         raise UserError(
@@ -60,11 +64,42 @@ def load_examples(settings):
     return train, validation
 
 
-def _is_held_out(example, fraction):
+def _held_out(settings):
     """A fixed hash decides; of a pair the source's, so that no source is on both sides."""
-    key = example.text if example.source is None else example.source
-    digest = hashlib.sha256(key.encode()).digest()
-    return int.from_bytes(digest[:8], "big") < fraction * 2**64
+
+    def is_held_out(example):
+        key = example.text if example.source is None else example.source
+        digest = hashlib.sha256(key.encode()).digest()
+        return int.from_bytes(digest[:8], "big") < settings.validation_fraction * 2**64
+
+    return is_held_out
+
+
+def _pieces(settings, example):
+    """What goes to one side or the other: a document of plain text in blocks, else the example."""
+    if settings.source != "text" or settings.packing == "rows":  # then it is a block already
+        return [example]
+    return [Example(block) for block in split_blocks(example.text)]
+
+
+def _joined(pieces):
+    """Neighbours on the same side are one text again, so that an EOS ends a document or marks a
+    block that was taken out, and never stands between two paragraphs.
+    """
+    return pieces[0] if len(pieces) == 1 else Example("".join(piece.text for piece in pieces))
+
+
+def _check_apart(settings):
+    """Raises UserError if a file is to be both trained on and validated with."""
+    if settings.source == "unicode_names":
+        return
+    train = {os.path.realpath(file) for file in _files(settings.path)}
+    both = train & {os.path.realpath(file) for file in _files(settings.validation_path)}
+    if both:
+        raise UserError(
+            f"{min(both)} is in config.data.path and in config.data.validation_path: take it out "
+            "of one of them"
+        )
 
 
 def _unicode_names(settings, path):
@@ -72,10 +107,13 @@ def _unicode_names(settings, path):
     Unicode).
 
     Purely enumerated names are left out: those with a digit or their own code point in them (CJK
-    ideographs, hieroglyphs,
-    cuneiform and the like), Hangul and Yi syllables.
+    ideographs, hieroglyphs, cuneiform and the like), Hangul and Yi syllables.
     """
-    del settings, path
+    if path or settings.validation_path:
+        raise UserError(
+            f"config.data.source is unicode_names, which reads no files: set config.data.source to "
+            f"text or jsonl to read {path or settings.validation_path!r}"
+        )
     names = []
     for code in range(0x110000):
         name = unicodedata.name(chr(code), "")
@@ -86,15 +124,15 @@ def _unicode_names(settings, path):
 
 
 def _text(settings, path):
-    """Plain text files; every file is a document, cut into blocks that keep their order."""
-    del settings
-    blocks = []
+    """Plain text files; every file is a document, or for packing=rows, every block of it."""
+    documents = []
     for file in _files(path):
         text = _decode(file, _read(file)).replace("\r\n", "\n").replace("\r", "\n")
         if not text.strip():
             raise UserError(f"{file} holds no text: remove it from config.data.path or fill it")
-        blocks += [Example(block) for block in split_blocks(text)]
-    return blocks
+        rows = settings.packing == "rows"
+        documents += [Example(block) for block in (split_blocks(text) if rows else [text])]
+    return documents
 
 
 def split_blocks(text):
@@ -163,11 +201,18 @@ def _field(record, name, file, number):
             f"{file} line {number}: field {name!r} {fault} (fields there: {there}): set "
             "config.data.field and config.data.source_field"
         )
+    try:
+        record[name].encode()
+    except UnicodeEncodeError as error:
+        raise UserError(
+            f"{file} line {number}: field {name!r} has half a surrogate pair "
+            f"({record[name][error.start]!a}), which is no character: mend or remove the line"
+        ) from None
     return record[name]
 
 
 def _files(path):
-    """The files that comma-separated paths and globs name, sorted, each once."""
+    """The files that comma-separated paths and globs name, sorted, each once however spelt."""
     if not path:
         raise UserError("config.data.path is empty: give a file or a glob, such as books/*.txt")
     found = set()
@@ -179,7 +224,8 @@ def _files(path):
         if not matches:
             raise UserError(f"no file matches {pattern!r}: check config.data.path")
         found |= matches
-    return sorted(found)
+    # The name is kept, not what a link leads to: the name says whether it is compressed.
+    return sorted({os.path.realpath(file): file for file in sorted(found)}.values())
 
 
 def _read(file):
@@ -195,7 +241,8 @@ def _read(file):
 
 def _decode(file, data):
     try:
-        return data.decode("utf-8-sig")
+        # The byte order mark goes last: "utf-8-sig" would not count it in the place of an error.
+        return data.decode("utf-8").removeprefix("\ufeff")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise UserError(

@@ -64,13 +64,16 @@ def train_tokenizer(settings, examples):
     sources.
     """
     special = [PAD, EOS, UNK]
-    if settings.vocab_size <= len(special):
-        raise UserError(
-            f"config.data.vocab_size={settings.vocab_size} is too small: use 300 or more"
-        )
     kind = settings.tokenizer
     if kind == "auto":
         kind = "words" if settings.source == "unicode_names" else "bpe"
+    # BPE begins with the 256 bytes, and its trainer would go over a smaller limit without a word.
+    smallest = len(special) + (256 if kind == "bpe" else 1)
+    if settings.vocab_size < smallest:
+        raise UserError(
+            f"config.data.vocab_size={settings.vocab_size} is too small: {kind} needs {smallest} "
+            "or more"
+        )
     if kind == "bpe":
         core = tokenizers.Tokenizer(models.BPE())
         core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -104,10 +107,18 @@ def train_tokenizer(settings, examples):
 
 
 def encode(tokenizer, texts):
-    """Token ids of each text without special tokens: a list of int32 arrays."""
+    """Token ids of each text without special tokens: a list of int32 arrays.
+
+    A text that happens to spell a special token, such as "</s>", stays ordinary text.
+    """
     if not len(texts):
         return []
-    encoded = tokenizer(list(texts), add_special_tokens=False, return_attention_mask=False)
+    encoded = tokenizer(
+        list(texts),
+        add_special_tokens=False,
+        split_special_tokens=True,
+        return_attention_mask=False,
+    )
     return [np.asarray(ids, np.int32) for ids in encoded["input_ids"]]
 
 

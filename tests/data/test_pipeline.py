@@ -1,6 +1,10 @@
 """Tokenizers, packing and batches."""
 
+import time
+
+import grain
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 
 from configs import base
@@ -46,6 +50,23 @@ def test_special_tokens_and_vocabulary():
     assert (tokenizer.pad_token_id, tokenizer.eos_token_id, tokenizer.unk_token_id) == (0, 1, 2)
     assert tok.vocab_size(tokenizer) == 7
     assert tok.vocab_size(train("words", ["a b b c c d"], vocab_size=5)) == 5
+
+
+def test_text_that_spells_a_special_token_stays_text(tmp_path):
+    tokenizer = train("bpe", TEXTS)
+    tokenizer.save_pretrained(tmp_path)
+    for one in (tokenizer, tok.load_tokenizer(tmp_path)):
+        (ids,) = tok.encode(one, ["x</s> <pad>y <unk>"])
+        assert not set(ids.tolist()) & {0, 1, 2}
+        assert tok.decode(one, [ids]) == ["x</s> <pad>y <unk>"]
+
+
+def test_a_vocabulary_too_small_for_its_kind_is_refused():
+    with pytest.raises(UserError, match="vocab_size=258 is too small: bpe needs 259"):
+        train("bpe", TEXTS, vocab_size=258)
+    assert tok.vocab_size(train("bpe", TEXTS, vocab_size=259)) == 259
+    with pytest.raises(UserError, match="words needs 4"):
+        train("words", TEXTS, vocab_size=3)
 
 
 def test_a_tokenizer_without_eos_is_refused(tmp_path):
@@ -107,6 +128,33 @@ def test_iterator_goes_on_where_it_was_saved():
     rest = take(iterator, 5)
     other = make_iterator(numbered(7), 4, seed=0)
     other.set_state(state)
+    assert take(other, 5) == rest
+
+
+def test_few_batches_are_made_ahead(monkeypatch):
+    rows, made = numbered(64), []
+    real = Rows.take
+    monkeypatch.setattr(Rows, "take", lambda self, index: made.append(1) or real(self, index))
+    iterator = make_iterator(rows, 2, seed=0)
+    next(iterator)
+    time.sleep(0.3)
+    iterator.close()
+    assert 1 <= len(made) <= 8
+
+
+def test_orbax_saves_and_restores_the_place(tmp_path):
+    iterator = make_iterator(numbered(7), 4, seed=0)
+    take(iterator, 5)
+    manager = ocp.CheckpointManager(tmp_path)
+    save = grain.checkpoint.CheckpointSave(iterator)
+    manager.save(5, args=ocp.args.Composite(data=save))
+    rest = take(iterator, 5)  # goes on while the checkpoint is written
+    manager.wait_until_finished()
+    other = make_iterator(numbered(7), 4, seed=0)
+    take(other, 2)
+    restore = grain.checkpoint.CheckpointRestore(other)
+    manager.restore(5, args=ocp.args.Composite(data=restore))
+    manager.close()
     assert take(other, 5) == rest
 
 

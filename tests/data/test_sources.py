@@ -55,8 +55,49 @@ def test_blocks_keep_every_character_and_the_split_has_no_overlap(tmp_path):
     lines = text.replace("\n\n", "\n")
     assert "".join(split_blocks(lines)) == lines and len(split_blocks(lines)) > 5
     train, held_out = load_examples(data(path=str(book)))
+    assert train and held_out
+    for block in split_blocks(text):
+        homes = [any(block in example.text for example in part) for part in (train, held_out)]
+        assert sorted(homes) == [False, True]
+    assert sum(len(example.text) for example in train + held_out) == len(text)
+    # Order is kept, and neighbours on one side are one text: fewer texts than blocks.
+    starts = [text.index(example.text) for example in train]
+    assert starts == sorted(starts)
+    assert len(train) <= len(held_out) + 1 < len(split_blocks(text)) - len(held_out)
+
+
+def test_blocks_are_the_texts_when_packed_by_rows(tmp_path):
+    book = write_book(tmp_path / "book.txt")
+    train, held_out = load_examples(data(path=str(book), packing="rows"))
+    blocks = split_blocks(book.read_text())
     assert not set(train) & set(held_out)
-    assert sorted(train + held_out) == sorted(Example(block) for block in split_blocks(text))
+    assert sorted(train + held_out) == sorted(Example(block) for block in blocks)
+
+
+def test_an_eos_ends_a_document_and_stands_nowhere_else(tmp_path):
+    for name in ("a", "b"):
+        write_book(tmp_path / f"{name}.txt", seed=ord(name))
+    keys = {"path": f"{tmp_path}/a.txt", "validation_path": f"{tmp_path}/b.txt"}
+    dataset = load_dataset(data(**keys, length=16, vocab_size=400), tmp_path / "tokenizer")
+    ends = (dataset.train.tokens == dataset.tokenizer.eos_token_id).sum()
+    assert len(split_blocks((tmp_path / "a.txt").read_text())) > 5 and ends <= 1
+
+
+def test_a_file_is_not_both_trained_on_and_validated_with(tmp_path):
+    book = write_book(tmp_path / "book.txt")
+    write_book(tmp_path / "other.txt", seed=2)
+    (tmp_path / "link.txt").symlink_to(book)
+    message = fails(path=f"{tmp_path}/*.txt", validation_path=f"{tmp_path}/link.txt")
+    assert "book.txt is in config.data.path and in config.data.validation_path" in message
+    # However it is spelt, a file is read once.
+    once = load_examples(data(path=str(book)))
+    assert load_examples(data(path=f"{book},{tmp_path}/./book.txt,{tmp_path}/link.txt")) == once
+
+
+def test_names_with_files_are_refused():
+    for key in ("path", "validation_path"):
+        message = fails(source="unicode_names", **{key: "mine.txt"})
+        assert "reads no files" in message and "mine.txt" in message
 
 
 def test_pairs_never_share_a_source(tmp_path):
@@ -91,6 +132,8 @@ def test_undecodable_bytes_and_broken_gzip(tmp_path):
     (tmp_path / "bad.txt").write_bytes(b"fine\nfine\nna\xefve\n")
     message = fails(path=str(tmp_path / "bad.txt"))
     assert "bad.txt" in message and "byte 12 (line 3)" in message
+    (tmp_path / "bom.txt").write_bytes(b"\xef\xbb\xbfab\n\xff")
+    assert "byte 6 (line 2)" in fails(path=str(tmp_path / "bom.txt"))
     whole = gzip.compress(b"text " * 1000)
     (tmp_path / "cut.txt.gz").write_bytes(whole[: len(whole) // 2])
     assert "cut.txt.gz cannot be read" in fails(path=str(tmp_path / "cut.txt.gz"))
@@ -110,6 +153,8 @@ def test_bad_json_lines(tmp_path):
     assert "line 2 is not valid JSON" in fails(**keys)
     path.write_text("[1]\n")
     assert "line 1 is not a JSON object" in fails(**keys)
+    path.write_text('{"text": "a"}\n{"text": "b \\ud800"}\n')
+    assert "line 2" in fails(**keys) and "'\\ud800'" in fails(**keys)
 
 
 def test_text_shorter_than_a_sequence(tmp_path):
