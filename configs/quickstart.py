@@ -2,14 +2,14 @@
 
 Paper:     ELF, arXiv 2605.10938; the same objective, network and sampler, made small.
 Command:   python main.py --config=configs/quickstart.py
-Hardware:  two CPU cores, no accelerator, about 3 GB of memory.
+Hardware:  two CPU cores, no accelerator, about 1.5 GB of memory.
 Duration:  three to five minutes of training (it stops at five), then half a minute of sampling.
-Expect:    of 1,000 samples about four in ten are real names of characters, about five in a hundred
-           are names from the 10% that was held out.
+Expect:    of 1,000 samples about four in ten are real names of characters, three to five in a
+           hundred are names from the 10% that was held out.
 
 What differs from the published setting: 1.4M parameters; words as tokens and a frozen embedding
 from their co-occurrences in place of T5 (with a Gaussian one, the same training reaches about a
-third as many real names); one token for each control signal in place of four; names padded with
+quarter as many real names); one token for each control signal in place of four; names padded with
 EOS, as in the paper's conditional tasks; training times less close to noise, because the latents
 are narrower; a learning rate that falls to zero, because the training is short.
 """
