@@ -3,7 +3,7 @@
 Paper:     ELF, arXiv 2605.10938; the same objective, network and sampler, made small.
 Command:   python main.py --config=configs/quickstart.py
 Hardware:  two CPU cores, no accelerator, about 1.5 GB of memory.
-Duration:  three to five minutes of training (it stops at five), then half a minute of sampling.
+Duration:  at most five minutes of training (the clock ends it), then half a minute of sampling.
 Expect:    of 1,000 samples about four in ten are real names of characters, three to five in a
            hundred are names from the 10% that was held out.
 
