@@ -14,6 +14,24 @@ def duration(steps=0, epochs=0.0, examples=0):
     return ConfigDict({"steps": steps, "epochs": epochs, "examples": examples})
 
 
+def conditional(config):
+    """Sets what the paper's two conditional tasks have in common."""
+    config.data.packing = "rows"
+    config.data.pad = "eos"
+    config.encoder.kind = "t5"
+    config.encoder.path = "google-t5/t5-small"
+    config.encoder.std = 0.2
+    config.objective.decode_noise_scale = 1.0
+    config.objective.condition_dropout = 0.1
+    config.train.batch_size = 512
+    config.train.duration = duration(epochs=100.0)
+    config.optimizer.warmup = duration(steps=5000)
+    config.sample.sampler = "ode"
+    config.sample.steps = 64
+    config.sample.guidance_scale = 1.0
+    config.sample.cfg_scale = 2.0
+
+
 def get_config() -> ml_collections.ConfigDict:
     """Returns the locked default config."""
     config = ConfigDict()
@@ -60,9 +78,12 @@ def get_config() -> ml_collections.ConfigDict:
     config.model.mode_tokens = 4
     config.model.dropout = 0.0  # in the middle half of the depth
     config.model.dtype = "auto"  # compute: float32 | bfloat16 | auto: bfloat16 on accelerators
-    config.model.remat = "none"  # none | full: recompute each block in the backward pass
+    # what the backward pass computes again of each block: none | matmuls: all but the large
+    # products | full: everything but its input
+    config.model.remat = "none"
     config.model.unroll = 1  # layers in the body of the scan over layers
-    config.model.attention = "xla"  # xla | cudnn
+    # xla | cudnn (NVIDIA GPUs) | fused (TPUs) | auto: the fastest that the device has
+    config.model.attention = "auto"
 
     config.objective = ConfigDict()
     config.objective.decode_fraction = 0.2  # of the examples; the rest denoise

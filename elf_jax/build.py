@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from elf_jax import sharding
 from elf_jax.encoder import Encoder, build_encoder
 from elf_jax.errors import UserError
-from elf_jax.networks.attention import IMPLEMENTATIONS
+from elf_jax.networks.attention import IMPLEMENTATIONS, choose
 from elf_jax.networks.elf import ELF, REMAT
 from elf_jax.predictor import Predictor
 
@@ -23,7 +23,7 @@ class Model:
     encoder: Encoder
 
 
-def build_model(config, vocab_size, mesh, workdir=None, rows=None):
+def build_model(config, vocab_size, mesh, workdir=None, rows=None, encoder=None):
     """The model of a whole config.
 
     Args:
@@ -31,14 +31,18 @@ def build_model(config, vocab_size, mesh, workdir=None, rows=None):
       vocab_size: V, of the tokenizer (`data.tokenizer.vocab_size`).
       mesh: the devices; each gets the whole frozen encoder, once.
       workdir, rows: see `encoder.build_encoder`.
+      encoder: an `Encoder` that is used as it is, in place of the config's (it may be abstract).
 
     Raises:
       UserError: a setting that no network can have, or an encoder that does not load.
     """
     settings = config.model
-    dtype = compute_dtype(settings.dtype)
+    platform = mesh.devices.flat[0].platform
+    dtype = compute_dtype(settings.dtype, platform)
     _check(settings)
-    encoder = build_encoder(config.encoder, vocab_size, config.seed, dtype, workdir, rows)
+    given = encoder is not None
+    if not given:
+        encoder = build_encoder(config.encoder, vocab_size, config.seed, dtype, workdir, rows)
     network = ELF(
         latent_width=encoder.width,
         vocab_size=vocab_size,
@@ -52,19 +56,29 @@ def build_model(config, vocab_size, mesh, workdir=None, rows=None):
         dropout=settings.dropout,
         remat=settings.remat,
         unroll=settings.unroll,
-        attention=settings.attention,
+        attention=choose(
+            settings.attention,
+            platform,
+            dtype,
+            settings.heads,
+            settings.width // settings.heads,
+            mesh.shape["tensor"],
+        ),
         dtype=dtype,
+        mesh=mesh,
     )
-    params = jax.device_put(encoder.params, sharding.replicated(mesh))
-    return Model(Predictor(network), dataclasses.replace(encoder, params=params))
+    if not given:
+        params = jax.device_put(encoder.params, sharding.replicated(mesh))
+        encoder = dataclasses.replace(encoder, params=params)
+    return Model(Predictor(network), encoder)
 
 
-def compute_dtype(name):
+def compute_dtype(name, platform):
     """The dtype of a config name; "auto" is bfloat16 on accelerators and float32 on CPUs, which
     have no fast bfloat16.
     """
     if name == "auto":
-        name = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+        name = "float32" if platform == "cpu" else "bfloat16"
     if name not in DTYPES:
         raise UserError(f"config.model.dtype is {name!r}; use auto, {' or '.join(DTYPES)}")
     return DTYPES[name]

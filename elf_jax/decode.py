@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 
 
-def decode_tokens(predictor, params, z, w):
+def decode_tokens(predictor, params, z, w, rows=None):
     """Token ids [B, L] int32 read off the denoised latents z [B, L, C] in one forward pass
     without CFG.
 
@@ -12,9 +12,10 @@ def decode_tokens(predictor, params, z, w):
       predictor: a `Predictor`. params: its parameters.
       z: [B, L, C], latents at t = 1.
       w: the self-conditioning guidance scale of sampling.
+      rows: rows of one device; None: all.
     """
-    logits = predictor.logits(params, z, jnp.full(z.shape[0], w, jnp.float32))
-    return jnp.argmax(logits, axis=-1).astype(jnp.int32)
+    hidden = predictor.decode_hidden(params, z, jnp.full(z.shape[0], w, jnp.float32))
+    return predictor.likeliest(params, hidden, rows)
 
 
 def cut(tokens, eos_id, is_cond=None):

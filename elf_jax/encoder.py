@@ -31,6 +31,19 @@ _TABLES = ("shared.weight", "encoder.embed_tokens.weight")
 _ACTIVATIONS = {"relu": (False, "relu"), "gated-gelu": (True, "gelu_new")}
 
 
+# Sizes of the published encoders (Hugging Face's config.json), so that a program can be compiled
+# without a download; their tokenizer has 32,000 pieces and 100 sentinels.
+PUBLISHED = {
+    "t5-small": T5Config(32128, 512, 64, 2048, 6, 8),
+    "t5-base": T5Config(32128, 768, 64, 3072, 12, 12),
+    "t5-large": T5Config(32128, 1024, 64, 4096, 24, 16),
+    "t5-v1_1-small": T5Config(32128, 512, 64, 1024, 8, 6, True, "gelu_new"),
+    "t5-v1_1-base": T5Config(32128, 768, 64, 2048, 12, 12, True, "gelu_new"),
+    "t5-v1_1-large": T5Config(32128, 1024, 64, 2816, 24, 16, True, "gelu_new"),
+}
+PUBLISHED_TOKENS = 32100
+
+
 @typed
 def attention_mask(is_cond: Mask, is_valid: Mask, drop: ExampleMask) -> AttentionMask:
     """True where a query may attend to a key.
@@ -111,6 +124,34 @@ def build_encoder(settings, vocab_size, seed=0, dtype=jnp.float32, workdir=None,
         return network.apply({"params": params}, tokens, mask)
 
     return Encoder(config.d_model, config.vocab_size, params, raw, settings.mean, settings.std)
+
+
+def describe_encoder(config, dtype=jnp.float32):
+    """(V, an `Encoder` with shapes in place of its parameters) of a whole config; nothing is read
+    but a T5's config.json, if it is at hand.
+
+    Raises:
+      UserError: a T5 that is neither here nor one of the published ones.
+    """
+    settings = config.encoder
+    vocab_size, width = config.data.vocab_size, settings.width
+    if settings.kind == "t5":
+        name = settings.path.removeprefix("google-t5/").removeprefix("google/")
+        if name in PUBLISHED and not pathlib.Path(settings.path).is_dir():
+            sizes, vocab_size = PUBLISHED[name], PUBLISHED_TOKENS
+        else:
+            sizes = _read_config(pathlib.Path(settings.path))
+            vocab_size = sizes.vocab_size
+        network, width = T5Encoder(sizes, dtype), sizes.d_model
+        tokens = jax.ShapeDtypeStruct((1, 8), jnp.int32)
+        mask = jax.ShapeDtypeStruct((1, 8, 8), jnp.bool_)
+        params = jax.eval_shape(network.init, jax.random.key(0), tokens, mask)["params"]
+
+        def raw(params, tokens, mask):
+            return network.apply({"params": params}, tokens, mask)
+    else:
+        params, raw = {"table": jax.ShapeDtypeStruct((vocab_size, width), jnp.float32)}, _look_up
+    return vocab_size, Encoder(width, vocab_size, params, raw, settings.mean, settings.std)
 
 
 def _make_table(settings, vocab_size, seed, workdir, rows):

@@ -20,7 +20,6 @@ from typing import NamedTuple
 import flax.struct
 import jax
 import jax.numpy as jnp
-import optax
 
 from elf_jax import flow, rng
 
@@ -206,15 +205,14 @@ def mixed_loss(predictor, params, x, batch, loss_mask, draws, split, settings, d
     weight = jnp.where(draws.is_decode, 0.0, draws.weight)[:, None] * loss_mask
 
     rows = split.rows - split.decode, split.rows
-    logits = predictor.logit_head(params, _take(hidden, split, *rows))
-    tokens = _take(batch.tokens, split, *rows)
-    cross_entropy = optax.softmax_cross_entropy_with_integer_labels(logits, tokens)
+    cross_entropy, correct = predictor.token_losses(
+        params, _take(hidden, split, *rows), _take(batch.tokens, split, *rows), split.decode
+    )
     counted = _take(loss_mask & draws.is_decode[:, None], split, *rows)
-    correct = (jnp.argmax(logits, axis=-1) == tokens) & counted
     return LossSums(
         denoise=jnp.sum(error * weight),
         decode=jnp.sum(cross_entropy * counted * _take(draws.weight, split, *rows)[:, None]),
-        correct=jnp.sum(correct).astype(jnp.float32),
+        correct=jnp.sum(correct & counted).astype(jnp.float32),
         decoded=jnp.sum(counted).astype(jnp.float32),
     )
 

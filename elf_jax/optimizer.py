@@ -4,10 +4,12 @@ import re
 from functools import partial
 
 import jax
+import jax.numpy as jnp
 import optax
 from flax import traverse_util
 
 from elf_jax.errors import UserError
+from elf_jax.muon import scale_by_muon
 
 REFERENCE_BATCH = 256  # the batch that `learning_rate` is meant for; scaled linearly from there
 OPTIMIZERS = ("muon", "adamw")
@@ -61,50 +63,46 @@ def make_schedule(settings, batch_size, warmup_steps, total_steps):
     return optax.join_schedules([warmup, main], [warmup_steps])
 
 
-def muon_dimensions(params, adam_kernels=""):
-    """Which parameters are matrices for Muon: the kernels, with layers stacked on axis 0 as a
-    batch of matrices.
+def labels(params, adam_kernels=""):
+    """Which rule updates each parameter: "muon" for kernels, "adam" for the rest and for kernels
+    whose path matches the regex `adam_kernels`.
     """
 
-    def dimensions(path, leaf):
-        if not path.endswith("/kernel") or (adam_kernels and re.search(adam_kernels, path)):
-            return None
-        return optax.contrib.MuonDimensionNumbers(leaf.ndim - 2, leaf.ndim - 1)
+    def label(path):
+        is_adam = not path.endswith("/kernel") or (adam_kernels and re.search(adam_kernels, path))
+        return "adam" if is_adam else "muon"
 
     flat = traverse_util.flatten_dict(params, sep="/")
-    flat = {path: dimensions(path, leaf) for path, leaf in flat.items()}
-    return traverse_util.unflatten_dict(flat, sep="/")
+    return traverse_util.unflatten_dict({path: label(path) for path in flat}, sep="/")
 
 
-def make_optimizer(settings, schedule):
+def make_optimizer(settings, schedule, dtype=jnp.float32, mesh=None):
     """Global-norm clip, then Muon (kernels by Muon, the rest by Adam) or AdamW.
 
     Args:
       settings: config section `optimizer`.
       schedule: learning rate by step.
+      dtype, mesh: of Muon's orthogonalisation, see `muon.scale_by_muon`.
 
     Raises:
       UserError: unknown optimiser.
     """
+
+    def adam(rate):
+        return optax.adamw(
+            rate, b1=settings.adam_b1, b2=settings.adam_b2, weight_decay=settings.weight_decay
+        )
+
     if settings.name == "muon":
-        rule = optax.contrib.muon(
-            schedule,
-            weight_decay=settings.weight_decay,
-            adam_weight_decay=settings.weight_decay,
-            adam_b1=settings.adam_b1,
-            adam_b2=settings.adam_b2,
-            adam_learning_rate=lambda step: settings.adam_scale * schedule(step),
-            muon_weight_dimension_numbers=partial(
-                muon_dimensions, adam_kernels=settings.adam_kernels
-            ),
+        muon = optax.chain(
+            scale_by_muon(dtype, mesh),
+            optax.add_decayed_weights(settings.weight_decay),
+            optax.scale_by_learning_rate(schedule),
         )
+        rules = {"muon": muon, "adam": adam(lambda step: settings.adam_scale * schedule(step))}
+        rule = optax.partition(rules, partial(labels, adam_kernels=settings.adam_kernels))
     elif settings.name == "adamw":
-        rule = optax.adamw(
-            schedule,
-            b1=settings.adam_b1,
-            b2=settings.adam_b2,
-            weight_decay=settings.weight_decay,
-        )
+        rule = adam(schedule)
     else:
         known = ", ".join(OPTIMIZERS)
         raise UserError(f"config.optimizer.name is {settings.name!r}; use one of {known}")

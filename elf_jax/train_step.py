@@ -130,7 +130,7 @@ def make_train_step(
         params = optax.apply_updates(state.params, updates)
         metrics = {
             **loss_metrics(loss, sums, positions, settings.objective.decode_fraction),
-            "gradient_norm": optax.global_norm(grads),
+            "gradient_norm": optax.tree.norm(grads),
             "learning_rate": schedule(state.step),
         }
         ema = average(state.ema, params, settings.ema)

@@ -102,7 +102,9 @@ def prepare(config, workdir, announce=True):
     if total < 1:
         raise UserError("config.train.duration is 0: set one of its steps, epochs, examples")
     schedule = make_schedule(config.optimizer, config.train.batch_size, warmup, total)
-    optimizer = make_optimizer(config.optimizer, schedule)
+    optimizer = make_optimizer(
+        config.optimizer, schedule, model.predictor.network.dtype, mesh
+    )
     state, shardings = init_state(config, model, optimizer, mesh)
 
     step = make_train_step(

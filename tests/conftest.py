@@ -4,11 +4,15 @@ import os
 
 # Eight CPU devices in every test process: the mesh is tested with the same code that runs on a pod.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# Programs of tests are compiled far longer than they run: LLVM need not optimise them.
 os.environ["XLA_FLAGS"] = (
-    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+    os.environ.get("XLA_FLAGS", "")
+    + " --xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
 )
 
+import atexit  # noqa: E402
 import pathlib  # noqa: E402
+import shutil  # noqa: E402
 import tempfile  # noqa: E402
 
 import jax  # noqa: E402
@@ -19,8 +23,11 @@ from elf_jax.networks.elf import ELF  # noqa: E402
 from elf_jax.predictor import Predictor  # noqa: E402
 from elf_jax.reference import from_reference  # noqa: E402
 
-# Many tests compile the same small programs: once a session is enough.
-jax.config.update("jax_compilation_cache_dir", tempfile.mkdtemp(prefix="elf-jax-test-cache-"))
+# Many tests compile the same small programs: once a session is enough, for all its processes.
+if "ELF_JAX_TEST_CACHE" not in os.environ:
+    os.environ["ELF_JAX_TEST_CACHE"] = tempfile.mkdtemp(prefix="elf-jax-test-cache-")
+    atexit.register(shutil.rmtree, os.environ["ELF_JAX_TEST_CACHE"], ignore_errors=True)
+jax.config.update("jax_compilation_cache_dir", os.environ["ELF_JAX_TEST_CACHE"])
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
 

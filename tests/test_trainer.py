@@ -204,7 +204,7 @@ def step_on_mesh(mesh, groups, accumulate, rows=16, steps=2):
     config = tiny_config(**{"data.length": 6, "optimizer.clip": 1e9})
     model = build_model(config, 32, mesh)
     schedule = make_schedule(config.optimizer, rows, 0, 10)
-    optimizer = make_optimizer(config.optimizer, schedule)
+    optimizer = make_optimizer(config.optimizer, schedule, jnp.float32, mesh)
     state, shardings = trainer.init_state(config, model, optimizer, mesh)
     step = StepSettings(groups, accumulate, True, 0.9, 0.0, config.objective)
     step = make_train_step(model.predictor, model.encoder, optimizer, schedule, step)

@@ -10,19 +10,26 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.ad_checkpoint import checkpoint_name
 
-from elf_jax.networks.attention import attend
+from elf_jax.networks.attention import self_attention
 from elf_jax.networks.layers import (
     RMSNorm,
+    Scale,
     ScalarEmbedder,
     SwiGLU,
+    Weights,
     rotary_angles,
-    rotate,
     small_normal,
     xavier,
 )
 
-REMAT = ("none", "full")
+# What the backward pass of a block finds in memory; the rest of the block is computed again.
+REMAT = {
+    "none": None,  # everything
+    "matmuls": jax.checkpoint_policies.save_only_these_names("qkv", "attended", "mlp_in"),
+    "full": jax.checkpoint_policies.nothing_saveable,  # only the block's input
+}
 
 
 def _drop(module, x, rate):
@@ -43,16 +50,17 @@ class Attention(nn.Module):
     heads: int
     dtype: jnp.dtype
     implementation: str
+    mesh: jax.sharding.Mesh | None
 
     @nn.compact
     def __call__(self, x, angles):
-        batch, positions, width = x.shape
-        qkv = nn.Dense(3 * width, dtype=self.dtype, kernel_init=xavier, name="qkv")(x)
-        qkv = qkv.reshape(batch, positions, 3, self.heads, width // self.heads)
-        q, k, v = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
-        q = rotate(RMSNorm(name="q_norm")(q), angles)
-        k = rotate(RMSNorm(name="k_norm")(k), angles)
-        out = attend(q, k, v, self.implementation).reshape(x.shape)
+        width = x.shape[-1]
+        kernel, bias = Weights(3 * width, self.dtype, name="qkv")(width)
+        scales = [Scale(width // self.heads, name=name)() for name in ("q_norm", "k_norm")]
+        # Initialisation traces one row, which no mesh of several devices can split.
+        how = "xla" if self.is_initializing() else self.implementation
+        out = self_attention(x, kernel, bias, *scales, angles, self.heads, how, self.mesh)
+        out = checkpoint_name(out, "attended")
         return nn.Dense(width, dtype=self.dtype, kernel_init=xavier, name="out")(out)
 
 
@@ -62,11 +70,12 @@ class Block(nn.Module):
     heads: int
     dtype: jnp.dtype
     attention: str
+    mesh: jax.sharding.Mesh | None
 
     @nn.compact
     def __call__(self, x, dropout_rate, angles):
         drop = partial(_drop, self, rate=dropout_rate) if self.has_rng("dropout") else _keep
-        attention = Attention(self.heads, self.dtype, self.attention, name="attn")
+        attention = Attention(self.heads, self.dtype, self.attention, self.mesh, name="attn")
         x = x + drop(attention(RMSNorm(name="norm1")(x), angles))
         mlp = SwiGLU(int(4 * x.shape[-1] * 2 / 3), self.dtype, name="mlp")
         return x + mlp(RMSNorm(name="norm2")(x), drop), None
@@ -80,11 +89,12 @@ class ELF(nn.Module):
       latent_width: C. vocab_size: V. depth, width (D), heads: the Transformer's size.
       bottleneck: width between the two input projections.
       time_tokens, guidance_tokens, mode_tokens: how many control tokens carry each signal.
-      dropout: rate in the middle half of the depth. remat: "none" or "full", recompute blocks in
-        the backward pass.
+      dropout: rate in the middle half of the depth. remat: what the backward pass computes again,
+        see REMAT.
       unroll: layers in the body of the scan over layers; the depth gives the fastest code and the
         longest compilation.
-      attention: see `attention.attend`. dtype: of the computation; parameters are float32.
+      attention: see `attention.self_attention`. dtype: of the computation; parameters are float32.
+      mesh: the devices, for the attention that needs to know them.
     """
 
     latent_width: int
@@ -101,6 +111,7 @@ class ELF(nn.Module):
     unroll: int = 1
     attention: str = "xla"
     dtype: jnp.dtype = jnp.float32
+    mesh: jax.sharding.Mesh | None = None
 
     def setup(self):
         dense = partial(nn.Dense, dtype=self.dtype, kernel_init=xavier)
@@ -112,7 +123,8 @@ class ELF(nn.Module):
             setattr(self, f"{name}_token", self.param(f"{name}_token", small_normal, shape))
         self.time_embedder = ScalarEmbedder(self.width, dtype=self.dtype)
         self.guidance_embedder = ScalarEmbedder(self.width, dtype=self.dtype)
-        block = nn.remat(Block, prevent_cse=False) if self.remat == "full" else Block
+        policy = REMAT[self.remat]
+        block = nn.remat(Block, prevent_cse=False, policy=policy) if policy else Block
         self.blocks = nn.scan(
             block,
             variable_axes={"params": 0},
@@ -120,7 +132,7 @@ class ELF(nn.Module):
             in_axes=(0, nn.broadcast),
             length=self.depth,
             unroll=self.unroll,
-        )(self.heads, self.dtype, self.attention)
+        )(self.heads, self.dtype, self.attention, self.mesh)
         self.final_norm = RMSNorm()
         self.x_out = nn.Dense(
             self.latent_width, dtype=self.dtype, kernel_init=nn.initializers.zeros

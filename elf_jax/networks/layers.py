@@ -4,9 +4,39 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.ad_checkpoint import checkpoint_name
 
 xavier = nn.initializers.xavier_uniform()
 small_normal = nn.initializers.normal(0.02)
+
+
+def normalize(x, scale, epsilon=1e-6):
+    """x / rms(x) * scale over the last axis, in float32 (arXiv 1910.07467)."""
+    x = x.astype(jnp.float32)
+    return x * jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + epsilon) * scale
+
+
+class Scale(nn.Module):
+    """The scale of a norm that is computed elsewhere, [width] float32."""
+
+    width: int
+
+    @nn.compact
+    def __call__(self):
+        return self.param("scale", nn.initializers.ones, (self.width,), jnp.float32)
+
+
+class Weights(nn.Module):
+    """Kernel and bias of a dense layer that is computed elsewhere, in `dtype`."""
+
+    width: int
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, width_in):
+        kernel = self.param("kernel", xavier, (width_in, self.width), jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, (self.width,), jnp.float32)
+        return kernel.astype(self.dtype), bias.astype(self.dtype)
 
 
 class RMSNorm(nn.Module):
@@ -17,9 +47,7 @@ class RMSNorm(nn.Module):
     @nn.compact
     def __call__(self, x):
         scale = self.param("scale", nn.initializers.ones, (x.shape[-1],), jnp.float32)
-        y = x.astype(jnp.float32)
-        y = y * jax.lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + self.epsilon)
-        return (y * scale).astype(x.dtype)
+        return normalize(x, scale, self.epsilon).astype(x.dtype)
 
 
 class ScalarEmbedder(nn.Module):
@@ -56,6 +84,7 @@ class SwiGLU(nn.Module):
     @nn.compact
     def __call__(self, x, dropout):
         gate_value = nn.Dense(2 * self.hidden, dtype=self.dtype, kernel_init=xavier, name="in")(x)
+        gate_value = checkpoint_name(gate_value, "mlp_in")
         gate, value = jnp.split(gate_value, 2, axis=-1)
         return nn.Dense(x.shape[-1], dtype=self.dtype, kernel_init=xavier, name="out")(
             dropout(nn.silu(gate) * value)
@@ -74,8 +103,8 @@ def rotary_angles(num_control, length, head_width, base=10000.0):
 
 
 def rotate(x, angles):
-    """Rotates the interleaved pairs (x_0, x_1), (x_2, x_3), ... of [B, T, H, K] by angles [T, K /
-    2].
+    """Rotates the interleaved pairs (x_0, x_1), (x_2, x_3), ... of [B, T, H, K] by angles
+    [T, K / 2], in the dtype of x.
     """
     cos = jnp.cos(angles)[:, None, :].astype(x.dtype)
     sin = jnp.sin(angles)[:, None, :].astype(x.dtype)

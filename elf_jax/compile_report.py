@@ -1,0 +1,218 @@
+"""Will it fit, how fast will it be: a config's program compiled ahead of time, and its bill.
+
+The TPU compiler runs without a TPU (`pip install -e '.[tpu]'` brings it), so a training step or a
+sampler can be compiled for a whole slice on a laptop; without a topology it is compiled for the
+devices that are there.
+"""
+
+import dataclasses
+import os
+import time
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import topologies
+
+from elf_jax import rng, sharding
+from elf_jax.build import build_model
+from elf_jax.checkpoint import abstract
+from elf_jax.encoder import describe_encoder
+from elf_jax.errors import UserError
+from elf_jax.evaluate import step_settings
+from elf_jax.files import write_json
+from elf_jax.generate import make_sampler
+from elf_jax.hlo_cost import program_cost
+from elf_jax.optimizer import make_optimizer, make_schedule
+from elf_jax.train_state import TrainState
+from elf_jax.train_step import make_train_step
+from elf_jax.types import Batch
+
+PROGRAMS = ("train", "sample")
+GIB = 2**30
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+    """Peak of one device: dense bfloat16 operations and bytes a second, bytes of memory."""
+
+    flops: float
+    bandwidth: float
+    memory: float
+
+
+# Data sheets of Google Cloud and NVIDIA; memory as the TPU compiler reports it.
+CHIPS = {
+    "TPU v4": Chip(275e12, 1228e9, 31.25 * GIB),
+    "TPU v5 lite": Chip(197e12, 819e9, 15.75 * GIB),
+    "TPU v5": Chip(459e12, 2765e9, 95.74 * GIB),
+    "TPU v6 lite": Chip(918e12, 1640e9, 31.25 * GIB),
+    "NVIDIA A100-SXM4-40GB": Chip(312e12, 1555e9, 40 * GIB),
+    "NVIDIA A100-SXM4-80GB": Chip(312e12, 2039e9, 80 * GIB),
+    "NVIDIA H100 80GB HBM3": Chip(989e12, 3352e9, 80 * GIB),
+    "NVIDIA H200": Chip(989e12, 4800e9, 141 * GIB),
+}
+
+
+def compile_report(config, topology="", program="train", output=None):
+    """Compiles, prints and writes what the program needs of each device.
+
+    Args:
+      config: whole config; no data is read, and an encoder is known by its config.json or name.
+      topology: a TPU slice such as "v5p:2x4x4"; empty: the devices that are there.
+      program: "train", one step, or "sample", one batch of samples with all its steps.
+      output: path of the JSON report, or None.
+
+    Returns:
+      The report as a dict; see `_report` for its keys.
+
+    Raises:
+      UserError: unknown topology or program, or no TPU compiler.
+    """
+    if program not in PROGRAMS:
+        raise UserError(f"--program is {program!r}; use one of {', '.join(PROGRAMS)}")
+    mesh = sharding.make_mesh(config.mesh, _devices(topology))
+    lower = lower_train if program == "train" else lower_sample
+    began = time.monotonic()
+    lowered, positions = lower(config, mesh)
+    lowering = time.monotonic() - began
+    head = {"program": program, "topology": topology or "local", "devices": mesh.size}
+    head["device"] = mesh.devices.flat[0].device_kind
+    head["lower_seconds"] = round(lowering, 2)
+    began = time.monotonic()
+    try:
+        compiled = lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        report = {**head, "fits": False, "reason": " ".join(str(error).split())[:300]}
+    else:
+        head["compile_seconds"] = round(time.monotonic() - began, 2)
+        report = {**head, **_report(compiled, head["device"], positions, mesh.size)}
+    if output:
+        write_json(output, report)
+    print("\n".join(f"{name:<30} {_readable(value)}" for name, value in report.items()))
+    return report
+
+
+def lower_train(config, mesh):
+    """(the lowered training step, positions of a step) of a config on a mesh."""
+    sharding.check_batch(config.train.batch_size, config.train.accumulate, mesh)
+    model = _abstract_model(config, mesh)
+    network = model.predictor.network
+    schedule = make_schedule(config.optimizer, config.train.batch_size, 1, 2)
+    optimizer = make_optimizer(config.optimizer, schedule, network.dtype, mesh)
+
+    def create(key):
+        return TrainState.create(model.predictor.init(key, config.data.length), optimizer)
+
+    shapes = jax.eval_shape(create, jax.random.key(0))
+    shardings = sharding.of_tree(shapes, mesh)
+    settings = step_settings(config, mesh, config.train.accumulate)
+    step = make_train_step(model.predictor, model.encoder, optimizer, schedule, settings)
+    step = jax.jit(step, donate_argnums=0, out_shardings=(shardings, None))
+    batch = _abstract_batch(config.train.batch_size, config.data.length, mesh)
+    state = abstract(shapes, shardings)
+    lowered = step.lower(state, model.encoder.params, batch, _abstract_key(mesh))
+    return lowered, config.train.batch_size * config.data.length
+
+
+def lower_sample(config, mesh):
+    """(the lowered sampler, positions of a batch) of a config on a mesh."""
+    size = config.sample.batch_size
+    sharding.check_batch(size, 1, mesh, "config.sample.batch_size")
+    model = _abstract_model(config, mesh)
+    shapes = jax.eval_shape(
+        lambda key: model.predictor.init(key, config.data.length), jax.random.key(0)
+    )
+    params = abstract(shapes, sharding.of_tree(shapes, mesh))
+    ids = jax.ShapeDtypeStruct((size,), jnp.int32, sharding=sharding.rows(mesh))
+    batch = None
+    if config.data.source_field:
+        batch = _abstract_batch(size, config.data.length, mesh)
+    sampler = jax.jit(make_sampler(model, config), out_shardings=sharding.replicated(mesh))
+    lowered = sampler.lower(params, model.encoder.params, ids, batch, _abstract_key(mesh))
+    return lowered, size * config.data.length
+
+
+def _devices(topology):
+    if not topology:
+        return jax.devices()
+    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # there is no machine to ask
+    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # and no device to keep to oneself
+    try:
+        return topologies.get_topology_desc(topology, platform="tpu").devices
+    except (RuntimeError, ValueError, jax.errors.JaxRuntimeError) as error:
+        raise UserError(
+            f"no TPU topology {topology!r} ({' '.join(str(error).split())[:120]}): write it like "
+            "v5p:2x4x4 or v5e:8x8, and install the compiler with pip install -e '.[tpu]'"
+        ) from None
+
+
+def _abstract_model(config, mesh):
+    """The model without any data or weights: shapes alone."""
+    vocab_size, encoder = describe_encoder(config)
+    model = build_model(config, vocab_size, mesh, encoder=encoder)
+    replicated = sharding.replicated(mesh)
+    params = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=replicated),
+        encoder.params,
+    )
+    return dataclasses.replace(model, encoder=dataclasses.replace(encoder, params=params))
+
+
+def _abstract_batch(rows, length, mesh):
+    at = sharding.rows(mesh)
+    tokens = jax.ShapeDtypeStruct((rows, length), jnp.int32, sharding=at)
+    flags = jax.ShapeDtypeStruct((rows, length), jnp.bool_, sharding=at)
+    return Batch(tokens, flags, flags)
+
+
+def _abstract_key(mesh):
+    key = jax.eval_shape(lambda: rng.stream(jax.random.key(0), "training"))
+    return jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=sharding.replicated(mesh))
+
+
+def _report(compiled, kind, positions, devices):
+    """Everything that the compiler says, per device, and what follows from it."""
+    memory, cost = compiled.memory_analysis(), program_cost(compiled.as_text())
+    needed = (
+        memory.argument_size_in_bytes
+        + memory.output_size_in_bytes
+        - memory.alias_size_in_bytes
+        + memory.temp_size_in_bytes
+        + memory.generated_code_size_in_bytes
+    )
+    report = {
+        "flops_per_device": cost.flops,
+        "hbm_bytes_per_device": cost.hbm_bytes,
+        "collective_bytes_per_device": cost.collective_bytes,
+        "argument_bytes_per_device": memory.argument_size_in_bytes,
+        "temp_bytes_per_device": memory.temp_size_in_bytes,
+        "needed_bytes_per_device": needed,
+        "unknown_loops": cost.unknown_loops,
+    }
+    chip = CHIPS.get(kind)
+    if chip is None:
+        return {**report, "hbm_capacity_bytes": None, "fits": None, "estimated_step_seconds": None}
+    compute, memory_time = cost.flops / chip.flops, cost.hbm_bytes / chip.bandwidth
+    seconds = max(compute, memory_time)
+    return {
+        **report,
+        "hbm_capacity_bytes": int(chip.memory),
+        "fits": bool(needed <= chip.memory),
+        "compute_seconds": compute,
+        "memory_seconds": memory_time,
+        "estimated_step_seconds": seconds,
+        "estimate": "roofline: the larger of operations over peak and bytes over bandwidth",
+        "compiler_seconds_loops_once": compiled.cost_analysis().get("optimal_seconds"),
+        "tokens_per_second": positions / seconds,
+        "mfu_bound": compute / seconds,
+    }
+
+
+def _readable(value):
+    if isinstance(value, float) and abs(value) >= 1e4:
+        return f"{value:.4g}"
+    if isinstance(value, float):
+        return f"{value:.4f}"
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)

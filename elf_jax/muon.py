@@ -1,0 +1,135 @@
+"""Muon (Jordan 2024; Liu et al., arXiv 2502.16982), with its matrices orthogonalised all at once.
+
+    m   = beta m + (1 - beta) g                          momentum
+    u   = beta m / (1 - beta^(k+1)) + (1 - beta) g / (1 - beta^k)     Nesterov, step k = 1, 2, ...
+    X_0 = u / |u|_F,  X <- a X + (b A + c A^2) X  with A = X X^T, five times   Newton-Schulz
+    update = sqrt(max(1, outputs / inputs)) X_5
+
+The same as `optax.contrib.muon`, which works on one matrix after another and repeats all of them on
+every chip. Here matrices of one shape, the layers of a stacked kernel above all, are one batch that
+is spread over the chips, and a very wide matrix (the vocabulary's) is spread over them by columns.
+"""
+
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+COEFFICIENTS = (3.4445, -4.7750, 2.0315)
+STEPS = 5
+BETA = 0.95
+EPSILON = 1e-8
+WIDE = 8  # a matrix with so many times more columns than rows is spread by columns
+
+
+class MuonState(NamedTuple):
+    """count: int32 scalar, finished steps. mu: the momentum, shaped like the parameters."""
+
+    count: jax.Array
+    mu: dict
+
+
+def scale_by_muon(dtype=jnp.float32, mesh=None):
+    """Gradients of kernels [..., inputs, outputs] to Muon's updates, before the learning rate.
+
+    Args:
+      dtype: of the Newton-Schulz iteration; momentum and updates are float32.
+      mesh: the chips to spread the iteration over; None: no spreading.
+    """
+
+    def init(params):
+        mu = jax.tree.map(jnp.zeros_like, params)
+        return MuonState(jnp.zeros([], jnp.int32), mu)
+
+    def update(grads, state, params=None):
+        del params
+        count = state.count + 1
+        mu = jax.tree.map(lambda m, g: BETA * m + (1 - BETA) * g, state.mu, grads)
+        m_scale = BETA / (1 - BETA ** (count + 1))
+        g_scale = (1 - BETA) / (1 - BETA**count)
+        ahead = jax.tree.map(lambda m, g: m_scale * m + g_scale * g, mu, grads)
+        return orthogonalize(ahead, dtype, mesh), MuonState(count, mu)
+
+    return optax.GradientTransformation(init, update)
+
+
+def orthogonalize(tree, dtype=jnp.float32, mesh=None):
+    """Newton-Schulz of every matrix in a tree of [..., inputs, outputs], with the scale for width.
+
+    Args:
+      tree: pytree of float32 arrays. dtype, mesh: see `scale_by_muon`.
+
+    Returns:
+      The tree, float32.
+    """
+    leaves, structure = jax.tree.flatten(tree)
+    groups = {}
+    for index, leaf in enumerate(leaves):
+        shape = leaf.shape[-2:]
+        groups.setdefault((min(shape), max(shape)), []).append(index)
+    out = [None] * len(leaves)
+    for members in groups.values():
+        wide = [_wide(leaves[index]) for index in members]
+        joined = wide[0] if len(wide) == 1 else jnp.concatenate(wide)
+        result = _newton_schulz(joined, dtype, mesh)
+        ends = [sum(len(array) for array in wide[:stop]) for stop in range(1, len(wide))]
+        for index, part in zip(members, jnp.split(result, ends), strict=True):
+            out[index] = _restore(part, leaves[index])
+    return jax.tree.unflatten(structure, out)
+
+
+def _wide(array):
+    """[..., m, n] as a batch of matrices with no more rows than columns."""
+    array = array.reshape(-1, *array.shape[-2:])
+    return array.swapaxes(1, 2) if array.shape[1] > array.shape[2] else array
+
+
+def _restore(part, like):
+    rows, columns = like.shape[-2:]
+    part = part.swapaxes(1, 2) if rows > columns else part
+    scale = math.sqrt(max(1.0, columns / rows))
+    return (scale * part.astype(jnp.float32)).reshape(like.shape)
+
+
+def _newton_schulz(x, dtype, mesh):
+    """Five steps on a batch of matrices [N, m, n], m <= n, spread over the mesh."""
+    x = x / (jnp.linalg.norm(x, axis=(1, 2), keepdims=True) + EPSILON)
+    count, _, columns = x.shape
+    x, spread = _spread(x.astype(dtype), mesh)
+    a, b, c = COEFFICIENTS
+
+    def step(_, x):
+        gram = _product(x, x.swapaxes(1, 2))
+        return spread(a * x + _product(b * gram + c * _product(gram, gram), x))
+
+    return jax.lax.fori_loop(0, STEPS, step, x)[:count, :, :columns]
+
+
+def _product(x, y):
+    return jnp.matmul(x, y, preferred_element_type=x.dtype)
+
+
+def _spread(x, mesh):
+    """x [N, m, n] padded so that it splits over the mesh, and the function that splits it."""
+    if mesh is None or mesh.size == 1:
+        return x, lambda x: x
+    count, rows, columns = x.shape
+    by_columns = count == 1 and columns >= WIDE * rows
+    if not by_columns and count == 1:
+        return x, lambda x: x  # one small matrix: sending it around costs more than repeating it
+    axis = 2 if by_columns else 0
+    padding = [(0, 0)] * 3
+    padding[axis] = (0, -x.shape[axis] % mesh.size)
+    spec = [None] * 3
+    spec[axis] = mesh.axis_names
+    sharding = NamedSharding(mesh, P(*spec))
+
+    def spread(x):
+        return jax.lax.with_sharding_constraint(x, sharding)
+
+    # Zeros stay zeros: padded matrices and columns change nothing.
+    return spread(jnp.pad(x, padding)), spread

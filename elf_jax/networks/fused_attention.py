@@ -1,0 +1,296 @@
+"""Attention for TPUs in one Pallas kernel: RMSNorm and rotary embedding of q and k, softmax, values.
+
+What XLA would write to memory and read again (normed and rotated q and k, the scores of every pair
+of positions) stays on the chip. A sequence of ELF is short enough that a whole row of scores fits
+there, so nothing has to be rescaled on the way as in FlashAttention (arXiv 2205.14135), and the
+backward pass needs nothing but q, k and v: it computes the softmax again.
+
+Layout: a TPU works on blocks of 128 lanes. `heads_per_block` heads of width K <= 64 share one
+block; inside, a head is singled out by zeroing the lanes of the others, which costs the matrix unit
+nothing. The input holds [q | k | v] of one block side by side, [B, T, blocks x 3 x 128], so that
+one copy brings all three; `pack` arranges the columns of the projection's kernel that way.
+"""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import tpu as pltpu
+
+LANES = 128
+QUERY_ROWS = 256  # queries worked on at once: [256, T] float32 scores are 1 MiB at T = 1024
+EPSILON = 1e-6
+VMEM_LIMIT = 64 * 2**20  # bytes of on-chip memory the kernel may use; v4 and later have 128 MiB
+MAX_LENGTH = 4096  # positions whose keys, values and scores fit there
+
+
+@dataclasses.dataclass(frozen=True)
+class HeadLayout:
+    """How heads of width `width` lie in blocks of 128 lanes.
+
+    Attributes:
+      heads: H. width: K, channels of a head.
+    """
+
+    heads: int
+    width: int
+
+    @property
+    def padded(self):
+        """Lanes of one head: its width where several fit into a block, else a whole block."""
+        return self.width if LANES % self.width == 0 and self._fits else LANES
+
+    @property
+    def _fits(self):
+        return self.heads % (LANES // self.width) == 0
+
+    @property
+    def per_block(self):
+        """Heads that share a block."""
+        return LANES // self.padded
+
+    @property
+    def blocks(self):
+        """Blocks of 128 lanes for all heads."""
+        return self.heads // self.per_block
+
+
+def pack(array, layout):
+    """The columns [q | k | v] x heads x width of a kernel or bias, in the order of the blocks.
+
+    Args:
+      array: [..., 3 H K]. layout: the `HeadLayout`.
+
+    Returns:
+      [..., blocks x 3 x 128], padded with zeros where a head does not fill its lanes.
+    """
+    lead = array.shape[:-1]
+    array = array.reshape(*lead, 3, layout.blocks, layout.per_block, layout.width)
+    array = jnp.moveaxis(array, -4, -3)
+    array = _pad_lanes(array, layout)
+    return array.reshape(*lead, layout.blocks * 3 * LANES)
+
+
+def unpack_output(out, layout):
+    """[B, T, blocks x 128] to [B, T, H K]."""
+    if layout.padded == layout.width:
+        return out
+    heads = out.reshape(*out.shape[:-1], layout.heads, layout.padded)
+    return heads[..., : layout.width].reshape(*out.shape[:-1], layout.heads * layout.width)
+
+
+def tables(angles, layout):
+    """Cosines and signed sines of the rotary embedding per lane, each [T, 128] float32.
+
+    Args:
+      angles: [T, K / 2], see `layers.rotary_angles`.
+    """
+    cos = np.repeat(np.cos(angles), 2, axis=1)
+    sin = np.repeat(np.sin(angles), 2, axis=1) * np.tile([-1.0, 1.0], angles.shape[1])
+    block = [np.pad(table, ((0, 0), (0, layout.padded - layout.width))) for table in (cos, sin)]
+    return tuple(np.tile(table, (1, layout.per_block)).astype(np.float32) for table in block)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
+def fused_attention(qkv, q_scale, k_scale, angles, layout, interpret=False):
+    """softmax(rotate(RMSNorm(q)) rotate(RMSNorm(k))^T / sqrt(K)) v for every head.
+
+    Args:
+      qkv: [B, T, blocks x 3 x 128], columns in the order of `pack`.
+      q_scale, k_scale: [K] float32, scales of the norms.
+      angles: the pair of `tables`.
+      layout: the `HeadLayout`. interpret: run without a TPU, for tests.
+
+    Returns:
+      [B, T, blocks x 128] in the dtype of `qkv`; norms, rotation and softmax are float32.
+    """
+    return _call(_forward_kernel, qkv, (q_scale, k_scale), angles, (), layout, interpret)
+
+
+def _forward(qkv, q_scale, k_scale, angles, layout, interpret):
+    out = fused_attention(qkv, q_scale, k_scale, angles, layout, interpret)
+    return out, (qkv, q_scale, k_scale, angles)
+
+
+def _backward(layout, interpret, residuals, d_out):
+    qkv, q_scale, k_scale, angles = residuals
+    d_qkv, d_scales = _call(
+        _backward_kernel, qkv, (q_scale, k_scale), angles, (d_out,), layout, interpret
+    )
+    # One row of sums per sequence and block; lanes of the heads in a block add up as well.
+    d_scales = jnp.sum(d_scales[:, :, :2], axis=(0, 1)).reshape(2, layout.per_block, layout.padded)
+    d_q_scale, d_k_scale = jnp.sum(d_scales, axis=1)[:, : layout.width]
+    return d_qkv, d_q_scale, d_k_scale, None
+
+
+fused_attention.defvjp(_forward, _backward)
+
+
+def _pad_lanes(array, layout):
+    padding = [(0, 0)] * (array.ndim - 1) + [(0, layout.padded - layout.width)]
+    return jnp.pad(array, padding)
+
+
+def _call(kernel, qkv, scales, angles, extra, layout, interpret):
+    batch, length, _ = qkv.shape
+    if length > MAX_LENGTH:
+        raise ValueError(f"{length} positions: the fused kernel holds at most {MAX_LENGTH}")
+    scales = [jnp.tile(_pad_lanes(scale, layout), layout.per_block)[None] for scale in scales]
+    whole = lambda *shape: pl.BlockSpec(shape, lambda b, h: (0,) * len(shape))  # noqa: E731
+    columns = lambda width: pl.BlockSpec((1, length, width), lambda b, h: (b, 0, h))  # noqa: E731
+    out_shape = jax.ShapeDtypeStruct((batch, length, layout.blocks * LANES), qkv.dtype)
+    out_specs = columns(LANES)
+    if extra:
+        sums = jax.ShapeDtypeStruct((batch, layout.blocks, 8, LANES), jnp.float32)
+        out_shape = (jax.ShapeDtypeStruct(qkv.shape, qkv.dtype), sums)
+        row = pl.BlockSpec((1, 1, 8, LANES), lambda b, h: (b, h, 0, 0))
+        out_specs = (columns(3 * LANES), row)
+    return pl.pallas_call(
+        functools.partial(kernel, layout=layout),
+        grid=(batch, layout.blocks),
+        in_specs=[
+            columns(3 * LANES),
+            whole(1, LANES),
+            whole(1, LANES),
+            whole(length, LANES),
+            whole(length, LANES),
+            *[columns(LANES) for _ in extra],
+        ],
+        out_specs=out_specs,
+        out_shape=out_shape,
+        compiler_params=pltpu.CompilerParams(
+            dimension_semantics=("parallel", "parallel"), vmem_limit_bytes=VMEM_LIMIT
+        ),
+        cost_estimate=cost(batch, length, layout, qkv.dtype.itemsize, backward=bool(extra)),
+        interpret=interpret,
+        name="attention_backward" if extra else "attention_forward",
+    )(qkv, *scales, *angles, *extra)
+
+
+def cost(batch, length, layout, itemsize, backward):
+    """What one call computes and moves: matrix products of real channels, once through q, k, v."""
+    products = 5 if backward else 2
+    pairs = batch * layout.heads * length * length
+    columns = batch * length * layout.blocks * LANES * itemsize
+    return pl.CostEstimate(
+        flops=2 * products * pairs * layout.width,
+        transcendentals=pairs,
+        # q, k, v in and the output out; backward: those and d_out in, three gradients out.
+        bytes_accessed=columns * (7 if backward else 4),
+    )
+
+
+def _dot(a, b, contract):
+    """Matrix product over the axes `contract` of a and b, accumulated in float32."""
+    return jax.lax.dot_general(
+        a, b, (((contract[0],), (contract[1],)), ((), ())), preferred_element_type=jnp.float32
+    )
+
+
+class _Block:
+    """The parts of a block of heads that both kernels need."""
+
+    def __init__(self, layout):
+        lane = jax.lax.broadcasted_iota(jnp.int32, (1, LANES), 1)
+        self.layout = layout
+        self.masks = [lane // layout.padded == head for head in range(layout.per_block)]
+        self.is_even = lane % 2 == 0
+
+    def only(self, x, head):
+        """x with the lanes of the other heads zeroed."""
+        return x if self.layout.per_block == 1 else jnp.where(self.masks[head], x, 0)
+
+    def head_mean(self, x):
+        """Mean over the channels of each head, on all its lanes."""
+        sums = [jnp.sum(self.only(x, head), -1, keepdims=True) for head in range(len(self.masks))]
+        out = sums[0]
+        for mask, value in zip(self.masks[1:], sums[1:], strict=True):
+            out = jnp.where(mask, value, out)
+        return out / self.layout.width
+
+    def swap(self, x):
+        """Exchanges the lanes of every pair (0, 1), (2, 3), ..."""
+        return jnp.where(self.is_even, pltpu.roll(x, LANES - 1, 1), pltpu.roll(x, 1, 1))
+
+    def normed(self, x):
+        """(x / rms(x), 1 / rms(x)) of every head, float32."""
+        x = x.astype(jnp.float32)
+        inverse = jax.lax.rsqrt(self.head_mean(x * x) + EPSILON)
+        return x * inverse, inverse
+
+    def prepare(self, x, scale, cos, sin):
+        """rotate(RMSNorm(x)), float32."""
+        x = self.normed(x)[0] * scale
+        return x * cos + self.swap(x) * sin
+
+    def prepare_backward(self, x, scale, cos, sin, g):
+        """Gradients of `prepare` with respect to x and to scale (a row of sums)."""
+        g = g * cos - self.swap(g) * sin  # the rotation turned back
+        y, inverse = self.normed(x)
+        d_y = g * scale
+        return (d_y - y * self.head_mean(y * d_y)) * inverse, jnp.sum(g * y, 0, keepdims=True)
+
+
+def _softmax(scores):
+    """exp(scores - max) and the inverse of its sum, over the last axis."""
+    p = jnp.exp(scores - jnp.max(scores, -1, keepdims=True))
+    return p, 1.0 / jnp.sum(p, -1, keepdims=True)
+
+
+def _chunks(length):
+    return [pl.ds(at, min(QUERY_ROWS, length - at)) for at in range(0, length, QUERY_ROWS)]
+
+
+def _forward_kernel(qkv, q_scale, k_scale, cos, sin, out, *, layout):
+    block = _Block(layout)
+    q_at, k_at, v_at = (pl.ds(i * LANES, LANES) for i in range(3))
+    k = block.prepare(qkv[0, :, k_at], k_scale[...], cos[...], sin[...]).astype(qkv.dtype)
+    v = qkv[0, :, v_at]
+    for rows in _chunks(qkv.shape[1]):
+        q = block.prepare(qkv[0, rows, q_at], q_scale[...], cos[rows], sin[rows])
+        q = (q * layout.width**-0.5).astype(qkv.dtype)
+        values = 0.0
+        for head in range(layout.per_block):
+            p, inverse = _softmax(_dot(block.only(q, head), k, (1, 1)))
+            value = _dot(p.astype(v.dtype), v, (1, 0)) * inverse
+            values += block.only(value, head)
+        out[0, rows] = values.astype(out.dtype)
+
+
+def _backward_kernel(qkv, q_scale, k_scale, cos, sin, d_out, d_qkv, d_scales, *, layout):
+    block = _Block(layout)
+    dtype, length = qkv.dtype, qkv.shape[1]
+    q_at, k_at, v_at = (pl.ds(i * LANES, LANES) for i in range(3))
+    k = block.prepare(qkv[0, :, k_at], k_scale[...], cos[...], sin[...]).astype(dtype)
+    v = qkv[0, :, v_at]
+    d_k = d_v = jnp.zeros((length, LANES), jnp.float32)
+    d_q_scale = jnp.zeros((1, LANES), jnp.float32)
+    for rows in _chunks(length):
+        raw_q = qkv[0, rows, q_at]
+        q = block.prepare(raw_q, q_scale[...], cos[rows], sin[rows])
+        q = (q * layout.width**-0.5).astype(dtype)
+        d_values, d_q = d_out[0, rows], 0.0
+        for head in range(layout.per_block):
+            q_head, d_head = block.only(q, head), block.only(d_values, head)
+            p, inverse = _softmax(_dot(q_head, k, (1, 1)))
+            p = p * inverse
+            d_v += _dot(p.astype(dtype), d_head, (0, 0))
+            d_p = _dot(d_head, v, (1, 1))
+            d_scores = (p * (d_p - jnp.sum(p * d_p, -1, keepdims=True))).astype(dtype)
+            d_q += block.only(_dot(d_scores, k, (1, 0)), head)
+            d_k += _dot(d_scores, q_head, (0, 0))
+        d_q, row = block.prepare_backward(
+            raw_q, q_scale[...], cos[rows], sin[rows], d_q * layout.width**-0.5
+        )
+        d_qkv[0, rows, q_at] = d_q.astype(dtype)
+        d_q_scale += row
+    d_k, d_k_scale = block.prepare_backward(
+        qkv[0, :, k_at], k_scale[...], cos[...], sin[...], d_k
+    )
+    d_qkv[0, :, k_at] = d_k.astype(dtype)
+    d_qkv[0, :, v_at] = d_v.astype(dtype)
+    sums = jnp.concatenate([d_q_scale, d_k_scale, jnp.zeros((6, LANES), jnp.float32)])
+    d_scales[0, 0] = sums
