@@ -67,19 +67,41 @@ def orthogonalize(tree, dtype=jnp.float32, mesh=None):
       The tree, float32.
     """
     leaves, structure = jax.tree.flatten(tree)
-    groups = {}
-    for index, leaf in enumerate(leaves):
-        shape = leaf.shape[-2:]
-        groups.setdefault((min(shape), max(shape)), []).append(index)
+    wide = [_wide(leaf) for leaf in leaves]
     out = [None] * len(leaves)
-    for members in groups.values():
-        wide = [_wide(leaves[index]) for index in members]
-        joined = wide[0] if len(wide) == 1 else jnp.concatenate(wide)
-        result = _newton_schulz(joined, dtype, mesh)
-        ends = [sum(len(array) for array in wide[:stop]) for stop in range(1, len(wide))]
-        for index, part in zip(members, jnp.split(result, ends), strict=True):
-            out[index] = _restore(part, leaves[index])
+    for members in _groups([array.shape for array in wide], 1 if mesh is None else mesh.size):
+        _, rows, columns = wide[members[0]].shape
+        padded = [_pad(wide[index], len(wide[index]), rows, columns) for index in members]
+        joined = padded[0] if len(padded) == 1 else jnp.concatenate(padded)
+        result, start = _newton_schulz(joined, dtype, mesh), 0
+        for index in members:
+            count, m, n = wide[index].shape
+            out[index] = _restore(result[start : start + count, :m, :n], leaves[index])
+            start += count
     return jax.tree.unflatten(structure, out)
+
+
+def _groups(shapes, devices):
+    """Which arrays [N, m, n] are worked on together: lists of indices, the largest shape first.
+
+    Arrays of one shape always are. Smaller ones join them, padded, where chips would otherwise
+    have nothing to do: they cost no time there, and one program less to compile.
+    """
+    order = sorted(range(len(shapes)), key=lambda i: (-shapes[i][2], -shapes[i][1], i))
+    groups = []
+    for index in order:
+        count, *size = shapes[index]
+        for group in groups:
+            fits = all(a <= b for a, b in zip(size, group["size"], strict=True))
+            if size == group["size"] or (fits and count <= -group["count"] % devices):
+                group["members"].append(index)
+                group["count"] += count
+                break
+        else:
+            groups.append({"size": size, "count": count, "members": [index]})
+            if _by_columns(count, *size):
+                groups[-1]["count"] = devices  # its chips are all busy
+    return [group["members"] for group in groups]
 
 
 def _wide(array):
@@ -95,10 +117,20 @@ def _restore(part, like):
     return (scale * part.astype(jnp.float32)).reshape(like.shape)
 
 
+def _pad(x, *shape):
+    """x with zeros up to `shape`: they stay zeros, so they change nothing."""
+    if x.shape == shape:
+        return x
+    return jnp.pad(x, [(0, to - size) for size, to in zip(x.shape, shape, strict=True)])
+
+
+def _by_columns(count, rows, columns):
+    return count == 1 and columns >= WIDE * rows
+
+
 def _newton_schulz(x, dtype, mesh):
     """Five steps on a batch of matrices [N, m, n], m <= n, spread over the mesh."""
     x = x / (jnp.linalg.norm(x, axis=(1, 2), keepdims=True) + EPSILON)
-    count, _, columns = x.shape
     x, spread = _spread(x.astype(dtype), mesh)
     a, b, c = COEFFICIENTS
 
@@ -106,7 +138,7 @@ def _newton_schulz(x, dtype, mesh):
         gram = _product(x, x.swapaxes(1, 2))
         return spread(a * x + _product(b * gram + c * _product(gram, gram), x))
 
-    return jax.lax.fori_loop(0, STEPS, step, x)[:count, :, :columns]
+    return jax.lax.fori_loop(0, STEPS, step, x)
 
 
 def _product(x, y):
@@ -115,21 +147,18 @@ def _product(x, y):
 
 def _spread(x, mesh):
     """x [N, m, n] padded so that it splits over the mesh, and the function that splits it."""
-    if mesh is None or mesh.size == 1:
-        return x, lambda x: x
     count, rows, columns = x.shape
-    by_columns = count == 1 and columns >= WIDE * rows
-    if not by_columns and count == 1:
-        return x, lambda x: x  # one small matrix: sending it around costs more than repeating it
+    by_columns = _by_columns(count, rows, columns)
+    if mesh is None or mesh.size == 1 or (count == 1 and not by_columns):
+        # One small matrix is sooner repeated than sent around.
+        return x, lambda x: x
+    shape, spec = [count, rows, columns], [None] * 3
     axis = 2 if by_columns else 0
-    padding = [(0, 0)] * 3
-    padding[axis] = (0, -x.shape[axis] % mesh.size)
-    spec = [None] * 3
+    shape[axis] += -shape[axis] % mesh.size
     spec[axis] = mesh.axis_names
     sharding = NamedSharding(mesh, P(*spec))
 
     def spread(x):
         return jax.lax.with_sharding_constraint(x, sharding)
 
-    # Zeros stay zeros: padded matrices and columns change nothing.
-    return spread(jnp.pad(x, padding)), spread
+    return spread(_pad(x, *shape)), spread

@@ -16,7 +16,6 @@ import functools
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
@@ -88,10 +87,9 @@ def tables(angles, layout):
     Args:
       angles: [T, K / 2], see `layers.rotary_angles`.
     """
-    cos = np.repeat(np.cos(angles), 2, axis=1)
-    sin = np.repeat(np.sin(angles), 2, axis=1) * np.tile([-1.0, 1.0], angles.shape[1])
-    block = [np.pad(table, ((0, 0), (0, layout.padded - layout.width))) for table in (cos, sin)]
-    return tuple(np.tile(table, (1, layout.per_block)).astype(np.float32) for table in block)
+    cos = jnp.repeat(jnp.cos(angles), 2, axis=1)
+    sin = jnp.stack([-jnp.sin(angles), jnp.sin(angles)], axis=-1).reshape(cos.shape)
+    return tuple(jnp.tile(_pad_lanes(table, layout), (1, layout.per_block)) for table in (cos, sin))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
