@@ -22,6 +22,7 @@ from jax.experimental.pallas import tpu as pltpu
 LANES = 128
 QUERY_ROWS = 256  # queries worked on at once: [256, T] float32 scores are 1 MiB at T = 1024
 EPSILON = 1e-6
+NEVER = -1e30  # the score of a pair that may not attend; finite, so that no softmax is NaN
 VMEM_LIMIT = 64 * 2**20  # bytes of on-chip memory the kernel may use; v4 and later have 128 MiB
 MAX_LENGTH = 4096  # positions whose keys, values and scores fit there
 
@@ -140,12 +141,13 @@ def _call(kernel, qkv, scales, angles, extra, layout, interpret):
     whole = lambda *shape: pl.BlockSpec(shape, lambda b, h: (0,) * len(shape))  # noqa: E731
     columns = lambda width: pl.BlockSpec((1, length, width), lambda b, h: (b, 0, h))  # noqa: E731
     out_shape = jax.ShapeDtypeStruct((batch, length, layout.blocks * LANES), qkv.dtype)
-    out_specs = columns(LANES)
+    out_specs, scratch = columns(LANES), []
     if extra:
         sums = jax.ShapeDtypeStruct((batch, layout.blocks, 8, LANES), jnp.float32)
         out_shape = (jax.ShapeDtypeStruct(qkv.shape, qkv.dtype), sums)
         row = pl.BlockSpec((1, 1, 8, LANES), lambda b, h: (b, h, 0, 0))
         out_specs = (columns(3 * LANES), row)
+        scratch = [pltpu.VMEM((size, LANES), jnp.float32) for size in (length, length, 1)]
     return pl.pallas_call(
         functools.partial(kernel, layout=layout),
         grid=(batch, layout.blocks),
@@ -159,6 +161,7 @@ def _call(kernel, qkv, scales, angles, extra, layout, interpret):
         ],
         out_specs=out_specs,
         out_shape=out_shape,
+        scratch_shapes=scratch,
         compiler_params=pltpu.CompilerParams(
             dimension_semantics=("parallel", "parallel"), vmem_limit_bytes=VMEM_LIMIT
         ),
@@ -166,6 +169,55 @@ def _call(kernel, qkv, scales, angles, extra, layout, interpret):
         interpret=interpret,
         name="attention_backward" if extra else "attention_forward",
     )(qkv, *scales, *angles, *extra)
+
+
+def fused_biased_attention(q, k, v, bias, queries, keys, heads, interpret=False):
+    """softmax(q k^T + bias, where allowed) v for every head: T5's attention, forward only.
+
+    Args:
+      q, k, v: [B, T, H K], heads inside; K = 64, or another width that fills 128 lanes evenly.
+      bias: [H, T, T] float32.
+      queries, keys: [B, T] int32; query q may attend to key k if their bits overlap.
+      heads: H. interpret: run without a TPU, for tests.
+
+    Returns:
+      [B, T, H K] in the dtype of v. A query that may attend to nothing gets the mean of all values.
+    """
+    batch, length, width = q.shape
+    layout = HeadLayout(heads, width // heads)
+    rows = min(QUERY_ROWS, length)
+    at = lambda size, row: pl.BlockSpec((1, size, LANES), lambda h, i, b: (b, i * row, h))  # noqa: E731
+    pairs = batch * heads * length * length
+    return pl.pallas_call(
+        functools.partial(_biased_kernel, layout=layout),
+        # Rows of the batch come last: the large bias is brought in once for all of them.
+        grid=(layout.blocks, pl.cdiv(length, rows), batch),
+        in_specs=[
+            at(rows, 1),
+            at(length, 0),
+            at(length, 0),
+            pl.BlockSpec((layout.per_block, rows, length), lambda h, i, b: (h, i, 0)),
+            pl.BlockSpec((1, rows, 1), lambda h, i, b: (b, i, 0)),
+            pl.BlockSpec((1, 1, length), lambda h, i, b: (b, 0, 0)),
+        ],
+        out_specs=at(rows, 1),
+        out_shape=jax.ShapeDtypeStruct(v.shape, v.dtype),
+        compiler_params=pltpu.CompilerParams(
+            dimension_semantics=("parallel", "parallel", "arbitrary"), vmem_limit_bytes=VMEM_LIMIT
+        ),
+        cost_estimate=pl.CostEstimate(
+            flops=4 * pairs * layout.width,
+            transcendentals=pairs,
+            bytes_accessed=4 * batch * length * width * v.dtype.itemsize + bias.size * 4,
+        ),
+        interpret=interpret,
+        name="biased_attention",
+    )(q, k, v, bias, queries[..., None], keys[:, None])
+
+
+def fits_biased(heads, width):
+    """Whether `fused_biased_attention` takes heads of this width."""
+    return HeadLayout(heads, width).padded == width
 
 
 def cost(batch, length, layout, itemsize, backward):
@@ -238,17 +290,31 @@ def _softmax(scores):
     return p, 1.0 / jnp.sum(p, -1, keepdims=True)
 
 
-def _chunks(length):
-    return [pl.ds(at, min(QUERY_ROWS, length - at)) for at in range(0, length, QUERY_ROWS)]
+def _for_chunks(length, work):
+    """Calls work(rows) for every chunk of queries: a loop, for the code to stay small, and what is
+    left over.
+    """
+    whole = length // QUERY_ROWS
+
+    def step(index, _):
+        work(pl.ds(pl.multiple_of(index * QUERY_ROWS, QUERY_ROWS), QUERY_ROWS))
+        return 0
+
+    jax.lax.fori_loop(0, whole, step, 0)
+    if length % QUERY_ROWS:
+        work(pl.ds(whole * QUERY_ROWS, length % QUERY_ROWS))
+
+
+_Q, _K, _V = (pl.ds(index * LANES, LANES) for index in range(3))  # where they lie in a block
 
 
 def _forward_kernel(qkv, q_scale, k_scale, cos, sin, out, *, layout):
     block = _Block(layout)
-    q_at, k_at, v_at = (pl.ds(i * LANES, LANES) for i in range(3))
-    k = block.prepare(qkv[0, :, k_at], k_scale[...], cos[...], sin[...]).astype(qkv.dtype)
-    v = qkv[0, :, v_at]
-    for rows in _chunks(qkv.shape[1]):
-        q = block.prepare(qkv[0, rows, q_at], q_scale[...], cos[rows], sin[rows])
+    k = block.prepare(qkv[0, :, _K], k_scale[...], cos[...], sin[...]).astype(qkv.dtype)
+    v = qkv[0, :, _V]
+
+    def work(rows):
+        q = block.prepare(qkv[0, rows, _Q], q_scale[...], cos[rows], sin[rows])
         q = (q * layout.width**-0.5).astype(qkv.dtype)
         values = 0.0
         for head in range(layout.per_block):
@@ -257,38 +323,53 @@ def _forward_kernel(qkv, q_scale, k_scale, cos, sin, out, *, layout):
             values += block.only(value, head)
         out[0, rows] = values.astype(out.dtype)
 
+    _for_chunks(qkv.shape[1], work)
 
-def _backward_kernel(qkv, q_scale, k_scale, cos, sin, d_out, d_qkv, d_scales, *, layout):
-    block = _Block(layout)
-    dtype, length = qkv.dtype, qkv.shape[1]
-    q_at, k_at, v_at = (pl.ds(i * LANES, LANES) for i in range(3))
-    k = block.prepare(qkv[0, :, k_at], k_scale[...], cos[...], sin[...]).astype(dtype)
-    v = qkv[0, :, v_at]
-    d_k = d_v = jnp.zeros((length, LANES), jnp.float32)
-    d_q_scale = jnp.zeros((1, LANES), jnp.float32)
-    for rows in _chunks(length):
-        raw_q = qkv[0, rows, q_at]
-        q = block.prepare(raw_q, q_scale[...], cos[rows], sin[rows])
+
+def _backward_kernel(
+    qkv, q_scale, k_scale, cos, sin, d_out, d_qkv, d_scales, d_k, d_v, d_q_scale, *, layout
+):
+    block, dtype = _Block(layout), qkv.dtype
+    k = block.prepare(qkv[0, :, _K], k_scale[...], cos[...], sin[...]).astype(dtype)
+    v = qkv[0, :, _V]
+    for total in (d_k, d_v, d_q_scale):
+        total[...] = jnp.zeros_like(total)
+
+    def work(rows):
+        q = block.prepare(qkv[0, rows, _Q], q_scale[...], cos[rows], sin[rows])
         q = (q * layout.width**-0.5).astype(dtype)
         d_values, d_q = d_out[0, rows], 0.0
         for head in range(layout.per_block):
             q_head, d_head = block.only(q, head), block.only(d_values, head)
             p, inverse = _softmax(_dot(q_head, k, (1, 1)))
             p = p * inverse
-            d_v += _dot(p.astype(dtype), d_head, (0, 0))
+            d_v[...] += _dot(p.astype(dtype), d_head, (0, 0))
             d_p = _dot(d_head, v, (1, 1))
             d_scores = (p * (d_p - jnp.sum(p * d_p, -1, keepdims=True))).astype(dtype)
             d_q += block.only(_dot(d_scores, k, (1, 0)), head)
-            d_k += _dot(d_scores, q_head, (0, 0))
+            d_k[...] += _dot(d_scores, q_head, (0, 0))
         d_q, row = block.prepare_backward(
-            raw_q, q_scale[...], cos[rows], sin[rows], d_q * layout.width**-0.5
+            qkv[0, rows, _Q], q_scale[...], cos[rows], sin[rows], d_q * layout.width**-0.5
         )
-        d_qkv[0, rows, q_at] = d_q.astype(dtype)
-        d_q_scale += row
-    d_k, d_k_scale = block.prepare_backward(
-        qkv[0, :, k_at], k_scale[...], cos[...], sin[...], d_k
+        d_qkv[0, rows, _Q] = d_q.astype(dtype)
+        d_q_scale[...] += row
+
+    _for_chunks(qkv.shape[1], work)
+    d_raw_k, d_k_scale = block.prepare_backward(
+        qkv[0, :, _K], k_scale[...], cos[...], sin[...], d_k[...]
     )
-    d_qkv[0, :, k_at] = d_k.astype(dtype)
-    d_qkv[0, :, v_at] = d_v.astype(dtype)
-    sums = jnp.concatenate([d_q_scale, d_k_scale, jnp.zeros((6, LANES), jnp.float32)])
-    d_scales[0, 0] = sums
+    d_qkv[0, :, _K] = d_raw_k.astype(dtype)
+    d_qkv[0, :, _V] = d_v[...].astype(dtype)
+    nothing = jnp.zeros((6, LANES), jnp.float32)
+    d_scales[0, 0] = jnp.concatenate([d_q_scale[...], d_k_scale, nothing])
+
+
+def _biased_kernel(q, k, v, bias, queries, keys, out, *, layout):
+    block = _Block(layout)
+    allowed = (queries[0] & keys[0]) != 0
+    values = 0.0
+    for head in range(layout.per_block):
+        scores = _dot(block.only(q[0], head), k[0], (1, 1)) + bias[head]
+        p, inverse = _softmax(jnp.where(allowed, scores, NEVER))
+        values += block.only(_dot(p.astype(v.dtype), v[0], (1, 0)) * inverse, head)
+    out[0] = values.astype(out.dtype)
