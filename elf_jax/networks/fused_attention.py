@@ -300,7 +300,8 @@ def _for_chunks(length, work):
         work(pl.ds(pl.multiple_of(index * QUERY_ROWS, QUERY_ROWS), QUERY_ROWS))
         return 0
 
-    jax.lax.fori_loop(0, whole, step, 0)
+    if whole:  # an empty loop would be traced all the same, with slices that do not fit
+        jax.lax.fori_loop(0, whole, step, 0)
     if length % QUERY_ROWS:
         work(pl.ds(whole * QUERY_ROWS, length % QUERY_ROWS))
 
