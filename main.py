@@ -193,15 +193,12 @@ def _sample(trained, source, output):
 
 def _answer(trained, source, out):
     """A target for each line of --source, written as soon as it is there."""
-    from elf_jax import translate
+    from elf_jax.translate import describe, translate_file
 
     del source
-    data, counts = trained.config.data, translate.Counts()
-    sources = translate.read_sources(_SOURCE.value, data.source_field)
-    sources = itertools.islice(sources, flags.FLAGS["num_samples"].value)
-    batches = translate.translate(trained, sources, trained.config.sample.seed, counts)
-    translate.write_targets(batches, out, _FORMAT.value)
-    note = translate.describe(counts, data.source_length)
+    limit = flags.FLAGS["num_samples"].value
+    counts = translate_file(trained, _SOURCE.value, out, _FORMAT.value, limit)
+    note = describe(counts, trained.config.data.source_length)
     if note:
         print(note, file=sys.stderr)
 

@@ -17,7 +17,6 @@ from elf_jax.data.packing import pack_rows
 from elf_jax.data.tokenizer import decode, encode
 from elf_jax.errors import UserError
 
-FORMATS = ("text", "jsonl")
 STDIN = "-"
 
 
@@ -129,17 +128,25 @@ def _pack(trained, batch, size, counts):
     return generate.take(rows, 0, size)
 
 
-def write_targets(batches, out, form):
-    """Writes the targets of `translate` line by line, each batch at once.
+def translate_file(trained, file, out, form, limit=None):
+    """Writes a target for each line of a file, each batch as soon as it is made.
 
     Args:
-      batches: of (source, target). out: a text file.
+      trained: a `Trained` model of pairs; its config gives the seed. file: see `read_sources`.
+      out: a text file.
       form: "text" or "jsonl". In text, line breaks inside a target become spaces.
+      limit: only so many lines; None for all.
+
+    Returns:
+      The `Counts` of the lines.
     """
-    for batch in batches:
+    config, counts = trained.config, Counts()
+    sources = itertools.islice(read_sources(file, config.data.source_field), limit)
+    for batch in translate(trained, sources, config.sample.seed, counts):
         for source, target in batch:
             out.write(format_target(source, target, form) + "\n")
         out.flush()
+    return counts
 
 
 def format_target(source, target, form):

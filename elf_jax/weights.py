@@ -57,6 +57,9 @@ def find_source(path_or_name):
         return Source("export", path, name)
     if (path / DIRECTORY).is_dir() and (path / settings.FILE).is_file():
         return Source("workdir", path, name)
+    for folder in (path, path.parent):
+        if folder.name == DIRECTORY and (folder.parent / settings.FILE).is_file():
+            raise UserError(f"{path} is a part of a workdir: give the whole, {folder.parent}")
     return Source("published", find_reference(path), name)
 
 

@@ -34,6 +34,16 @@ def golden():
 
 
 @pytest.fixture(scope="session")
+def pairs_workdir(tmp_path_factory):
+    """A workdir of a conditional model with random weights, as if trained for no step; EMA and live
+    weights differ. Tests that change it copy it first.
+    """
+    from tests.tiny import untrained_pairs
+
+    return untrained_pairs(tmp_path_factory.mktemp("pairs"))
+
+
+@pytest.fixture(scope="session")
 def golden_params(golden):
     return from_reference(golden("params"))
 

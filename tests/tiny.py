@@ -3,7 +3,12 @@
 import json
 import random
 
+import jax
+import tokenizers
+import transformers
+
 from configs import base
+from elf_jax import trainer
 
 
 def tiny_config(**keys):
@@ -57,3 +62,60 @@ def write_book(path, paragraphs=60, seed=0):
     )
     path.write_text(text, encoding="utf-8")
     return path
+
+
+def pairs_config(path, **keys):
+    """The config of a tiny conditional model on the pairs in `path`."""
+    return tiny_config(
+        **{
+            "data.source": "jsonl",
+            "data.path": str(path),
+            "data.field": "target",
+            "data.source_field": "source",
+            "data.source_length": 7,
+            "data.length": 14,
+            "data.validation_fraction": 0.2,
+            "sample.batch_size": 2,
+            **keys,
+        }
+    )
+
+
+def untrained_pairs(root):
+    """A workdir under `root` with a checkpoint of random weights of `pairs_config`."""
+    config = pairs_config(write_pairs(root / "pairs.jsonl"))
+    return save_random_weights(config, root / "run")
+
+
+def save_random_weights(config, workdir):
+    """Makes a workdir whose checkpoint holds random EMA and live weights that differ."""
+    run = trainer.prepare(config, workdir, False)
+
+    def random_like(tree, seed):
+        leaves, structure = jax.tree.flatten(tree)
+        keys = jax.random.split(jax.random.key(seed), len(leaves))
+        made = [
+            0.3 * jax.random.normal(key, leaf.shape) for key, leaf in zip(keys, leaves, strict=True)
+        ]
+        return jax.tree.unflatten(structure, made)
+
+    state = run.state.replace(
+        params=random_like(run.state.params, 0), ema=random_like(run.state.ema, 1)
+    )
+    run.checkpoints.save(state, run.iterator, {"train_seconds": 1.5})
+    run.checkpoints.close()
+    return workdir
+
+
+def save_words(directory, count):
+    """A directory with a tokenizer of `count` words."""
+    words = ["<pad>", "</s>", "<unk>", *(f"w{index}" for index in range(count - 3))]
+    core = tokenizers.Tokenizer(
+        tokenizers.models.WordLevel({word: index for index, word in enumerate(words)}, "<unk>")
+    )
+    core.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    tokenizer = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=core, pad_token="<pad>", eos_token="</s>", unk_token="<unk>"
+    )
+    tokenizer.save_pretrained(directory)
+    return directory
