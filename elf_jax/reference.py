@@ -113,10 +113,11 @@ def load_reference(path_or_name, weights="ema"):
         raise UserError(
             f"checkpoint {path} is damaged or no checkpoint ({reason}): copy it again"
         ) from error
-    flat = traverse_util.flatten_dict(subtree, sep="/")
     try:
-        return from_reference(flat), step
-    except (KeyError, ValueError) as error:
+        # Flax's own outer level, "params", may be there or not.
+        subtree = subtree["params"] if set(subtree) == {"params"} else subtree
+        return from_reference(traverse_util.flatten_dict(subtree, sep="/")), step
+    except (KeyError, ValueError, TypeError, AttributeError) as error:
         raise UserError(
             f"{path} does not hold the published network's parameters ({error}): for a model of "
             "your own, name its workdir or its exported directory"

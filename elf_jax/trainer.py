@@ -109,9 +109,11 @@ def prepare(config, workdir, announce=True, checkpoint=None):
         raise UserError("config.train.duration is 0: set one of its steps, epochs, examples")
     schedule = make_schedule(config.optimizer, config.train.batch_size, warmup, total)
     optimizer = make_optimizer(config.optimizer, schedule)
+    if start is not None:  # before all that takes long, because it may not fit
+        weights, _, start_step = load_weights(start, config, model, mesh, config.sample.weights)
     state, shardings = init_state(config, model, optimizer, mesh)
     if start is not None:
-        state, start_step = _start_from(start, state, config, model, mesh)
+        state = state.replace(params=weights, ema=jax.tree.map(jnp.copy, weights))
 
     step = make_train_step(
         model.predictor,
@@ -163,12 +165,6 @@ def init_state(config, model, optimizer, mesh):
     key = rng.stream(jax.random.key(config.seed), "init")
     shardings = sharding.of_tree(jax.eval_shape(create, key), mesh)
     return jax.jit(create, out_shardings=shardings)(key), shardings
-
-
-def _start_from(start, state, config, model, mesh):
-    """(the state with both kinds of parameters from a checkpoint, the step of that checkpoint)."""
-    params, _, step = load_weights(start, config, model, mesh, config.sample.weights)
-    return state.replace(params=params, ema=jax.tree.map(jnp.copy, params)), step
 
 
 def _check_train(train_settings):

@@ -34,12 +34,11 @@ def test_weights_are_read_bit_for_bit(path, weights, factor, golden_params):
     )
 
 
-@pytest.mark.parametrize("path", [ORBAX, MSGPACK], ids=lambda p: p.name)
-def test_outputs_are_the_reference_s(path, golden, golden_predictor):
+def test_outputs_are_the_reference_s(golden, golden_predictor):
     data = golden("forward")
-    params, _ = load_reference(path, "live")
+    params, _ = load_reference(ORBAX, "live")
     z, x_prev = np.split(data["x"], 2, axis=-1)
-    x_hat = golden_predictor.denoise(params, z, x_prev, data["t"], data["w"])
+    x_hat = jax.jit(golden_predictor.denoise)(params, z, x_prev, data["t"], data["w"])
     np.testing.assert_allclose(x_hat, data["denoise_x_pred"], rtol=1e-4, atol=1e-5)
 
 

@@ -64,13 +64,13 @@ def test_one_compilation_and_each_batch_at_once(trained, monkeypatch):
     make = generate_module.make_sampler
 
     def counted(*args):
-        run = make(*args)
+        sampler = make(*args)
 
-        def traced_run(*inputs):
+        def run(*inputs):
             traced.append(inputs)
-            return run(*inputs)
+            return sampler(*inputs)
 
-        return traced_run
+        return run
 
     monkeypatch.setattr(generate_module, "make_sampler", counted)
     lines = (taken.append(line) or line for line in LINES)

@@ -6,10 +6,11 @@ import jax
 import numpy as np
 import pytest
 
-from elf_jax import trainer
+from elf_jax import sharding, trainer
 from elf_jax.checkpoint import DIRECTORY
 from elf_jax.errors import UserError
-from elf_jax.generate import generate, load_trained
+from elf_jax.generate import load_trained
+from elf_jax.train_state import TrainState
 from elf_jax.weights import START, find_source, starting_point, workdir_source
 from tests.conftest import GOLDEN
 from tests.tiny import pairs_config, save_words, tiny_config
@@ -43,7 +44,7 @@ def assert_same(one, two):
         np.testing.assert_array_equal(a, b)
 
 
-def test_a_published_checkpoint_samples(words, golden_params):
+def test_a_published_checkpoint_loads(words, golden_params):
     source = find_source(MSGPACK)
     assert source.kind == "published" and source.home is None
     live = load_trained(source, published_config(words, **{"sample.weights": "live"}))
@@ -51,7 +52,6 @@ def test_a_published_checkpoint_samples(words, golden_params):
     assert_same(live.params, golden_params)
     ema = load_trained(source, published_config(words))
     assert_same(ema.params, jax.tree.map(lambda leaf: leaf / 2, golden_params))
-    assert len(generate(live, 2, seed=0)) == 2
 
 
 def test_a_published_checkpoint_needs_a_config_and_a_tokenizer(words):
@@ -103,10 +103,29 @@ def test_a_workdir_that_does_not_fit(pairs_workdir):
         load_trained(workdir_source(pairs_workdir), pairs_config("", **{"sample.weights": "best"}))
 
 
-def test_training_starts_from_a_published_checkpoint(words, golden_params, tmp_path):
-    config = published_config(words)
-    run = trainer.prepare(config, tmp_path, False, MSGPACK)
-    run.checkpoints.close()
+@pytest.fixture
+def quick_start(monkeypatch):
+    """`trainer.prepare` without the compilation of fresh parameters, which are replaced anyway."""
+
+    def zeros(config, model, optimizer, mesh):
+        key = jax.random.key(0)
+        shapes = jax.eval_shape(lambda key: model.predictor.init(key, config.data.length), key)
+        params = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
+        state = TrainState(np.int32(0), params, params, {})
+        return state, sharding.of_tree(state, mesh)
+
+    monkeypatch.setattr(trainer, "init_state", zeros)
+
+    def prepare(config, workdir, checkpoint=None):
+        run = trainer.prepare(config, workdir, False, checkpoint)
+        run.checkpoints.close()
+        return run
+
+    return prepare
+
+
+def test_training_starts_from_a_published_checkpoint(quick_start, words, golden_params, tmp_path):
+    run = quick_start(published_config(words), tmp_path, MSGPACK)
     half = jax.tree.map(lambda leaf: leaf / 2, golden_params)
     assert_same(run.state.params, half)
     assert_same(run.state.ema, half)
@@ -119,26 +138,19 @@ def test_training_starts_from_a_published_checkpoint(words, golden_params, tmp_p
     }
 
 
-def test_training_starts_from_a_workdir_with_its_tokenizer(pairs_workdir, tmp_path):
+def test_training_starts_from_a_workdir_with_its_tokenizer(quick_start, pairs_workdir, tmp_path):
     """Other pairs, another seed: vocabulary and embedding are those of the weights all the same."""
     other = tmp_path / "other.jsonl"
     lines = [json.dumps({"source": f"{i} + {i}", "target": f"{2 * i}"}) for i in range(40)]
     other.write_text("\n".join(lines))
     config = pairs_config(other, seed=7)
-    run = trainer.prepare(config, tmp_path / "run", False, pairs_workdir)
-    run.checkpoints.close()
+    run = quick_start(config, tmp_path / "run", pairs_workdir)
     trained = load_trained(pairs_workdir)
     assert_same(run.state.params, trained.params)
     assert run.dataset.tokenizer.get_vocab() == trained.tokenizer.get_vocab()
     assert_same(run.model.encoder.params, trained.model.encoder.params)
     # Nothing is saved yet, so it starts from there again, without being told to.
-    again = trainer.prepare(config, tmp_path / "run", False)
-    assert_same(again.state.params, trained.params)
-    run = again
-    run.checkpoints.save(run.state, run.iterator, {"train_seconds": 0.0})
-    run.checkpoints.close()
-    assert starting_point(tmp_path / "run", None) is None
-    assert starting_point(tmp_path / "run", pairs_workdir) is None
+    assert_same(quick_start(config, tmp_path / "run").state.params, trained.params)
     with pytest.raises(UserError, match="was started from .*, not from .*msgpack"):
         starting_point(tmp_path / "run", MSGPACK)
     with pytest.raises(UserError, match="was started from scratch"):
@@ -158,4 +170,4 @@ def test_sources_are_recognised(pairs_workdir, tmp_path):
     with pytest.raises(UserError, match="no checkpoint in"):
         find_source(tmp_path)
     with pytest.raises(UserError, match="a part of a workdir: give the whole"):
-        find_source(pairs_workdir / DIRECTORY / "0")
+        find_source(pairs_workdir / DIRECTORY / "5")

@@ -4,11 +4,20 @@ import json
 import random
 
 import jax
+import numpy as np
 import tokenizers
 import transformers
 
 from configs import base
-from elf_jax import trainer
+from elf_jax import settings, sharding
+from elf_jax.build import build_model
+from elf_jax.checkpoint import Checkpoints
+from elf_jax.data.dataset import REPORT, load_dataset
+from elf_jax.data.pipeline import make_iterator
+from elf_jax.data.tokenizer import TOKENIZER, save_tokenizer, vocab_size
+from elf_jax.encoder import save_encoder
+from elf_jax.files import write_json
+from elf_jax.train_state import TrainState
 
 
 def tiny_config(**keys):
@@ -81,29 +90,26 @@ def pairs_config(path, **keys):
     )
 
 
-def untrained_pairs(root):
-    """A workdir under `root` with a checkpoint of random weights of `pairs_config`."""
-    config = pairs_config(write_pairs(root / "pairs.jsonl"))
-    return save_random_weights(config, root / "run")
-
-
 def save_random_weights(config, workdir):
-    """Makes a workdir whose checkpoint holds random EMA and live weights that differ."""
-    run = trainer.prepare(config, workdir, False)
-
-    def random_like(tree, seed):
-        leaves, structure = jax.tree.flatten(tree)
-        keys = jax.random.split(jax.random.key(seed), len(leaves))
-        made = [
-            0.3 * jax.random.normal(key, leaf.shape) for key, leaf in zip(keys, leaves, strict=True)
-        ]
-        return jax.tree.unflatten(structure, made)
-
-    state = run.state.replace(
-        params=random_like(run.state.params, 0), ema=random_like(run.state.ema, 1)
+    """Makes a workdir whose checkpoint of step 5 holds random EMA and live weights that differ."""
+    dataset = load_dataset(config.data, workdir / TOKENIZER)
+    mesh = sharding.make_mesh(config.mesh)
+    model = build_model(config, vocab_size(dataset.tokenizer), mesh, rows=dataset.train)
+    key = jax.random.key(0)
+    shapes = jax.eval_shape(lambda key: model.predictor.init(key, config.data.length), key)
+    draw = np.random.default_rng(0)
+    params, ema = (
+        jax.tree.map(lambda leaf: draw.normal(0, 0.3, leaf.shape).astype(np.float32), shapes)
+        for _ in range(2)
     )
-    run.checkpoints.save(state, run.iterator, {"train_seconds": 1.5})
-    run.checkpoints.close()
+    settings.save(workdir, config)
+    save_encoder(model.encoder, config.encoder, workdir)
+    save_tokenizer(dataset.tokenizer, workdir / TOKENIZER)
+    write_json(workdir / REPORT, dataset.report)
+    checkpoints = Checkpoints(workdir)
+    iterator = make_iterator(dataset.train, config.train.batch_size, config.seed)
+    checkpoints.save(TrainState(np.int32(5), params, ema, {}), iterator, {"train_seconds": 1.5})
+    checkpoints.close()
     return workdir
 
 
