@@ -2,32 +2,40 @@
 
   python main.py --config=configs/quickstart.py                     train (goes on where it stopped)
   python main.py --config=configs/quickstart.py --workdir=runs/mine --config.train.batch_size=64
-  python main.py --mode=sample --workdir=runs/quickstart print text from the last checkpoint
-  python main.py --mode=evaluate --workdir=runs/quickstart print and store the model's numbers
+  python main.py --mode=sample --workdir=runs/quickstart            print text
+  python main.py --mode=evaluate --workdir=runs/quickstart          print and store its numbers
+  python main.py --mode=export --workdir=runs/quickstart            safetensors with a model card
 
-your own text:
+your own text (.gz, globs, comma-separated; jsonl too):
   python main.py --config=configs/quickstart.py --workdir=runs/book \\
-      --config.data.source=text --config.data.path=book.txt (.gz, globs, comma-separated; jsonl
-      too)
+      --config.data.source=text --config.data.path=book.txt
 
 flags:
-  --config=FILE a config; needed to train. Every key in it can be set: --config.section.key=value
+  --config=FILE            a config; needed to train. Every key in it can be set, as above
                            (configs/base.py lists all keys, each with a comment)
   --workdir=DIR            where everything is kept; default: runs/NAME, after the config
-  --mode=train|sample|evaluate
-
+  --mode=train|sample|evaluate|export
+  --checkpoint=PATH|NAME   the model to use, or to start training from, in place of the workdir's:
+                           a workdir, an export, a published checkpoint (Orbax directory or msgpack
+                           file; needs --config), or a name on the Hugging Face hub
+for sample and export:
+  --source=FILE            answer each line, in order (-: standard input; .jsonl: the field
+                           config.data.source_field)
+  --format=text|jsonl      in text, line breaks inside an answer become spaces
+  --output=PATH            the file with the samples, or the exported directory (WORKDIR/export)
 for sample and evaluate (default: the workdir's config):
   --num_samples=N          how many texts
   --seed=N                 of the samples
   --steps=N                sampling steps
-  --sampler=ode|sde
-  --gamma=X                sde: how much noise a step puts back
+  --sampler=ode|sde        --gamma=X: how much noise a step of sde puts back
   --guidance_scale=X       self-conditioning guidance w; 1 is none
   --cfg_scale=X            guidance on the condition c; 1 is none
   --time_grid=uniform|logit_normal|logit_normal_quantile
-  --weights=ema|live
+  --weights=ema|live       (export too)
 """
 
+import contextlib
+import itertools
 import os
 import pathlib
 import sys
@@ -42,7 +50,9 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
-MODES = ("train", "sample", "evaluate")
+MODES = ("train", "sample", "evaluate", "export")
+# Flags that other modes would have to ignore.
+ONLY_FOR = {"source": ("sample",), "format": ("sample",), "output": ("sample", "export")}
 OVERRIDES = (
     "num_samples",
     "seed",
@@ -58,6 +68,10 @@ OVERRIDES = (
 _CONFIG = config_flags.DEFINE_config_file("config", None, "a file with get_config()")
 _WORKDIR = flags.DEFINE_string("workdir", None, "where everything is kept")
 _MODE = flags.DEFINE_string("mode", "train", " | ".join(MODES))
+_CHECKPOINT = flags.DEFINE_string("checkpoint", None, "see --help")
+_SOURCE = flags.DEFINE_string("source", None, "see --help")
+_FORMAT = flags.DEFINE_enum("format", "text", ("text", "jsonl"), "see --help")
+_OUTPUT = flags.DEFINE_string("output", None, "see --help")
 for _name in ("num_samples", "seed", "steps"):
     flags.DEFINE_integer(_name, None, "see --help")
 for _name in ("gamma", "guidance_scale", "cfg_scale"):
@@ -74,6 +88,9 @@ def run(argv):
             raise UserError(f"unknown argument {argv[1]!r}: settings are given as --name=value")
         if _MODE.value not in MODES:
             raise UserError(f"--mode is {_MODE.value!r}; use one of {', '.join(MODES)}")
+        for name, modes in ONLY_FOR.items():
+            if flags.FLAGS[name].present and _MODE.value not in modes:
+                raise UserError(f"--{name} is for --mode={' and '.join(modes)}: leave it out")
         if _MODE.value == "train":
             _train()
         else:
@@ -87,39 +104,121 @@ def _train():
 
     if _CONFIG.value is None:
         raise UserError("--config is missing: for example --config=configs/quickstart.py")
-    trainer.train(_CONFIG.value, _workdir())
+    trainer.train(_CONFIG.value, _workdir(), checkpoint=_CHECKPOINT.value)
 
 
 def _use(mode):
-    """Samples from or evaluates the model of the workdir."""
+    """Samples from, evaluates or exports the model of the workdir or of the checkpoint."""
     from elf_jax import settings
-    from elf_jax.data.dataset import load_dataset
-    from elf_jax.evaluate import evaluate
-    from elf_jax.generate import TOKENIZER, generate_texts, load_trained
+    from elf_jax.generate import load_trained
+    from elf_jax.translate import check_takes_sources
 
+    source, config = _model()
+    for name in OVERRIDES:
+        if flags.FLAGS[name].value is not None:
+            settings.update(config, {f"sample.{name}": flags.FLAGS[name].value})
+    if flags.FLAGS["num_samples"].value is not None:
+        config.evaluate.num_samples = config.sample.num_samples
+    if _SOURCE.value is not None:
+        check_takes_sources(config)
+    target = _target(mode, source)
+    act = {"sample": _sample, "evaluate": _evaluate, "export": _export}[mode]
+    act(load_trained(source, config), source, target)
+
+
+def _model():
+    """(the `Source` of the weights, its config)."""
+    from elf_jax import settings
+    from elf_jax.weights import find_source, load_config, workdir_source
+
+    if _CHECKPOINT.value:
+        source = find_source(_CHECKPOINT.value)
+        return source, load_config(source) if _CONFIG.value is None else _CONFIG.value
     workdir = _workdir()
     config = settings.load(workdir)
     if _CONFIG.value is not None:
         free = ("sample.", "evaluate.")
         settings.check_same(workdir, _CONFIG.value, lambda name: not name.startswith(free))
         config = _CONFIG.value
-    for name in OVERRIDES:
-        if flags.FLAGS[name].value is not None:
-            settings.update(config, {f"sample.{name}": flags.FLAGS[name].value})
-    if flags.FLAGS["num_samples"].value is not None:
-        config.evaluate.num_samples = config.sample.num_samples
-    trained = load_trained(workdir, config)
-    if mode == "evaluate":
-        evaluate(trained, load_dataset(config.data, workdir / TOKENIZER), workdir)
-        return
-    rows, sources, count = None, None, config.sample.num_samples
+    return workdir_source(workdir), config
+
+
+def _target(mode, source):
+    """Where the results go: a path, or None for the screen; fails before anything is computed."""
+    from elf_jax import settings
+
+    output = pathlib.Path(_OUTPUT.value) if _OUTPUT.value else None
+    if mode == "sample" or output is not None:
+        return output
+    if mode == "export":
+        if source.kind == "workdir":
+            return source.path / "export"
+        raise UserError("--output is missing: name the directory to export to")
+    if _CHECKPOINT.value and _WORKDIR.value:
+        workdir = pathlib.Path(_WORKDIR.value)
+        if (workdir / settings.FILE).is_file() and workdir.absolute() != source.path.absolute():
+            raise UserError(
+                f"workdir {str(workdir)!r} has a model of its own, whose numbers these are not: "
+                "name another --workdir for them"
+            )
+        return workdir
+    if source.kind != "workdir":
+        raise UserError("--workdir is missing: name a directory for the numbers and the samples")
+    return source.path
+
+
+def _evaluate(trained, source, workdir):
+    from elf_jax.data.dataset import load_dataset
+    from elf_jax.evaluate import evaluate
+    from elf_jax.weights import tokenizer_path
+
+    data = trained.config.data
+    evaluate(trained, load_dataset(data, tokenizer_path(source, data)), workdir)
+
+
+def _export(trained, source, output):
+    from elf_jax.export import export
+
+    export(trained, output, source.path if source.kind == "workdir" else None)
+    print(f"exported {output}")
+
+
+def _sample(trained, source, output):
+    from elf_jax.files import open_text
+
+    answer = _sample_freely if _SOURCE.value is None else _answer
+    with open_text(output) if output else contextlib.nullcontext(sys.stdout) as out:
+        answer(trained, source, out)
+
+
+def _answer(trained, source, out):
+    """A target for each line of --source, written as soon as it is there."""
+    from elf_jax.translate import describe, translate_file
+
+    del source
+    limit = flags.FLAGS["num_samples"].value
+    counts = translate_file(trained, _SOURCE.value, out, _FORMAT.value, limit)
+    note = describe(counts, trained.config.data.source_length)
+    if note:
+        print(note, file=sys.stderr)
+
+
+def _sample_freely(trained, source, out):
+    """Texts, or for a conditional model the held-out sources with their targets."""
+    from elf_jax.data.dataset import load_dataset
+    from elf_jax.generate import generate_texts
+    from elf_jax.translate import format_sample
+    from elf_jax.weights import tokenizer_path
+
+    config = trained.config
+    rows, sources, count = None, itertools.repeat(None), config.sample.num_samples
     if config.data.source_field:
-        dataset = load_dataset(config.data, workdir / TOKENIZER)
+        dataset = load_dataset(config.data, tokenizer_path(source, config.data))
         rows, count = dataset.validation, min(count, len(dataset.validation))
         sources = [example.source for example in dataset.validation_examples]
     texts, _ = generate_texts(trained, count, config.sample.seed, rows)
-    for index, text in enumerate(texts):
-        print(text if sources is None else f"{sources[index]}\t{text}")
+    for text, of in zip(texts, sources, strict=False):
+        print(format_sample(of, text, _FORMAT.value), file=out)
 
 
 def _workdir():

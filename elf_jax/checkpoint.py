@@ -13,6 +13,12 @@ from elf_jax.errors import UserError
 DIRECTORY = "checkpoints"
 
 
+def is_begun(workdir):
+    """Whether the workdir has a finished checkpoint to go on from."""
+    directory = pathlib.Path(workdir) / DIRECTORY
+    return directory.is_dir() and any(entry.name.isdigit() for entry in directory.iterdir())
+
+
 class Checkpoints:
     """The checkpoints of one workdir, the newest `keep` of them.
 
@@ -88,6 +94,18 @@ class Checkpoints:
         (loaded,) = restored.state.values()
         return loaded, restored.progress, self.latest()
 
+    def params_shapes(self, weights):
+        """The tree of parameters in the newest checkpoint, each as something with a shape."""
+        path = self.directory / str(self.latest()) / "state"
+        try:
+            with ocp.PyTreeCheckpointer() as checkpointer:
+                metadata = checkpointer.metadata(path).item_metadata
+            if metadata is None:
+                raise ValueError("its metadata cannot be read")
+            return metadata.tree["ema" if weights == "ema" else "params"]
+        except Exception as error:  # as in `_restore`
+            raise self._damaged(error) from error
+
     def _restore(self, **items):
         step = self.latest()
         if step is None:
@@ -95,11 +113,14 @@ class Checkpoints:
         try:
             return self.manager.restore(step, args=ocp.args.Composite(**items))
         except Exception as error:  # Orbax and TensorStore raise many kinds for damaged files
-            reason = " ".join(str(error).split())[:160]
-            raise UserError(
-                f"checkpoint {self.directory / str(step)} is damaged or does not fit ({reason}): "
-                "remove that directory to go on from the one before it, or restore it"
-            ) from error
+            raise self._damaged(error) from error
+
+    def _damaged(self, error):
+        reason = " ".join(str(error).split())[:160]
+        return UserError(
+            f"checkpoint {self.directory / str(self.latest())} is damaged or does not fit "
+            f"({reason}): remove that directory to go on from the one before it, or restore it"
+        )
 
     def wait(self):
         """Returns when all that was saved is on disk."""

@@ -25,7 +25,7 @@ from elf_jax.networks.t5 import T5Config, T5Encoder
 from elf_jax.types import AttentionMask, ExampleMask, Latents, Mask, Tokens, typed
 
 KINDS = ("gaussian", "cooccurrence", "t5")
-TABLE = "encoder.safetensors"  # in the workdir: the embedding, where it was made from the data
+TABLE = "encoder.safetensors"  # in the workdir: the embedding, where that is the encoder
 
 _TABLES = ("shared.weight", "encoder.embed_tokens.weight")
 _ACTIVATIONS = {"relu": (False, "relu"), "gated-gelu": (True, "gelu_new")}
@@ -97,8 +97,8 @@ def build_encoder(settings, vocab_size, seed=0, dtype=jnp.float32, workdir=None,
       vocab_size: tokens of the tokenizer.
       seed: of the Gaussian embedding.
       dtype: of the T5's computation.
-      workdir: holds a co-occurrence embedding once `save_encoder` has put it there.
-      rows: training `Rows`, to make one from where there is none.
+      workdir: holds an embedding once `save_encoder` has put it there.
+      rows: training `Rows`, to make a co-occurrence embedding from where there is none.
 
     Raises:
       UserError: unknown kind, files that do not load, or a tokenizer with more tokens than the
@@ -160,16 +160,18 @@ def _make_table(settings, vocab_size, seed, workdir, rows):
         raise UserError(f"config.encoder.width is {settings.width}; it must be 1 or more")
     if not 0 < settings.structured <= 1:
         raise UserError(f"config.encoder.structured is {settings.structured}; use above 0, up to 1")
+    path = None if workdir is None else pathlib.Path(workdir) / TABLE
+    if path is not None and path.is_file():
+        return _read_table(path, (vocab_size, settings.width))
     table = rng.stream(jax.random.key(seed), "encoder")
     table = np.array(jax.random.normal(table, (vocab_size, settings.width)))
     if settings.kind == "gaussian":
         return table
-    path = None if workdir is None else pathlib.Path(workdir) / TABLE
-    if path is not None and path.is_file():
-        try:
-            return safetensors.numpy.load_file(path)["table"]
-        except (safetensors.SafetensorError, KeyError) as error:
-            raise UserError(f"{path} is damaged ({error}): restore it") from None
+    if rows is None and path is None:
+        raise UserError(
+            "config.encoder.kind is cooccurrence, which is made from training data, and there is "
+            "none here: name the workdir or the exported directory of the model"
+        )
     if rows is None:
         raise UserError(f"{path} is missing: restore it, or train again in another --workdir")
     structured = round(settings.width * settings.structured)
@@ -177,12 +179,25 @@ def _make_table(settings, vocab_size, seed, workdir, rows):
     return table
 
 
+def _read_table(path, shape):
+    try:
+        table = safetensors.numpy.load_file(path)["table"]
+    except (safetensors.SafetensorError, KeyError) as error:
+        raise UserError(f"{path} is damaged ({error}): restore it") from None
+    if table.shape != shape:
+        raise UserError(
+            f"{path} is an embedding of shape {table.shape}, and {shape} by the config: set "
+            f"config.encoder.width={table.shape[1]} and use its own tokenizer of {table.shape[0]}"
+        )
+    return table
+
+
 def save_encoder(encoder, settings, workdir):
-    """Keeps an embedding that was made from the data in the workdir; one that is there already
-    stays.
+    """Keeps an embedding in the workdir, so that no other data, seed or device makes it anew; one
+    that is there already stays.
     """
     path = pathlib.Path(workdir) / TABLE
-    if settings.kind == "cooccurrence" and not path.is_file():
+    if settings.kind != "t5" and not path.is_file():
         table = np.asarray(encoder.params["table"])
         write_bytes(path, safetensors.numpy.save({"table": table}))
 

@@ -44,6 +44,7 @@ def evaluate(trained, dataset, workdir):
     numbers["provenance"] = {
         "version": __version__,
         "num_samples": count,
+        "checkpoint": trained.source,
         "data": dataset.report,
         "compute_dtype": np.dtype(trained.model.predictor.network.dtype).name,
         "device": jax.devices()[0].device_kind,

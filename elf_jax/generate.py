@@ -1,10 +1,9 @@
-"""A checkpoint to text: loads a workdir's model and samples from it.
+"""A checkpoint to text: loads a trained model and samples from it.
 
 Sample i depends on the seed and on i alone, not on the batch it is made in.
 """
 
 import dataclasses
-import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -12,18 +11,17 @@ import numpy as np
 import transformers
 from ml_collections import ConfigDict
 
-from elf_jax import flow, rng, settings, sharding
+from elf_jax import flow, rng, sharding
 from elf_jax.build import Model, build_model
-from elf_jax.checkpoint import Checkpoints, abstract
 from elf_jax.data.tokenizer import decode, load_tokenizer, vocab_size
 from elf_jax.decode import cut, decode_tokens
 from elf_jax.errors import UserError
 from elf_jax.predictor import Condition
 from elf_jax.sampler import sample
 from elf_jax.types import Batch
+from elf_jax.weights import Source, load_config, load_weights, tokenizer_path, workdir_source
 
 SAMPLERS = ("ode", "sde")
-TOKENIZER = "tokenizer"  # directory in the workdir
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +32,7 @@ class Trained:
       config: of its training. tokenizer, model: as built from it.
       params: the weights that the config's section `sample` names.
       progress: of its training. step: of the checkpoint.
+      source: where the weights come from, by name.
     """
 
     config: ConfigDict
@@ -43,36 +42,28 @@ class Trained:
     progress: dict
     step: int
     mesh: jax.sharding.Mesh
+    source: str = ""
 
 
-def load_trained(workdir, config=None):
-    """The newest checkpoint of a workdir.
+def load_trained(source, config=None):
+    """The model of a workdir's newest checkpoint, of an export, or of a published checkpoint.
 
     Args:
-      workdir: of the training run.
+      source: a workdir, or a `Source` from `weights.find_source`.
       config: its config, with other values in the section `sample` if wanted; None reads it from
-        the workdir.
+        the source, unless that is a published checkpoint, which has none.
 
     Raises:
       UserError: no model there, or a damaged one.
     """
-    config = settings.load(workdir) if config is None else config
+    source = source if isinstance(source, Source) else workdir_source(source)
+    config = load_config(source) if config is None else config
     check_settings(config.sample)
-    checkpoints = Checkpoints(workdir, create=False)
-    if checkpoints.latest() is None:
-        raise UserError(
-            f"no checkpoint in {str(workdir)!r}: train first, or name another --workdir"
-        )
-    tokenizer = load_tokenizer(pathlib.Path(workdir) / TOKENIZER)
+    tokenizer = load_tokenizer(tokenizer_path(source, config.data))
     mesh = sharding.make_mesh(config.mesh)
-    model = build_model(config, vocab_size(tokenizer), mesh, workdir)
-    shapes = jax.eval_shape(
-        lambda key: model.predictor.init(key, config.data.length), jax.random.key(0)
-    )
-    target = abstract(shapes, sharding.of_tree(shapes, mesh))
-    params, progress, step = checkpoints.restore_params(target, config.sample.weights)
-    checkpoints.close()
-    return Trained(config, tokenizer, model, params, progress, step, mesh)
+    model = build_model(config, vocab_size(tokenizer), mesh, source.home)
+    params, progress, step = load_weights(source, config, model, mesh, config.sample.weights)
+    return Trained(config, tokenizer, model, params, progress, step, mesh, source.name)
 
 
 def check_settings(sample_settings):
@@ -146,33 +137,58 @@ def generate(trained, num_samples, seed, rows=None, progress=lambda count: None)
     Returns:
       A list of num_samples integer arrays.
     """
+    size = batch_rows(trained, num_samples)
+    starts = range(0, num_samples, size)
+    conditions = ({} if rows is None else take(rows, start, size) for start in starts)
+    out = []
+    for tokens in stream(trained, conditions, size, seed):
+        # What only filled up the last batch is dropped.
+        tokens = tokens[: num_samples - len(out)]
+        out += tokens
+        progress(len(tokens))
+    return out
+
+
+def batch_rows(trained, num_samples):
+    """Rows of every batch for so many samples: config.sample.batch_size or fewer, and a multiple of
+    what the mesh splits rows into.
+    """
     shards = sharding.row_shards(trained.mesh)
-    # Every batch has the same size, so there is one compilation; what only fills up the last one
-    # is dropped.
-    size = -(-min(trained.config.sample.batch_size, num_samples) // shards) * shards
+    return -(-min(trained.config.sample.batch_size, num_samples) // shards) * shards
+
+
+def take(rows, start, size):
+    """The fields of a `Batch` for `size` rows from `start`; the last row fills up the end."""
+    return rows.take(np.minimum(np.arange(start, start + size), len(rows) - 1))
+
+
+def stream(trained, conditions, size, seed):
+    """Samples batch by batch, each as soon as it is made, all by one compilation.
+
+    Args:
+      trained: a `Trained` model.
+      conditions: for each batch the fields of a `Batch` of `size` rows, or {} for unconditional
+        text. Sample i is that of row i, counted over all batches.
+      size: rows of every batch. seed: of all randomness.
+
+    Yields:
+      A list of `size` integer arrays, each cut at its EOS.
+    """
     run = jax.jit(
         make_sampler(trained.model, trained.config),
         out_shardings=sharding.replicated(trained.mesh),
     )
-    eos, out = trained.tokenizer.eos_token_id, []
-    for start in range(0, num_samples, size):
-        ids = np.arange(start, start + size)
-        batch = is_cond = None
-        if rows is not None:
-            fields = rows.take(np.minimum(ids, len(rows) - 1))
-            is_cond = fields["is_cond"]
-            batch = sharding.put_rows(Batch(**fields), trained.mesh)
+    eos = trained.tokenizer.eos_token_id
+    for index, fields in enumerate(conditions):
+        ids = np.arange(index * size, (index + 1) * size, dtype=np.int32)
         tokens = run(
             trained.params,
             trained.model.encoder.params,
-            sharding.put_rows(ids.astype(np.int32), trained.mesh),
-            batch,
+            sharding.put_rows(ids, trained.mesh),
+            sharding.put_rows(Batch(**fields), trained.mesh) if fields else None,
             jax.random.key(seed),
         )
-        count = min(size, num_samples - start)
-        out += cut(jax.device_get(tokens), eos, is_cond)[:count]
-        progress(count)
-    return out
+        yield cut(jax.device_get(tokens), eos, fields.get("is_cond"))
 
 
 def generate_texts(trained, num_samples, seed, rows=None, progress=lambda count: None):

@@ -11,6 +11,7 @@ from elf_jax.errors import UserError
 from elf_jax.files import write_json
 
 FILE = "config.json"
+NOT_SETTINGS = ("model_type", "export")  # what an exported model's config.json holds besides
 
 
 def flatten(config, prefix=""):
@@ -72,7 +73,9 @@ def load(workdir):
         )
     config = base.get_config()
     try:
-        update(config, flatten(ConfigDict(json.loads(path.read_text(encoding="utf-8")))))
+        values = dict(json.loads(path.read_text(encoding="utf-8")))
+        values = {name: value for name, value in values.items() if name not in NOT_SETTINGS}
+        update(config, flatten(ConfigDict(values)))
     except (ValueError, UserError) as error:
         raise UserError(f"{path} cannot be used ({error}): restore the file") from None
     return config

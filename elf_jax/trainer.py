@@ -8,6 +8,7 @@ import signal
 import time
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import tensorboardX
 from jax.experimental import multihost_utils
@@ -17,22 +18,22 @@ from elf_jax import rng, settings, sharding
 from elf_jax.build import build_model
 from elf_jax.checkpoint import Checkpoints, abstract
 from elf_jax.curve import draw_curve
-from elf_jax.data.dataset import load_dataset
+from elf_jax.data.dataset import REPORT, load_dataset
 from elf_jax.data.pipeline import make_iterator
-from elf_jax.data.tokenizer import save_tokenizer, vocab_size
+from elf_jax.data.tokenizer import TOKENIZER, save_tokenizer, vocab_size
 from elf_jax.encoder import save_encoder
 from elf_jax.errors import UserError
 from elf_jax.evaluate import evaluate, held_out_losses, step_settings
 from elf_jax.files import write_json, write_text
-from elf_jax.generate import TOKENIZER, Trained, check_settings, generate_texts
+from elf_jax.generate import Trained, check_settings, generate_texts
 from elf_jax.optimizer import in_steps, make_optimizer, make_schedule
 from elf_jax.train_state import TrainState
 from elf_jax.train_step import make_eval_step, make_train_step
 from elf_jax.types import Batch
+from elf_jax.weights import load_weights, record_start, starting_point, tokenizer_path
 
 METRICS = "metrics.jsonl"
 CURVE = "loss.png"
-REPORT = "dataset.json"
 
 
 @dataclasses.dataclass
@@ -53,13 +54,15 @@ class Run:
     seconds: float = 0.0  # of training, over all resumptions
 
 
-def train(config, workdir, until=None):
+def train(config, workdir, until=None, checkpoint=None):
     """Trains, or goes on training, until the config's duration or time limit is reached.
 
     Args:
       config: whole config.
       workdir: where everything is kept; a workdir with checkpoints is resumed.
       until: stop after this step although the training is not over; None for the whole.
+      checkpoint: path or name of a checkpoint whose weights the training starts from, see
+        `weights.find_source`; on record in the workdir, so that resuming needs no mention of it.
 
     Returns:
       The final `TrainState`.
@@ -67,7 +70,7 @@ def train(config, workdir, until=None):
     Raises:
       UserError: bad config or data, another config in the workdir, a loss that is not finite.
     """
-    run = prepare(config, pathlib.Path(workdir), until is None)
+    run = prepare(config, pathlib.Path(workdir), until is None, checkpoint)
     stop = _Interruption()
     try:
         with stop:
@@ -81,7 +84,7 @@ def train(config, workdir, until=None):
     return run.state
 
 
-def prepare(config, workdir, announce=True):
+def prepare(config, workdir, announce=True, checkpoint=None):
     """Builds a `Run`: checks everything first, writes into the workdir only then, resumes if
     there is a checkpoint.
     """
@@ -90,9 +93,12 @@ def prepare(config, workdir, announce=True):
     mesh = sharding.make_mesh(config.mesh)
     sharding.check_batch(config.train.batch_size, config.train.accumulate, mesh)
     _check_train(config.train)
-    dataset = load_dataset(config.data, workdir / TOKENIZER)
+    start = starting_point(workdir, checkpoint)
+    tokenizer = workdir / TOKENIZER if start is None else tokenizer_path(start, config.data)
+    dataset = load_dataset(config.data, tokenizer)
     _check_data(workdir, dataset)
-    model = build_model(config, vocab_size(dataset.tokenizer), mesh, workdir, dataset.train)
+    home = workdir if start is None else start.home
+    model = build_model(config, vocab_size(dataset.tokenizer), mesh, home, dataset.train)
 
     def steps(duration, name):
         return in_steps(duration, config.train.batch_size, len(dataset.train), name)
@@ -105,7 +111,11 @@ def prepare(config, workdir, announce=True):
     optimizer = make_optimizer(
         config.optimizer, schedule, model.predictor.network.dtype, mesh
     )
+    if start is not None:  # before all that takes long, because it may not fit
+        weights, _, start_step = load_weights(start, config, model, mesh, config.sample.weights)
     state, shardings = init_state(config, model, optimizer, mesh)
+    if start is not None:
+        state = state.replace(params=weights, ema=jax.tree.map(jnp.copy, weights))
 
     step = make_train_step(
         model.predictor,
@@ -130,6 +140,8 @@ def prepare(config, workdir, announce=True):
         save_encoder(model.encoder, config.encoder, workdir)
         save_tokenizer(dataset.tokenizer, workdir / TOKENIZER)
         write_json(workdir / REPORT, dataset.report)
+        if start is not None:
+            record_start(workdir, start, config.sample.weights, start_step)
     checkpoints = Checkpoints(workdir, config.train.keep_checkpoints)
     run = Run(
         config, workdir, dataset, mesh, model, total, train_step, eval_step, state, iterator,
@@ -140,6 +152,8 @@ def prepare(config, workdir, announce=True):
         run.seconds = progress["train_seconds"]
     if announce:
         _announce(run)
+        if start is not None and jax.process_index() == 0:
+            print(f"starting from the {config.sample.weights} weights of {start.name}")
     return run
 
 
@@ -355,6 +369,7 @@ def _finish(run):
         {"train_seconds": run.seconds},
         int(run.state.step),
         run.mesh,
+        str(run.workdir),
     )
     rows = run.dataset.validation if run.dataset.conditional else None
     texts, _ = generate_texts(trained, run.config.sample.num_samples, run.config.sample.seed, rows)

@@ -41,6 +41,15 @@ def golden():
 
 
 @pytest.fixture(scope="session")
+def pairs_workdir(tmp_path_factory):
+    """A workdir of a conditional model with random weights; tests that change it copy it first."""
+    from tests.tiny import pairs_config, save_random_weights, write_pairs
+
+    root = tmp_path_factory.mktemp("pairs")
+    return save_random_weights(pairs_config(write_pairs(root / "pairs.jsonl")), root / "run")
+
+
+@pytest.fixture(scope="session")
 def golden_params(golden):
     return from_reference(golden("params"))
 

@@ -186,6 +186,20 @@ def test_samples_depend_on_the_seed_and_not_on_the_batch(trained_workdir):
     assert any(list(a) != list(b) for a, b in zip(five, generate(trained, 5, seed=2), strict=True))
 
 
+def test_starting_from_a_checkpoint_and_resuming_without_a_word_of_it(trained_workdir, tmp_path):
+    config = tiny_config(seed=1)
+    trainer.train(config, tmp_path, 1, trained_workdir)
+    state = trainer.train(config, tmp_path, until=3)
+    assert int(state.step) == 3
+    start = load_trained(trained_workdir)
+    ema = state.ema["blocks"]["mlp"]["in"]["kernel"]
+    distance = np.abs(ema - start.params["blocks"]["mlp"]["in"]["kernel"])
+    assert 0 < np.max(distance) < 0.05
+    assert_same(load_trained(tmp_path).model.encoder.params, start.model.encoder.params)
+    # With a checkpoint of its own it goes on from that, whether it is told again or not.
+    assert int(trainer.prepare(config, tmp_path, False, trained_workdir).state.step) == 3
+
+
 def test_weights_are_ema_or_live(trained_workdir):
     config = settings.load(trained_workdir)
     ema = load_trained(trained_workdir, config)

@@ -3,7 +3,21 @@
 import json
 import random
 
+import jax
+import numpy as np
+import tokenizers
+import transformers
+
 from configs import base
+from elf_jax import settings, sharding
+from elf_jax.build import build_model
+from elf_jax.checkpoint import Checkpoints
+from elf_jax.data.dataset import REPORT, load_dataset
+from elf_jax.data.pipeline import make_iterator
+from elf_jax.data.tokenizer import TOKENIZER, save_tokenizer, vocab_size
+from elf_jax.encoder import save_encoder
+from elf_jax.files import write_json
+from elf_jax.train_state import TrainState
 
 
 def tiny_config(**keys):
@@ -57,3 +71,57 @@ def write_book(path, paragraphs=60, seed=0):
     )
     path.write_text(text, encoding="utf-8")
     return path
+
+
+def pairs_config(path, **keys):
+    """The config of a tiny conditional model on the pairs in `path`."""
+    return tiny_config(
+        **{
+            "data.source": "jsonl",
+            "data.path": str(path),
+            "data.field": "target",
+            "data.source_field": "source",
+            "data.source_length": 7,
+            "data.length": 14,
+            "data.validation_fraction": 0.2,
+            "sample.batch_size": 2,
+            **keys,
+        }
+    )
+
+
+def save_random_weights(config, workdir):
+    """Makes a workdir whose checkpoint of step 5 holds random EMA and live weights that differ."""
+    dataset = load_dataset(config.data, workdir / TOKENIZER)
+    mesh = sharding.make_mesh(config.mesh)
+    model = build_model(config, vocab_size(dataset.tokenizer), mesh, rows=dataset.train)
+    key = jax.random.key(0)
+    shapes = jax.eval_shape(lambda key: model.predictor.init(key, config.data.length), key)
+    draw = np.random.default_rng(0)
+    params, ema = (
+        jax.tree.map(lambda leaf: draw.normal(0, 0.3, leaf.shape).astype(np.float32), shapes)
+        for _ in range(2)
+    )
+    settings.save(workdir, config)
+    save_encoder(model.encoder, config.encoder, workdir)
+    save_tokenizer(dataset.tokenizer, workdir / TOKENIZER)
+    write_json(workdir / REPORT, dataset.report)
+    checkpoints = Checkpoints(workdir)
+    iterator = make_iterator(dataset.train, config.train.batch_size, config.seed)
+    checkpoints.save(TrainState(np.int32(5), params, ema, {}), iterator, {"train_seconds": 1.5})
+    checkpoints.close()
+    return workdir
+
+
+def save_words(directory, count):
+    """A directory with a tokenizer of `count` words."""
+    words = ["<pad>", "</s>", "<unk>", *(f"w{index}" for index in range(count - 3))]
+    core = tokenizers.Tokenizer(
+        tokenizers.models.WordLevel({word: index for index, word in enumerate(words)}, "<unk>")
+    )
+    core.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    tokenizer = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=core, pad_token="<pad>", eos_token="</s>", unk_token="<unk>"
+    )
+    tokenizer.save_pretrained(directory)
+    return directory

@@ -11,6 +11,7 @@ from elf_jax.data.tokenizer import encode, get_tokenizer
 from elf_jax.errors import UserError
 
 PACKINGS = ("auto", "rows", "stream")
+REPORT = "dataset.json"  # in the workdir: `Dataset.report`
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,6 +18,7 @@ from elf_jax.errors import UserError
 
 PAD, EOS, UNK = "<pad>", "</s>", "<unk>"  # ids 0, 1, 2, T5's order
 TRAINED = ("bpe", "words")
+TOKENIZER = "tokenizer"  # directory in the workdir
 
 
 def get_tokenizer(settings, examples, directory):
