@@ -15,6 +15,7 @@ flags:
                            (configs/base.py lists all keys, each with a comment)
   --workdir=DIR            where everything is kept; default: runs/NAME, after the config
   --mode=train|sample|evaluate
+  --mode=train_scorer      train a small GPT-2 on the config's data, for its Gen. PPL
 
 for sample and evaluate (default: the workdir's config):
   --num_samples=N          how many texts
@@ -42,7 +43,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
-MODES = ("train", "sample", "evaluate")
+MODES = ("train", "sample", "evaluate", "train_scorer")
 OVERRIDES = (
     "num_samples",
     "seed",
@@ -76,6 +77,8 @@ def run(argv):
             raise UserError(f"--mode is {_MODE.value!r}; use one of {', '.join(MODES)}")
         if _MODE.value == "train":
             _train()
+        elif _MODE.value == "train_scorer":
+            _train_scorer()
         else:
             _use(_MODE.value)
     except UserError as error:
@@ -90,6 +93,17 @@ def _train():
     trainer.train(_CONFIG.value, _workdir())
 
 
+def _train_scorer():
+    """Trains a scorer on the data of the config, or of the workdir's."""
+    from elf_jax import settings
+    from elf_jax.train_scorer import train_scorer
+
+    workdir = _workdir()
+    config = settings.load(workdir) if _CONFIG.value is None else _CONFIG.value
+    settings.check_same(workdir, config, lambda name: name.startswith("data."))
+    train_scorer(config, workdir)
+
+
 def _use(mode):
     """Samples from or evaluates the model of the workdir."""
     from elf_jax import settings
@@ -100,7 +114,7 @@ def _use(mode):
     workdir = _workdir()
     config = settings.load(workdir)
     if _CONFIG.value is not None:
-        free = ("sample.", "evaluate.")
+        free = ("sample.", "evaluate.", "scorer.")
         settings.check_same(workdir, _CONFIG.value, lambda name: not name.startswith(free))
         config = _CONFIG.value
     for name in OVERRIDES:

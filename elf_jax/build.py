@@ -59,14 +59,14 @@ def build_model(config, vocab_size, mesh, workdir=None, rows=None):
     return Model(Predictor(network), dataclasses.replace(encoder, params=params))
 
 
-def compute_dtype(name):
-    """The dtype of a config name; "auto" is bfloat16 on accelerators and float32 on CPUs, which
-    have no fast bfloat16.
+def compute_dtype(name, key="config.model.dtype"):
+    """The dtype of the name that is the value of the config key `key`; "auto" is bfloat16 on
+    accelerators and float32 on CPUs, which have no fast bfloat16.
     """
     if name == "auto":
         name = "float32" if jax.default_backend() == "cpu" else "bfloat16"
     if name not in DTYPES:
-        raise UserError(f"config.model.dtype is {name!r}; use auto, {' or '.join(DTYPES)}")
+        raise UserError(f"{key} is {name!r}; use auto, {' or '.join(DTYPES)}")
     return DTYPES[name]
 
 

@@ -1,8 +1,11 @@
-"""Files written whole or not at all."""
+"""Files and directories written whole or not at all."""
 
+import contextlib
 import json
 import os
 import pathlib
+import shutil
+import tempfile
 
 
 def write_bytes(path, data):
@@ -22,3 +25,39 @@ def write_text(path, text):
 def write_json(path, value):
     """Writes `value` as readable JSON, whole or not at all."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+@contextlib.contextmanager
+def open_text(path):
+    """A text file to write bit by bit; it is at `path` once the block ends without an error."""
+    path = pathlib.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with open(scratch, "w", encoding="utf-8") as file:
+            yield file
+        os.replace(scratch, path)
+    finally:
+        scratch.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def open_directory(path):
+    """An empty directory to fill; it is at `path`, in place of what was there, only once the block
+    ends without an error.
+    """
+    path = pathlib.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = pathlib.Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}-"))
+    old = scratch.with_name(f"{scratch.name}-old")
+    try:
+        yield scratch
+        os.chmod(scratch, 0o755)
+        if path.exists():
+            os.replace(path, old)  # no directory can be renamed onto one that is not empty
+        os.replace(scratch, path)
+    finally:
+        if old.exists() and not path.exists():
+            os.replace(old, path)
+        shutil.rmtree(scratch, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
