@@ -26,6 +26,7 @@ from elf_jax.networks.gpt2 import GPT2
 LENGTH = 1024  # of the protocol; a scorer with a shorter context scores that much
 # Vocabularies are often padded up to a multiple of this, which no tokenizer ever reaches.
 VOCAB_MULTIPLE = 128
+TOKENIZER_FILES = ("tokenizer.json", "vocab.json")  # one of them, or there is no tokenizer
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -194,6 +195,9 @@ def _whole_rows(batch_size, mesh):
 
 def _load_tokenizer(directory, vocab_size):
     try:
+        # Where there are no files, transformers makes up an empty tokenizer for a GPT-2.
+        if not any((directory / name).is_file() for name in TOKENIZER_FILES):
+            raise UserError("no file")
         tokenizer = load_tokenizer(directory)
     except UserError:
         raise UserError(

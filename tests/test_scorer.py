@@ -16,7 +16,14 @@ from elf_jax.networks.gpt2 import GPT2, GPT2Config
 from elf_jax.sharding import make_mesh
 
 WORDS = "the sea was calm and nobody spoke of what had been seen at dawn in harbour".split()
-TEXTS = ["the sea was calm", "", "nobody spoke", " ".join(WORDS * 2), "dawn", "at dawn in harbour"]
+TEXTS = [
+    "the sea was calm",
+    "",
+    "nobody had been seen",
+    " ".join(WORDS * 2),
+    "calm what the sea",
+    "at dawn in harbour",
+]
 LENGTH = 16
 
 
@@ -29,9 +36,9 @@ def directory(tmp_path_factory):
     tokenizer = train_tokenizer(settings, [Example(word) for word in WORDS])
     tokenizer.save_pretrained(path)
     config = GPT2Config(len(tokenizer), n_positions=LENGTH, n_embd=16, n_layer=2, n_head=2)
-    params = GPT2(config).init(jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"]
-    # Large enough that no two tokens are about as likely.
-    params = jax.tree.map(lambda leaf: leaf * 20 if leaf.ndim > 1 else leaf, params)
+    shapes = jax.eval_shape(GPT2(config).init, jax.random.key(0), jnp.zeros((1, 1), jnp.int32))
+    draw = np.random.default_rng(0).standard_normal
+    params = jax.tree.map(lambda leaf: draw(leaf.shape, np.float32), shapes["params"])
     save_gpt2(path, config, params, tokenizer.eos_token_id)
     return path
 
@@ -48,39 +55,40 @@ def scorer(directory):
     return load(directory, data=2, fsdp=2)
 
 
-def one_by_one(directory, rows):
-    """Each row's summed negative log-likelihood, computed whole and alone."""
+@pytest.fixture(scope="module")
+def expected(scorer, directory):
+    """Each text's summed negative log-likelihood, computed whole and alone."""
     config, params = load_gpt2(directory)
-    sums = []
-    for row in rows:
-        logits = GPT2(config).apply({"params": params}, row[None], method="logits")
-        likely = jax.nn.log_softmax(logits[0, :-1])
-        sums.append(-sum(float(likely[i, token]) for i, token in enumerate(row[1:])))
-    return np.array(sums)
+
+    @jax.jit
+    def likely(row):
+        return jax.nn.log_softmax(GPT2(config).apply({"params": params}, row, method="logits"))
+
+    def alone(row):
+        table = np.asarray(likely(row[None]))[0]
+        return -sum(table[i, token] for i, token in enumerate(row[1:]))
+
+    return np.array([alone(row) if len(row) else 0 for row in scoring.tokenise(scorer, TEXTS)])
 
 
-def test_scores_are_those_of_each_text_alone(scorer, directory):
+def test_scores_are_those_of_each_text_alone(scorer, expected):
     assert scorer.batch_size == 4  # whole rows on each of the four devices
     rows = scoring.tokenise(scorer, TEXTS)
-    assert [len(row) for row in rows] == [5, 0, 3, LENGTH, 2, 5]
+    assert [len(row) for row in rows] == [5, 0, 5, LENGTH, 5, 5]
     seen = []
     nll, tokens = scoring.score(scorer, rows, seen.append)
-    np.testing.assert_array_equal(tokens, [4, 0, 2, LENGTH - 1, 1, 4])
-    kept = [index for index, row in enumerate(rows) if len(row)]
-    expected = one_by_one(directory, [rows[index] for index in kept])
-    np.testing.assert_allclose(nll[kept], expected, rtol=1e-5)
-    assert nll[1] == 0 and seen == [4, 2]
+    np.testing.assert_array_equal(tokens, [4, 0, 4, LENGTH - 1, 4, 4])
+    np.testing.assert_allclose(nll, expected, rtol=1e-5)
+    assert seen == [4, 2]
     # Neither the number of texts nor their batch makes a difference, or another compilation.
     np.testing.assert_allclose(scoring.score(scorer, rows[3:4])[0], nll[3:4], rtol=1e-6)
     assert scorer.nll._cache_size() == 1
 
 
-def test_generative_perplexity(scorer, directory):
-    rows = [row for row in scoring.tokenise(scorer, TEXTS) if len(row)]
+def test_generative_perplexity(scorer, expected):
     numbers = scoring.generative_perplexity(scorer, TEXTS + [" \n"])
-    mean = one_by_one(directory, rows).sum() / 26
-    assert numbers["gen_ppl"] == pytest.approx(np.exp(mean), rel=1e-4)
-    counts = {"scored_texts": 5, "scored_tokens": 26, "empty_texts": 2, "cut_texts": 1}
+    assert numbers["gen_ppl"] == pytest.approx(np.exp(expected.sum() / 31), rel=1e-4)
+    counts = {"scored_texts": 5, "scored_tokens": 31, "empty_texts": 2, "cut_texts": 1}
     assert counts.items() <= numbers.items()
     words = [one.split()[:LENGTH] for one in TEXTS]
     numbered = [[hash(word) for word in row] for row in words]

@@ -2,39 +2,55 @@
 
 import json
 import math
+import random
 
 import numpy as np
 import pytest
 
 from elf_jax import sharding
+from elf_jax import train_scorer as module
 from elf_jax.data.dataset import load_dataset
 from elf_jax.errors import UserError
+from elf_jax.gpt2_files import load_gpt2
 from elf_jax.scorer import generative_perplexity, load_scorer
 from elf_jax.train_scorer import left_aligned, train_scorer
 from tests.tiny import tiny_config
 
 TINY = {
-    "mesh__data": 2,
-    "train__validation_batches": 1000,
-    "scorer__depth": 1,
-    "scorer__width": 32,
-    "scorer__heads": 2,
-    "scorer__steps": 60,
-    "scorer__batch_size": 64,
-    "scorer__warmup_steps": 5,
-    "scorer__learning_rate": 0.01,
+    "data.source": "jsonl",
+    "data.packing": "rows",
+    "data.tokenizer": "words",
+    "data.length": 16,
+    "data.validation_fraction": 0.2,
+    "mesh.data": 2,
+    "train.validation_batches": 100,
+    "scorer.depth": 1,
+    "scorer.width": 16,
+    "scorer.heads": 2,
+    "scorer.steps": 40,
+    "scorer.batch_size": 32,
+    "scorer.warmup_steps": 5,
+    "scorer.learning_rate": 0.03,
 }
 
 
-def config_with(**keys):
-    return tiny_config(**{name.replace("__", "."): value for name, value in keys.items()})
+def config_of(path, **keys):
+    """A config for texts that count on from one of ten words."""
+    words = "one two three four five six seven eight nine ten".split()
+    rng = random.Random(0)
+    texts = []
+    for _ in range(300):
+        start = rng.randrange(10)
+        texts.append(" ".join((words * 2)[start : start + rng.randint(3, 8)]))
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    return tiny_config(**{**TINY, "data.path": str(path), **keys})
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    workdir = tmp_path_factory.mktemp("names")
-    config = config_with(**TINY)
-    return config, workdir, train_scorer(config, workdir)
+    root = tmp_path_factory.mktemp("scorer")
+    config = config_of(root / "texts.jsonl")
+    return config, root / "run", train_scorer(config, root / "run")
 
 
 def test_it_learns_and_scores_as_it_was_validated(trained):
@@ -53,22 +69,30 @@ def test_it_learns_and_scores_as_it_was_validated(trained):
     assert json.loads((workdir / "scorer" / "training.json").read_text()) == report
 
 
-def test_it_replaces_nothing_and_leaves_nothing_half_done(trained, tmp_path):
-    config, workdir, _ = trained
+def test_it_replaces_nothing_and_leaves_nothing_half_done(trained, tmp_path, monkeypatch):
+    config, workdir, report = trained
     with pytest.raises(UserError, match="is there already"):
         train_scorer(config, workdir)
-    wild = config_with(**TINY, scorer__learning_rate=1e30)
-    with pytest.raises(UserError, match="not finite at step"):
-        train_scorer(wild, tmp_path)
+
+    def broken(path, value):
+        raise OSError("disk full")
+
+    _, params = load_gpt2(workdir / "scorer")
+    monkeypatch.setattr(module, "_train", lambda *args: (params, report))
+    monkeypatch.setattr(module, "write_json", broken)
+    with pytest.raises(OSError, match="disk full"):
+        train_scorer(config, tmp_path)
     assert not list(tmp_path.iterdir())
+    with pytest.raises(UserError, match="not finite at step 3"):
+        module._check_finite(math.nan, 1.0, 3)
 
 
 @pytest.mark.parametrize(
-    "key, value", [("length", 9), ("length", 1), ("heads", 3), ("steps", 0), ("batch_size", 3)]
+    "key, value", [("length", 17), ("length", 1), ("heads", 3), ("steps", 0), ("batch_size", 3)]
 )
 def test_bad_settings(key, value, tmp_path):
     with pytest.raises(UserError, match=f"config.scorer.*{key}.*{value}"):
-        train_scorer(config_with(**{**TINY, f"scorer__{key}": value}), tmp_path)
+        train_scorer(tiny_config(**{**TINY, f"scorer.{key}": value}), tmp_path)
 
 
 def test_targets_begin_at_position_zero():
