@@ -15,6 +15,7 @@ flags:
                            (configs/base.py lists all keys, each with a comment)
   --workdir=DIR            where everything is kept; default: runs/NAME, after the config
   --mode=train|sample|evaluate|export
+  --mode=train_scorer      train a small GPT-2 on the config's data, for its Gen. PPL
   --checkpoint=PATH|NAME   the model to use, or to start training from, in place of the workdir's:
                            a workdir, an export, a published checkpoint (Orbax directory or msgpack
                            file; needs --config), or a name on the Hugging Face hub
@@ -50,7 +51,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
-MODES = ("train", "sample", "evaluate", "export")
+MODES = ("train", "sample", "evaluate", "export", "train_scorer")
 # Flags that other modes would have to ignore.
 ONLY_FOR = {"source": ("sample",), "format": ("sample",), "output": ("sample", "export")}
 OVERRIDES = (
@@ -93,6 +94,8 @@ def run(argv):
                 raise UserError(f"--{name} is for --mode={' and '.join(modes)}: leave it out")
         if _MODE.value == "train":
             _train()
+        elif _MODE.value == "train_scorer":
+            _train_scorer()
         else:
             _use(_MODE.value)
     except UserError as error:
@@ -105,6 +108,17 @@ def _train():
     if _CONFIG.value is None:
         raise UserError("--config is missing: for example --config=configs/quickstart.py")
     trainer.train(_CONFIG.value, _workdir(), checkpoint=_CHECKPOINT.value)
+
+
+def _train_scorer():
+    """Trains a scorer on the data of the config, or of the workdir's."""
+    from elf_jax import settings
+    from elf_jax.train_scorer import train_scorer
+
+    workdir = _workdir()
+    config = settings.load(workdir) if _CONFIG.value is None else _CONFIG.value
+    settings.check_same(workdir, config, lambda name: name.startswith("data."))
+    train_scorer(config, workdir)
 
 
 def _use(mode):
@@ -137,7 +151,7 @@ def _model():
     workdir = _workdir()
     config = settings.load(workdir)
     if _CONFIG.value is not None:
-        free = ("sample.", "evaluate.")
+        free = ("sample.", "evaluate.", "scorer.")
         settings.check_same(workdir, _CONFIG.value, lambda name: not name.startswith(free))
         config = _CONFIG.value
     return workdir_source(workdir), config

@@ -148,4 +148,22 @@ def get_config() -> ml_collections.ConfigDict:
     config.evaluate.num_samples = 1000
     config.evaluate.after_training = False
     config.evaluate.output = "evaluation.json"  # in the workdir
+
+    config.scorer = ConfigDict()
+    # the GPT-2 of Gen. PPL: a directory or a name on the Hugging Face hub. gpt2-large is the
+    # published protocol's; --mode=train_scorer makes one for any corpus, in WORKDIR/scorer
+    config.scorer.path = "gpt2-large"
+    config.scorer.dtype = "float32"  # of scoring: float32 | bfloat16 | auto
+    config.scorer.score_batch_size = 16  # texts scored at once
+    # From here on: of --mode=train_scorer. The clip, Adam's betas, the compute dtype and the
+    # number of validation batches are those of the main job.
+    config.scorer.depth = 6
+    config.scorer.width = 384
+    config.scorer.heads = 6
+    config.scorer.length = 0  # its context, at most data.length; 0: data.length
+    config.scorer.steps = 2000
+    config.scorer.batch_size = 64  # global, rows a step
+    config.scorer.learning_rate = 0.001  # the highest, at this batch; AdamW, cosine to zero
+    config.scorer.warmup_steps = 100
+    config.scorer.weight_decay = 0.1
     return config.lock()

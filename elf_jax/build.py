@@ -73,14 +73,15 @@ def build_model(config, vocab_size, mesh, workdir=None, rows=None, encoder=None)
     return Model(Predictor(network), encoder)
 
 
-def compute_dtype(name, platform):
-    """The dtype of a config name; "auto" is bfloat16 on accelerators and float32 on CPUs, which
-    have no fast bfloat16.
+def compute_dtype(name, platform=None, key="config.model.dtype"):
+    """The dtype of the name that is the value of the config key `key`; "auto" is bfloat16 on
+    accelerators and float32 on CPUs, which have no fast bfloat16. `platform` is that of the
+    devices; None: those that are there.
     """
     if name == "auto":
-        name = "float32" if platform == "cpu" else "bfloat16"
+        name = "float32" if (platform or jax.default_backend()) == "cpu" else "bfloat16"
     if name not in DTYPES:
-        raise UserError(f"config.model.dtype is {name!r}; use auto, {' or '.join(DTYPES)}")
+        raise UserError(f"{key} is {name!r}; use auto, {' or '.join(DTYPES)}")
     return DTYPES[name]
 
 

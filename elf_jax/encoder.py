@@ -22,6 +22,7 @@ from elf_jax.data.cooccurrence import cooccurrence_embedding
 from elf_jax.errors import UserError
 from elf_jax.files import write_bytes
 from elf_jax.networks.t5 import T5Config, T5Encoder
+from elf_jax.safetensors_files import Tensors
 from elf_jax.types import AttentionMask, ExampleMask, Latents, Mask, Tokens, typed
 
 KINDS = ("gaussian", "cooccurrence", "t5")
@@ -222,7 +223,7 @@ def load_t5(directory):
     """
     directory = pathlib.Path(directory)
     config = _read_config(directory)
-    with _Tensors(directory) as tensors:
+    with Tensors(directory, "T5") as tensors:
         return config, _parameters(config, tensors)
 
 
@@ -252,57 +253,6 @@ def _read_config(directory):
         raise UserError(f"{path} does not describe a T5 encoder: {error}") from None
 
 
-class _Tensors:
-    """The tensors of a directory's safetensors files by name, read one at a time."""
-
-    def __init__(self, directory):
-        self.directory = directory
-        index = directory / "model.safetensors.index.json"
-        if index.is_file():
-            try:
-                weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-                names = sorted(set(weight_map.values()))
-            except (ValueError, KeyError, TypeError, AttributeError):
-                raise UserError(f"{index} is damaged: copy the file again") from None
-        else:
-            names = ["model.safetensors"]
-        self.paths = [directory / name for name in names]
-        self.files = {}
-
-    def __enter__(self):
-        for path in self.paths:
-            if not path.is_file():
-                pickled = sorted(self.directory.glob("*.bin"))
-                hint = "; pickle files (.bin) are never loaded, convert them" if pickled else ""
-                raise UserError(f"{path} is missing: save the model as safetensors there{hint}")
-            try:
-                file = safetensors.safe_open(path, framework="flax")
-                self.files.update({name: file for name in file.keys()})
-            except safetensors.SafetensorError as error:
-                raise UserError(f"{path} is damaged ({error}): copy the file again") from None
-        return self
-
-    def __exit__(self, *exc):
-        self.files = {}
-
-    def __call__(self, name, shape):
-        """The float32 array `name`, which must have `shape`."""
-        if name not in self.files:
-            raise UserError(f"{self.directory} has no tensor {name!r}: is it a T5 model?")
-        array = self.files[name].get_tensor(name)
-        if not jnp.issubdtype(array.dtype, jnp.floating):
-            raise UserError(
-                f"{self.directory}: tensor {name!r} is {array.dtype}, not floating point"
-            )
-        array = np.asarray(array).astype(np.float32)
-        if array.shape != shape:
-            raise UserError(
-                f"{self.directory}: tensor {name!r} has shape {array.shape} but config.json "
-                f"says {shape}: the two files do not belong together"
-            )
-        return array
-
-
 def _parameters(config, tensors):
     """Reads every tensor of the encoder; PyTorch's [out, in] matrices become kernels [in, out]."""
     width, inner, hidden = config.d_model, config.num_heads * config.d_kv, config.d_ff
@@ -326,7 +276,7 @@ def _parameters(config, tensors):
         return np.stack([tensors(f"encoder.block.{i}.{name}.weight", shape) for i in depth])
 
     # Encoders that were saved alone have the table under its other name only.
-    table = next((name for name in _TABLES if name in tensors.files), _TABLES[0])
+    table = next((name for name in _TABLES if name in tensors), _TABLES[0])
     flat = {
         "embed/embedding": tensors(table, (config.vocab_size, width)),
         "relative_bias": tensors(

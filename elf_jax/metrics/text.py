@@ -22,6 +22,61 @@ def unigram_entropy(rows):
     return sum(values) / max(len(values), 1)
 
 
+def seq_rep(rows, n=4):
+    """Mean over samples of the repeated part of a sample's own n-grams, seq-rep-n: 1 - different
+    n-grams / n-grams (Welleck et al. 2019, arXiv 1908.04319, section 6.1).
+
+    Args:
+      rows: list of sequences of token ids; those shorter than n are left out.
+
+    Returns:
+      A float in [0, 1), 0 where nothing repeats; 0 if nothing is left.
+    """
+    values = []
+    for row in rows:
+        grams = _ngrams(row, n)
+        if grams:
+            values.append(1 - len(set(grams)) / len(grams))
+    return sum(values) / max(len(values), 1)
+
+
+def distinct_ngrams(rows, n):
+    """Different n-grams of all samples together among all their n-grams, distinct-n (Li et al.
+    2016, arXiv 1510.03055, section 5). It falls with the amount of text: compare equal amounts.
+
+    Args:
+      rows: list of sequences of token ids. n: length of an n-gram.
+
+    Returns:
+      A float in [0, 1]; 0 if there is no n-gram.
+    """
+    different, count = set(), 0
+    for row in rows:
+        grams = _ngrams(row, n)
+        different.update(grams)
+        count += len(grams)
+    return len(different) / max(count, 1)
+
+
+def diversity(rows, orders=(1, 2, 3, 4)):
+    """What a perplexity should never be shown without, since text that repeats itself has a low
+    one.
+
+    Args:
+      rows: list of sequences of token ids. orders: the n of distinct-n.
+
+    Returns:
+      Dict of entropy (unigram, nats, per sample), seq_rep_4 and distinct_N for each N in orders.
+    """
+    numbers = {"entropy": unigram_entropy(rows), "seq_rep_4": seq_rep(rows)}
+    return numbers | {f"distinct_{n}": distinct_ngrams(rows, n) for n in orders}
+
+
+def _ngrams(row, n):
+    ids = [int(token) for token in row]
+    return list(zip(*(ids[start:] for start in range(n)), strict=False))
+
+
 def distinct(texts):
     """Fraction of different texts among all."""
     return len(set(texts)) / max(len(texts), 1)

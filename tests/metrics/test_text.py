@@ -23,3 +23,21 @@ def test_membership_counts_unseen_texts_apart():
 def test_distinct_and_exact_match():
     assert text.distinct(["a", "b", "a", "a"]) == 0.5
     assert text.exact_match(["a", "b"], ["a", "c"]) == 0.5
+
+
+def test_repetition_is_within_a_sample():
+    repeats = [1, 2, 3, 4, 1, 2, 3, 4]  # 5 four-grams, 4 of them different
+    assert text.seq_rep([repeats]) == pytest.approx(0.2)
+    assert text.seq_rep([repeats, [1, 2, 3, 4, 5], [1, 1]]) == pytest.approx(0.1)
+    assert text.seq_rep([[7, 7, 7]], n=1) == pytest.approx(2 / 3)
+    assert text.seq_rep([[1, 2, 3]]) == 0
+
+
+def test_distinct_ngrams_are_of_all_samples_together():
+    rows = [[1, 2, 1], [1, 2], []]
+    assert text.distinct_ngrams(rows, 1) == pytest.approx(2 / 5)
+    assert text.distinct_ngrams(rows, 2) == pytest.approx(2 / 3)
+    assert text.distinct_ngrams(rows, 4) == 0
+    numbers = text.diversity(rows, orders=(1, 3))
+    assert numbers["distinct_1"] == pytest.approx(2 / 5) and numbers["distinct_3"] == 1
+    assert set(numbers) == {"entropy", "seq_rep_4", "distinct_1", "distinct_3"}
