@@ -19,9 +19,7 @@ EXPLICIT = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 # SLURM and Open MPI: how many processes this step has. An allocation without srun has no step.
 COUNTS = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
 WORKERS = ("TPU_WORKER_HOSTNAMES", "TPU_PROCESS_ADDRESSES")
-_METADATA = (
-    "http://metadata.google.internal/computeMetadata/v1/instance/attributes/worker-network-endpoints"
-)
+_METADATA = "http://metadata.google.internal/computeMetadata/v1/instance/attributes/worker-network-endpoints"
 
 
 def initialize(environ=os.environ, has_tpu=None, endpoints=None):

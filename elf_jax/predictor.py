@@ -15,7 +15,6 @@ from elf_jax import flow
 from elf_jax.networks.elf import ELF
 from elf_jax.types import ExampleMask, Latents, Mask, PerExample, typed
 
-
 LOGIT_BYTES = 128 * 2**20  # of float32 logits that a device holds at once
 
 

@@ -108,9 +108,7 @@ def prepare(config, workdir, announce=True, checkpoint=None):
     if total < 1:
         raise UserError("config.train.duration is 0: set one of its steps, epochs, examples")
     schedule = make_schedule(config.optimizer, config.train.batch_size, warmup, total)
-    optimizer = make_optimizer(
-        config.optimizer, schedule, model.predictor.network.dtype, mesh
-    )
+    optimizer = make_optimizer(config.optimizer, schedule, model.predictor.network.dtype, mesh)
     if start is not None:  # before all that takes long, because it may not fit
         weights, _, start_step = load_weights(start, config, model, mesh, config.sample.weights)
     state, shardings = init_state(config, model, optimizer, mesh)

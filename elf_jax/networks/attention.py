@@ -71,9 +71,7 @@ def softmax_attention(q, k, v, implementation="xla"):
     if implementation == "cudnn":
         padding = [(0, 0)] * 3 + [(0, -width % CUDNN_WIDTH)]
         q, k, v = (jnp.pad(array, padding) for array in (q, k, v))
-    out = jax.nn.dot_product_attention(
-        q, k, v, scale=width**-0.5, implementation=implementation
-    )
+    out = jax.nn.dot_product_attention(q, k, v, scale=width**-0.5, implementation=implementation)
     return out[..., :width]
 
 

@@ -15,8 +15,8 @@ from jax.ad_checkpoint import checkpoint_name
 from elf_jax.networks.attention import self_attention
 from elf_jax.networks.layers import (
     RMSNorm,
-    Scale,
     ScalarEmbedder,
+    Scale,
     SwiGLU,
     Weights,
     rotary_angles,
