@@ -41,9 +41,11 @@ import os
 import pathlib
 import sys
 
+import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from elf_jax import distributed
 from elf_jax.errors import UserError
 
 # A bad input is one line, and TensorFlow-style chatter would hide it.
@@ -92,6 +94,8 @@ def run(argv):
         for name, modes in ONLY_FOR.items():
             if flags.FLAGS[name].present and _MODE.value not in modes:
                 raise UserError(f"--{name} is for --mode={' and '.join(modes)}: leave it out")
+        if distributed.initialize() and jax.process_index() > 0:
+            _fall_silent()
         if _MODE.value == "train":
             _train()
         elif _MODE.value == "train_scorer":
@@ -100,6 +104,12 @@ def run(argv):
             _use(_MODE.value)
     except UserError as error:
         _fail(error)
+
+
+def _fall_silent():
+    """Of several processes the first one speaks; the others speak of errors only."""
+    sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+    os.environ["TQDM_DISABLE"] = "1"
 
 
 def _train():
@@ -201,7 +211,8 @@ def _sample(trained, source, output):
     from elf_jax.files import open_text
 
     answer = _sample_freely if _SOURCE.value is None else _answer
-    with open_text(output) if output else contextlib.nullcontext(sys.stdout) as out:
+    first = jax.process_index() == 0
+    with open_text(output) if output and first else contextlib.nullcontext(sys.stdout) as out:
         answer(trained, source, out)
 
 

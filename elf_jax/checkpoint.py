@@ -4,7 +4,6 @@ alone.
 
 import pathlib
 
-import grain
 import jax
 import orbax.checkpoint as ocp
 
@@ -43,7 +42,8 @@ class Checkpoints:
         `close`.
 
         Args:
-          state: the `TrainState`. iterator: the Grain iterator of the training data.
+          state: the `TrainState`. iterator: the Grain iterator of the training data, whose place is
+            the same on all processes.
           progress: JSON-able dict, such as the seconds trained so far.
         """
         step = int(state.step)
@@ -53,7 +53,8 @@ class Checkpoints:
             step,
             args=ocp.args.Composite(
                 state=ocp.args.PyTreeSave(state),
-                data=grain.checkpoint.CheckpointSave(iterator),
+                # One place for all processes, so that another number of them can go on from it.
+                data=ocp.args.JsonSave(iterator.get_state()),
                 progress=ocp.args.JsonSave(progress),
             ),
         )
@@ -70,9 +71,10 @@ class Checkpoints:
         """
         restored = self._restore(
             state=ocp.args.PyTreeRestore(state, ocp.checkpoint_utils.construct_restore_args(state)),
-            data=grain.checkpoint.CheckpointRestore(iterator),
+            data=ocp.args.JsonRestore(),
             progress=ocp.args.JsonRestore(),
         )
+        iterator.set_state(restored.data)
         return restored.state, restored.progress
 
     def restore_params(self, params, weights):

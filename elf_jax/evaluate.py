@@ -121,8 +121,8 @@ def held_out_losses(step, params, model, dataset, config, mesh):
     for index, (fields, real) in enumerate(dataset.validation.batches(size)):
         if index == config.train.validation_batches:
             break
-        batch = sharding.put_rows(Batch(**fields), mesh)
-        real = sharding.put_rows(real, mesh)
+        batch = sharding.share_rows(Batch(**fields), mesh)
+        real = sharding.share_rows(real, mesh)
         sums = step(params, model.encoder.params, batch, jax.random.fold_in(key, index), real)
         totals = sums if totals is None else jax.tree.map(lambda a, b: a + b, totals, sums)
     loss, sums, positions = jax.device_get(totals)

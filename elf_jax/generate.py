@@ -184,8 +184,8 @@ def stream(trained, conditions, size, seed):
         tokens = run(
             trained.params,
             trained.model.encoder.params,
-            sharding.put_rows(ids, trained.mesh),
-            sharding.put_rows(Batch(**fields), trained.mesh) if fields else None,
+            sharding.share_rows(ids, trained.mesh),
+            sharding.share_rows(Batch(**fields), trained.mesh) if fields else None,
             jax.random.key(seed),
         )
         yield cut(jax.device_get(tokens), eos, fields.get("is_cond"))

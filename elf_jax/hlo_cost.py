@@ -95,7 +95,7 @@ class _Program:
                 yield found[1], found[2], int(known[1]) if known else None
 
     def trips(self, condition):
-        """How often a loop runs that counts up from 0: the constant its counter is compared with."""
+        """How often a loop runs that counts up from 0: the constant it is compared with."""
         values = [int(m[2]) for line in self.bodies[condition][1] if (m := _CONSTANT.search(line))]
         return values[0] if len(values) == 1 else None
 
@@ -150,7 +150,7 @@ def _computations(text):
 
 
 def _largest(shapes):
-    """Bytes of the largest array in a result's shape: a started collective lists its operand too."""
+    """Bytes of the largest array of a result: a started collective lists its operand too."""
     sizes = []
     for kind, dims in _SHAPE.findall(shapes):
         size = _BYTES.get(kind, 1)

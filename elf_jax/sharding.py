@@ -112,3 +112,15 @@ def put_rows(batch, mesh):
     return jax.tree.map(
         lambda array: jax.make_array_from_process_local_data(rows(mesh), np.asarray(array)), batch
     )
+
+
+def share_rows(batch, mesh):
+    """A global array from all rows, which every process has; `batch` is a pytree of numpy
+    arrays.
+    """
+
+    def put(array):
+        array = np.asarray(array)
+        return jax.make_array_from_callback(array.shape, rows(mesh), lambda index: array[index])
+
+    return jax.tree.map(put, batch)

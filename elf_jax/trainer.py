@@ -14,7 +14,7 @@ import tensorboardX
 from jax.experimental import multihost_utils
 from tqdm import tqdm
 
-from elf_jax import rng, settings, sharding
+from elf_jax import distributed, rng, settings, sharding
 from elf_jax.build import build_model
 from elf_jax.checkpoint import Checkpoints, abstract
 from elf_jax.curve import draw_curve
@@ -133,6 +133,7 @@ def prepare(config, workdir, announce=True, checkpoint=None):
         jax.process_index(),
         jax.process_count(),
     )
+    distributed.barrier("built")  # all have read the workdir before anything is written there
     if jax.process_index() == 0:
         settings.save(workdir, config)
         save_encoder(model.encoder, config.encoder, workdir)
@@ -140,6 +141,7 @@ def prepare(config, workdir, announce=True, checkpoint=None):
         write_json(workdir / REPORT, dataset.report)
         if start is not None:
             record_start(workdir, start, config.sample.weights, start_step)
+    distributed.barrier("written")
     checkpoints = Checkpoints(workdir, config.train.keep_checkpoints)
     run = Run(
         config, workdir, dataset, mesh, model, total, train_step, eval_step, state, iterator,

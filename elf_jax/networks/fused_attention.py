@@ -1,4 +1,4 @@
-"""Attention for TPUs in one Pallas kernel: RMSNorm and rotary embedding of q and k, softmax, values.
+"""Attention for TPUs in one Pallas kernel: RMSNorm and rotation of q and k, softmax, values.
 
 What XLA would write to memory and read again (normed and rotated q and k, the scores of every pair
 of positions) stays on the chip. A sequence of ELF is short enough that a whole row of scores fits
