@@ -14,7 +14,8 @@ flags:
   --config=FILE a config; needed to train. Every key in it can be set: --config.section.key=value
                            (configs/base.py lists all keys, each with a comment)
   --workdir=DIR            where everything is kept; default: runs/NAME, after the config
-  --mode=train|sample|evaluate
+  --mode=train|sample|evaluate, or pretrain_encoder: an encoder from scratch on the config's data,
+                           written to WORKDIR/encoder
 
 for sample and evaluate (default: the workdir's config):
   --num_samples=N          how many texts
@@ -42,7 +43,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
-MODES = ("train", "sample", "evaluate")
+MODES = ("train", "sample", "evaluate", "pretrain_encoder")
 OVERRIDES = (
     "num_samples",
     "seed",
@@ -76,6 +77,8 @@ def run(argv):
             raise UserError(f"--mode is {_MODE.value!r}; use one of {', '.join(MODES)}")
         if _MODE.value == "train":
             _train()
+        elif _MODE.value == "pretrain_encoder":
+            _pretrain_encoder()
         else:
             _use(_MODE.value)
     except UserError as error:
@@ -88,6 +91,14 @@ def _train():
     if _CONFIG.value is None:
         raise UserError("--config is missing: for example --config=configs/quickstart.py")
     trainer.train(_CONFIG.value, _workdir())
+
+
+def _pretrain_encoder():
+    from elf_jax.pretrain_encoder import pretrain_encoder
+
+    if _CONFIG.value is None:
+        raise UserError("--config is missing: it names the data to train an encoder on")
+    pretrain_encoder(_CONFIG.value, _workdir() / "encoder")
 
 
 def _use(mode):
