@@ -280,7 +280,7 @@ def validation_losses(run):
         real = sharding.put_rows(real[part], run.mesh)
         batch["targets_valid"] = batch["targets_valid"] & real[:, None]
         totals += jax.device_get(run.eval_step(run.state.params, batch))
-    loss, right, count = totals
+    loss, right, count = (float(total) for total in totals)
     return {"validation_loss": loss / count, "validation_accuracy": right / count}
 
 

@@ -143,7 +143,8 @@ def test_measured_latents_have_mean_0_and_deviation_1(tmp_path):
     encoder = build_encoder(made, 60, rows=rows)
     fields = rows.take(np.arange(len(rows)))
     drop = np.zeros(len(rows), bool)
-    latents = np.asarray(encoder.encode(encoder.params, **fields, drop=drop))[fields["is_valid"]]
+    latents = jax.jit(encoder.encode)(encoder.params, **fields, drop=drop)
+    latents = np.asarray(latents)[fields["is_valid"]]
     assert abs(latents.mean()) < 1e-4 and abs(latents.std() - 1) < 1e-4
     # Kept, they are what sampling uses, whatever rows there are; they are part of the workdir.
     save_encoder(encoder, made, tmp_path)
@@ -162,7 +163,6 @@ def test_a_sample_of_the_rows_is_measured():
     encoder = t5_encoder()
     whole, part = (measure(encoder, pair_rows(), positions) for positions in (10**6, 17 * 12))
     assert whole != part and abs(whole[1] / part[1] - 1) < 0.1
-    assert part == measure(encoder, pair_rows(), 17 * 12)
 
 
 def test_only_a_t5_is_measured(tmp_path):

@@ -3,17 +3,19 @@
 import json
 import shutil
 
+import jax
 import numpy as np
 import pytest
 
 from elf_jax import pretrain_encoder as pretrain
-from elf_jax import trainer
+from elf_jax import sharding, trainer
+from elf_jax.build import build_model
 from elf_jax.data.sources import Example
 from elf_jax.data.tokenizer import add_sentinels, encode, load_tokenizer, train_tokenizer
 from elf_jax.encoder import STATISTICS
 from elf_jax.errors import UserError
-from elf_jax.generate import load_trained
 from elf_jax.t5_files import load_t5
+from elf_jax.types import Batch
 from tests.tiny import tiny_config, write_book, write_pairs
 
 KEYS = {
@@ -27,12 +29,15 @@ KEYS = {
     "pretrain.head_width": 4,
     "pretrain.hidden": 24,
     "pretrain.batch_size": 16,
-    "pretrain.duration.steps": 6,
-    "pretrain.log_every": 2,
-    "pretrain.validate_every": 6,
+    "pretrain.duration.steps": 30,
+    "pretrain.log_every": 10,
+    "pretrain.validate_every": 20,
     "pretrain.validation_batches": 1,
-    "pretrain.checkpoint_every": 3,
+    "pretrain.checkpoint_every": 15,
+    "pretrain.optimizer.learning_rate": 0.3,
     "pretrain.optimizer.warmup.steps": 2,
+    "mesh.data": 2,
+    "mesh.fsdp": 2,
 }
 
 
@@ -44,8 +49,9 @@ def config_for(book, **keys):
 def finished(tmp_path_factory):
     """(config, directory) of a finished pretraining on a mesh of data x fsdp."""
     root = tmp_path_factory.mktemp("pretrain")
-    config = config_for(write_book(root / "book.txt"), **{"mesh.data": 2, "mesh.fsdp": 2})
-    pretrain.pretrain_encoder(config, root / "encoder")
+    config = config_for(write_book(root / "book.txt"))
+    end = pretrain.pretrain_encoder(config, root / "encoder")
+    assert end["step"] == 30
     return config, root / "encoder"
 
 
@@ -81,8 +87,10 @@ def test_the_directory_is_that_of_a_t5(finished):
     assert params["embed"]["embedding"].shape == (len(tokenizer), 16)
     working = directory.with_name("encoder-pretraining")
     history = json.loads((working / pretrain.HISTORY).read_text())
-    assert [entry["step"] for entry in history] == [2, 3, 4, 6]
-    assert 0 <= history[-1]["validation_accuracy"] <= 1
+    assert [entry["step"] for entry in history] == [10, 15, 20, 30]
+    # It learns; an accuracy far above that of guessing the most frequent token.
+    assert history[-1]["validation_loss"] < history[0]["loss"] - 1
+    assert 0.25 < history[-1]["validation_accuracy"] <= 1
     # There already, it is left alone; with another config it is refused.
     files = {path: path.read_bytes() for path in directory.iterdir()}
     assert pretrain.pretrain_encoder(config, directory) is None
@@ -92,28 +100,19 @@ def test_the_directory_is_that_of_a_t5(finished):
     assert {path: path.read_bytes() for path in directory.iterdir()} == files
 
 
-def test_resuming_and_the_mesh_change_nothing(finished, tmp_path):
+def test_resuming_changes_nothing(finished, tmp_path):
     config, directory = finished
-    config = config_for(config.data.path)  # one device
     half = pretrain.prepare(config, tmp_path / "encoder-pretraining")
-    half.total_steps = 3
+    half.total_steps = 15
     pretrain.loop(half)
     half.checkpoints.close()
     pretrain.pretrain_encoder(config, tmp_path / "encoder")
+    straight, resumed = (path / "model.safetensors" for path in (directory, tmp_path / "encoder"))
+    assert straight.read_bytes() == resumed.read_bytes()
+    # A directory that was not made here is never written into.
     shutil.rmtree(tmp_path / "encoder-pretraining")
     with pytest.raises(UserError, match="name another directory"):
         pretrain.pretrain_encoder(config, tmp_path / "encoder")
-    straight, resumed = (load_t5(path)[1] for path in (directory, tmp_path / "encoder"))
-    for name in ("embed", "blocks"):
-        one, two = (np.concatenate([x.ravel() for x in leaves(tree[name])]) for tree in
-                    (straight, resumed))  # fmt: skip
-        np.testing.assert_allclose(one, two, atol=1e-5)
-
-
-def leaves(tree):
-    return (
-        [x for value in tree.values() for x in leaves(value)] if isinstance(tree, dict) else [tree]
-    )
 
 
 def test_elf_trains_on_it(finished, tmp_path):
@@ -133,28 +132,17 @@ def test_elf_trains_on_it(finished, tmp_path):
             "train.duration.steps": 1,
         }
     )
-    trainer.train(config, tmp_path / "run", until=1)
+    run = trainer.prepare(config, tmp_path / "run", announce=False)
+    batch = sharding.put_rows(Batch(**next(run.iterator)), run.mesh)
+    _, metrics = run.train_step(run.state, run.model.encoder.params, batch, jax.random.key(0))
+    assert np.isfinite(metrics["loss"]) and metrics["gradient_norm"] > 0
+    # Sampling finds the statistics of training, and the vocabulary is the tokenizer's.
     kept = json.loads((tmp_path / "run" / STATISTICS).read_text())
-    model = load_trained(tmp_path / "run").model
+    size = len(load_tokenizer(tmp_path / "run" / "tokenizer"))
+    model = build_model(config, size, run.mesh, tmp_path / "run")
     assert (model.encoder.mean, model.encoder.std) == (kept["mean"], kept["std"])
-    assert model.predictor.network.vocab_size == len(load_tokenizer(directory))
-
-
-def test_it_learns(tmp_path):
-    config = config_for(
-        write_book(tmp_path / "book.txt"),
-        **{
-            "data.length": 16,
-            "pretrain.version": "v1.0",
-            "pretrain.duration.steps": 60,
-            "pretrain.validate_every": 60,
-            "pretrain.checkpoint_every": 60,
-            "pretrain.optimizer.learning_rate": 0.3,
-        },
-    )
-    end = pretrain.pretrain_encoder(config, tmp_path / "encoder")
-    first = json.loads((tmp_path / "encoder-pretraining" / pretrain.HISTORY).read_text())[0]
-    assert end["validation_loss"] < first["loss"] - 2
+    assert (run.model.encoder.mean, run.model.encoder.std) == (kept["mean"], kept["std"])
+    assert run.model.predictor.network.vocab_size == size == len(load_tokenizer(directory))
 
 
 @pytest.mark.parametrize(

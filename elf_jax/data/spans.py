@@ -42,7 +42,7 @@ def corrupted_shapes(length, density, mean_span):
         raise UserError(f"config.pretrain.mean_span is {mean_span}: it must be 1 or more")
     n = np.arange(length + 1)
     hidden, spans = span_counts(n, density, mean_span)
-    return max(n - hidden + spans), max(hidden + spans) + 1, max(spans)
+    return int(max(n - hidden + spans)), int(max(hidden + spans)) + 1, int(max(spans))
 
 
 def draws(seed, name, step, batch_size, length):
