@@ -2,6 +2,7 @@
 
   python main.py --config=configs/quickstart.py                     train (goes on where it stopped)
   python main.py --config=configs/quickstart.py --workdir=runs/mine --config.train.batch_size=64
+  python main.py --mode=prepare --config=FILE            a corpus to shards (config.data.prepared)
   python main.py --mode=sample --workdir=runs/quickstart print text from the last checkpoint
   python main.py --mode=evaluate --workdir=runs/quickstart print and store the model's numbers
 
@@ -14,7 +15,7 @@ flags:
   --config=FILE a config; needed to train. Every key in it can be set: --config.section.key=value
                            (configs/base.py lists all keys, each with a comment)
   --workdir=DIR            where everything is kept; default: runs/NAME, after the config
-  --mode=train|sample|evaluate
+  --mode=train|prepare|sample|evaluate
 
 for sample and evaluate (default: the workdir's config):
   --num_samples=N          how many texts
@@ -42,7 +43,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
-MODES = ("train", "sample", "evaluate")
+MODES = ("train", "prepare", "sample", "evaluate")
 OVERRIDES = (
     "num_samples",
     "seed",
@@ -76,6 +77,8 @@ def run(argv):
             raise UserError(f"--mode is {_MODE.value!r}; use one of {', '.join(MODES)}")
         if _MODE.value == "train":
             _train()
+        elif _MODE.value == "prepare":
+            _prepare()
         else:
             _use(_MODE.value)
     except UserError as error:
@@ -88,6 +91,14 @@ def _train():
     if _CONFIG.value is None:
         raise UserError("--config is missing: for example --config=configs/quickstart.py")
     trainer.train(_CONFIG.value, _workdir())
+
+
+def _prepare():
+    from elf_jax.data.prepare import prepare
+
+    if _CONFIG.value is None:
+        raise UserError("--config is missing: its section data says what to prepare")
+    prepare(_CONFIG.value.data)
 
 
 def _use(mode):
@@ -116,7 +127,7 @@ def _use(mode):
     if config.data.source_field:
         dataset = load_dataset(config.data, workdir / TOKENIZER)
         rows, count = dataset.validation, min(count, len(dataset.validation))
-        sources = [example.source for example in dataset.validation_examples]
+        sources = [example.source for example in dataset.validation_examples[:count]]
     texts, _ = generate_texts(trained, count, config.sample.seed, rows)
     for index, text in enumerate(texts):
         print(text if sources is None else f"{sources[index]}\t{text}")
