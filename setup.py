@@ -18,6 +18,7 @@ setup(
     extras_require={
         "tpu": ["jax[tpu]>=0.10,<0.12"],
         "gpu": ["jax[cuda13]>=0.10,<0.12"],
-        "test": ["pytest>=8", "ruff>=0.12"],
+        "hf": ["datasets>=4"],
+        "test": ["datasets>=4", "pytest>=8", "ruff>=0.12"],
     },
 )

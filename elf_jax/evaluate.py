@@ -18,7 +18,7 @@ from elf_jax.train_step import StepSettings, loss_metrics, make_eval_step
 from elf_jax.types import Batch
 
 SAMPLES = "samples.txt"
-MAX_REAL_ROWS = 10_000  # of a stream that samples are compared with
+MAX_REAL_ROWS = 10_000  # that samples are compared with, of rows that are no whole texts
 
 
 def evaluate(trained, dataset, workdir):
@@ -68,8 +68,9 @@ def score(trained, dataset, texts, tokens):
     real_tokens = encode(trained.tokenizer, real)
     length = trained.config.data.length
     if not dataset.whole:
-        # Of a stream the rows are compared, which are as long as the samples.
-        real_tokens = dataset.validation.sample(MAX_REAL_ROWS).tokens
+        # Of a stream or of packed documents the rows are compared: they are as long as samples.
+        rows = dataset.validation.sample(MAX_REAL_ROWS)
+        real_tokens = [row[:n] for row, n in zip(rows.tokens, rows.valid_length, strict=True)]
     numbers = {}
     if dataset.conditional:
         numbers["exact_match"] = text.exact_match(texts, real)

@@ -64,8 +64,12 @@ def prepare(settings, run_directory=None, workers=None):
     resolve_packing(settings)
     directory = pathlib.Path(settings.prepared)
     if not read_manifest(directory):  # whatever is wrong is told before anything is written
-        open_corpus(_frozen(settings))
-        find_tokenizer(settings, run_directory)
+        corpus = open_corpus(_frozen(settings))
+        if find_tokenizer(settings, run_directory) is None and corpus.pretokenized:
+            raise UserError(
+                f"{settings.path} is pre-tokenised: set config.data.tokenizer to the tokenizer "
+                "that made it"
+            )
     directory.mkdir(parents=True, exist_ok=True)
     try:
         with _lock(directory):
@@ -144,11 +148,6 @@ def _lock(directory):
 
 def _train(settings, corpus):
     """A tokenizer trained on the first TOKENIZER_CHARACTERS of the training side."""
-    if corpus.pretokenized:
-        raise UserError(
-            f"{settings.path} is pre-tokenised: set config.data.tokenizer to the tokenizer that "
-            "made it"
-        )
     print(f"training a tokenizer on {settings.path}", flush=True)
     return train_tokenizer(settings, _training_examples(settings, corpus))
 

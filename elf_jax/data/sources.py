@@ -152,15 +152,19 @@ def _unicode_names(settings, path):
 
 def _text(settings, path):
     """Plain text files; every file is a document, or for packing=rows, every block of it."""
-    blocks = split_blocks(text) if settings.packing == "rows" else [text]
-    return [Example(block) for block in blocks]
+    documents = []
+    for file in find_files(path):
+        text = plain_newlines(decode_utf8(file, _read(file)))
+        if not text.strip():
+            raise UserError(f"{file} holds no text: remove it from config.data.path or fill it")
+        documents += text_examples(settings, text)
+    return documents
 
 
 def text_examples(settings, text):
     """A document as examples: itself, or for packing=rows, every block of it."""
-    return [
-        Example(block) for block in (split_blocks(text) if settings.packing == "rows" else [text])
-    ]
+    blocks = split_blocks(text) if settings.packing == "rows" else [text]
+    return [Example(block) for block in blocks]
 
 
 def split_blocks(text):
