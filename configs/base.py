@@ -38,17 +38,24 @@ def get_config() -> ml_collections.ConfigDict:
     config.seed = 0  # everything random follows from it
 
     config.data = ConfigDict()
-    config.data.source = "text"  # unicode_names | text | jsonl
-    config.data.path = ""  # files or globs, separated by commas; .gz is read as it is
-    config.data.field = "text"  # jsonl: the field that holds the text (of a pair: the target)
-    # jsonl: the field that holds the condition of a pair; empty: unconditional
+    config.data.source = "text"  # unicode_names | text | jsonl | tfds | hf
+    # text, jsonl: files or globs, separated by commas; .gz is read as it is | tfds, hf: name of a
+    # data set (hf: with NAME:CONFIGURATION) or directory of a saved one
+    config.data.path = ""
+    # jsonl, tfds, hf: the field that holds the text (of a pair: the target); a.b is b inside a
+    config.data.field = "text"
+    # jsonl, tfds, hf: the field that holds the condition of a pair; empty: unconditional
     config.data.source_field = ""
-    config.data.validation_path = ""  # validation files; empty: a part of `path` is split off
+    config.data.split = "train"  # tfds, hf: the split to train on
+    config.data.validation_split = ""  # tfds, hf: the split to validate with
+    # validation files or data set; this and validation_split empty: a part of `path` is split off
+    config.data.validation_path = ""
     config.data.validation_fraction = 0.05  # that part, chosen by a hash of the text
     config.data.length = 1024  # L: positions of a row, condition and target together
     # pairs: longest condition in tokens, its EOS included; longer ones are cut
     config.data.source_length = 0
-    # rows: one text a row | stream: one long stream, cut | auto: rows for names and pairs
+    # rows: one text a row | stream: one long stream, cut | documents: whole documents, as many as
+    # fit in a row | auto: rows for names and pairs, stream for other text
     config.data.packing = "auto"
     # pad: padding is not in the loss | eos: padded with EOS, which is in the loss
     config.data.pad = "pad"
@@ -56,6 +63,9 @@ def get_config() -> ml_collections.ConfigDict:
     # Hugging Face hub | auto: words for unicode_names, bpe for other text
     config.data.tokenizer = "auto"
     config.data.vocab_size = 8192  # largest vocabulary of a trained tokenizer
+    # directory of prepared shards, made first if there are none; empty: all is read into memory
+    # (text and jsonl only)
+    config.data.prepared = ""
 
     config.encoder = ConfigDict()
     # gaussian: a frozen random embedding | cooccurrence: a frozen embedding from the training

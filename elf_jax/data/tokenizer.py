@@ -4,6 +4,7 @@ A trained one is byte-level BPE, which loses nothing, or words, which suits shor
 small vocabulary.
 """
 
+import hashlib
 import os
 import pathlib
 import shutil
@@ -153,6 +154,22 @@ def add_sentinels(tokenizer, count):
     ]
     tokenizer.add_tokens(missing, special_tokens=True)
     return np.asarray(tokenizer.convert_tokens_to_ids(names), np.int32)
+
+
+def fingerprint(tokenizer):
+    """16 hexadecimal digits that tell tokenizers apart: of tokenizer.json and the ids of EOS and
+    padding.
+    """
+    core = tokenizers.Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    core.no_padding()
+    core.no_truncation()
+    ids = f"{tokenizer.eos_token_id} {tokenizer.pad_token_id}"
+    return hashlib.sha256(f"{core.to_str()} {ids}".encode()).hexdigest()[:16]
+
+
+def pad_id(settings, tokenizer):
+    """The token that fills what is left of a row (settings.pad)."""
+    return tokenizer.eos_token_id if settings.pad == "eos" else tokenizer.pad_token_id
 
 
 def vocab_size(tokenizer):
