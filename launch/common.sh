@@ -1,0 +1,68 @@
+# Shared by the scripts of this directory, which source it. Runs on bash 3.2 (macOS) and newer.
+# shellcheck shell=bash
+
+# One line to standard error and exit code 2: the user can put it right.
+die() {
+  printf 'error: %s\n' "$*" >&2
+  exit 2
+}
+
+say() {
+  printf '%s\n' "$*"
+}
+
+# The arguments as words that any POSIX shell reads back unchanged, quoted only where it must be.
+quote() {
+  local LC_ALL=C word line="" escaped="'\\''"
+  for word in "$@"; do
+    if [[ ! $word =~ ^[A-Za-z0-9_./:=,@%+-]+$ ]]; then
+      word="'${word//"'"/$escaped}'"
+    fi
+    line+="${line:+ }$word"
+  done
+  printf '%s\n' "$line"
+}
+
+# Runs a command, or only prints it with --dry_run.
+run() {
+  if [[ ${dry_run-} ]]; then
+    quote "$@"
+  else
+    "$@"
+  fi
+}
+
+# The value of a flag given as --name=value.
+value_of() {
+  [[ $1 == *=?* ]] || die "${1%%=*} needs a value: ${1%%=*}=VALUE"
+  printf '%s\n' "${1#*=}"
+}
+
+# A new virtual environment in $1, with a Python that ELF-JAX runs on (setup.py: 3.11 or newer).
+# Where the machine has none, as Ubuntu 22.04, uv brings one.
+make_venv() {
+  local python
+  for python in python3.12 python3.11 python3.13 python3; do
+    if "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null &&
+      "$python" -m venv --clear "$1" >/dev/null 2>&1; then
+      return
+    fi
+  done
+  python3 -m pip install --quiet --user uv &&
+    python3 -m uv venv --quiet --clear --seed --python=3.12 "$1"
+}
+
+# Installs the code in the current directory with extras $2 into the virtual environment $1.
+# What is installed already, with the same requirements, is left alone.
+install_into() {
+  local venv=$1 extras=$2 want
+  want=$(cat requirements.txt setup.py && echo "$PWD $extras")
+  if [[ -x $venv/bin/python && $(cat "$venv/installed" 2>/dev/null) == "$want" ]]; then
+    say "$(hostname): installed already"
+    return
+  fi
+  make_venv "$venv" &&
+    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check -e ".[$extras]" &&
+    printf '%s\n' "$want" >"$venv/installed" &&
+    say "$(hostname): installed"
+}
