@@ -55,14 +55,14 @@ make_venv() {
 # Installs the code in the current directory with extras $2 into the virtual environment $1.
 # What is installed already, with the same requirements, is left alone.
 install_into() {
-  local venv=$1 extras=$2 want
+  local target=$1 extras=$2 want
   want=$(cat requirements.txt setup.py && echo "$PWD $extras")
-  if [[ -x $venv/bin/python && $(cat "$venv/installed" 2>/dev/null) == "$want" ]]; then
+  if [[ -x $target/bin/python && $(cat "$target/installed" 2>/dev/null) == "$want" ]]; then
     say "$(hostname): installed already"
     return
   fi
-  make_venv "$venv" &&
-    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check -e ".[$extras]" &&
-    printf '%s\n' "$want" >"$venv/installed" &&
+  make_venv "$target" &&
+    "$target/bin/python" -m pip install --quiet --disable-pip-version-check -e ".[$extras]" &&
+    printf '%s\n' "$want" >"$target/installed" &&
     say "$(hostname): installed"
 }

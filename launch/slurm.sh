@@ -28,7 +28,7 @@ flags:
   --sbatch_flag=FLAG    one more flag for sbatch, as --sbatch_flag=--qos=long; can be repeated
   --save_seconds=N      that long before the time limit training saves and ends; default: 120
   --venv=DIR            virtual environment, made where there is none; default: .venv
-  --config=FILE, --workdir=DIR            for main.py; workdir on a disk that all nodes see, or gs://
+  --config=FILE, --workdir=DIR            for main.py; workdir on a disk of all nodes, or gs://
   --dry_run             print every command, run none
 
 environment: XLA_FLAGS (compiler flags, after those of this script)
