@@ -13,10 +13,10 @@ say() {
 
 # The arguments as words that any POSIX shell reads back unchanged, quoted only where it must be.
 quote() {
-  local LC_ALL=C word line="" escaped="'\\''"
+  local LC_ALL=C word line="" mark="'" escaped="'\\''"
   for word in "$@"; do
     if [[ ! $word =~ ^[A-Za-z0-9_./:=,@%+-]+$ ]]; then
-      word="'${word//"'"/$escaped}'"
+      word="'${word//$mark/$escaped}'"
     fi
     line+="${line:+ }$word"
   done
@@ -36,6 +36,22 @@ run() {
 value_of() {
   [[ $1 == *=?* ]] || die "${1%%=*} needs a value: ${1%%=*}=VALUE"
   printf '%s\n' "${1#*=}"
+}
+
+# Packs the current directory into archive $1: all that git would track, as it lies there now;
+# nothing needs to be committed, and where git knows nothing, all but results and hidden files.
+pack() {
+  local list=(git ls-files -z --cached --others --exclude-standard)
+  local tar=(tar -czf "$1" --null -T -)
+  if [[ $dry_run ]]; then
+    say "$(quote "${list[@]}") | $(quote "${tar[@]}")"
+    return
+  fi
+  git rev-parse --git-dir >/dev/null 2>&1 ||
+    list=(find . -type f -not -path '*/.*' -not -path './runs/*' -not -name '*.pyc' -print0)
+  "${list[@]}" | while IFS= read -r -d '' file; do
+    [[ ! -e $file ]] || printf '%s\0' "$file" # git lists files that were deleted, too
+  done | COPYFILE_DISABLE=1 "${tar[@]}"
 }
 
 # A new virtual environment in $1, with a Python that ELF-JAX runs on (setup.py: 3.11 or newer).

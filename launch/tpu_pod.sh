@@ -196,21 +196,6 @@ last_error() {
   printf '%s\n' "${line#ERROR: }"
 }
 
-# Everything that git would track, as it lies in the working tree now; nothing needs to be committed.
-pack() {
-  local list=(git ls-files -z --cached --others --exclude-standard)
-  local tar=(tar -czf "$1" --null -T -)
-  if [[ $dry_run ]]; then
-    say "$(quote "${list[@]}") | $(quote "${tar[@]}")"
-    return
-  fi
-  git rev-parse --git-dir >/dev/null 2>&1 ||
-    list=(find . -type f -not -path '*/.*' -not -path './runs/*' -not -name '*.pyc' -print0)
-  "${list[@]}" | while IFS= read -r -d '' file; do
-    [[ ! -e $file ]] || printf '%s\0' "$file" # git lists files that were deleted, too
-  done | COPYFILE_DISABLE=1 "${tar[@]}"
-}
-
 # Ships the code and installs it. On a worker it lies in elf-jax/; files of an earlier shipment
 # that are gone here go there too, and results in elf-jax/runs stay.
 install() {
@@ -280,10 +265,12 @@ train() {
 
 # Follows the log until training is over (0) or has to be started again (1).
 watch() {
-  local misses=0 last="" seen=0
+  local misses=0 last="" seen=0 lines=20
   trap 'say "training goes on: train follows it again, stop and delete end it"; exit 130' INT
   while :; do
-    on_workers 0 "bash $worker_script log" || true
+    # For some minutes at a time: another worker may have failed while 0 waits for it.
+    on_workers 0 "bash $worker_script log $lines ${ELF_FOLLOW_SECONDS:-300}" || true
+    lines=3
     get_state || true
     case $state in
       ACTIVE | UNKNOWN) ;;

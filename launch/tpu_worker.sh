@@ -3,7 +3,7 @@
 #
 #   tpu_worker.sh install EXTRAS     into a virtual environment of its own
 #   tpu_worker.sh start ARGUMENTS    of main.py; in the background, once however often it is called
-#   tpu_worker.sh log                follow the log until training ends
+#   tpu_worker.sh log [LINES] [SECONDS]     follow the log until training ends, or so long
 #   tpu_worker.sh status             HOST and one of none, running, finished, stopped, failed,
 #                                    interrupted (by the system), lost (no trace of how it ended)
 #   tpu_worker.sh stop [SECONDS]     ask training to save and end, wait for that, at last kill it
@@ -16,17 +16,17 @@ readonly here=${ELF_HOME:-$HOME/elf-jax-run} # log, lock and result of training
 readonly venv=${ELF_HOME:-$HOME/elf-jax-run}/venv
 readonly poll=${ELF_WORKER_POLL_SECONDS:-1}
 
-# Compiler flags that hide communication behind computation. What they do is documented in
-# https://openxla.org/xla/flags_guidance ("TPU"), unless another source is named. The compiler of
-# libtpu 0.0.40 and newer knows them all; one that it does not know would end training at once.
+# Compiler flags that hide communication behind computation: documented ones only, none of them
+# measured on a slice so far. `main.py --mode=compile` heeds LIBTPU_INIT_ARGS too, to compare. libtpu
+# ends a program at once when it does not know a flag; 0.0.42, that of jax 0.10, knows these.
 libtpu_flags() {
   local flags=(
-    # All-reduces run beside other operations, not between them: the gradient of every layer is
-    # reduced over the data axis. Off by default; all-gathers (next line) are on by default, and
-    # written down because the two are documented as a set.
+    # All-reduces run beside other operations and not between them: with mesh.data > 1 every
+    # gradient is all-reduced. "These 2 flags should be used in conjunction to activate
+    # asynchronous all-reduce operations on v5e"; the second is off by default:
+    # https://openxla.org/xla/flags_guidance. For all-gathers the same is on by default.
     --xla_tpu_enable_async_collective_fusion=true
     --xla_tpu_enable_async_collective_fusion_fuse_all_reduce=true
-    --xla_tpu_enable_async_collective_fusion_fuse_all_gather=true
   )
   echo "${flags[*]}"
 }
@@ -88,9 +88,10 @@ result() {
 
 follow() {
   if running; then
-    tail -n 20 -F --sleep-interval="$poll" --pid="$(cat "$here/wrapper")" "$here/log" 2>/dev/null
+    timeout "${2-0}" tail -n "${1-20}" -F --sleep-interval="$poll" \
+      --pid="$(cat "$here/wrapper")" "$here/log" 2>/dev/null
   elif [[ -f $here/log ]]; then
-    tail -n 20 "$here/log"
+    tail -n "${1-20}" "$here/log"
   else
     say "$(hostname): no training so far"
   fi
@@ -139,7 +140,7 @@ main() {
     install) mkdir -p "$here" && install_into "$venv" "$@" ;;
     start) start "$@" ;;
     run) run_training "$@" ;;
-    log) follow ;;
+    log) follow "$@" ;;
     status) status ;;
     stop) stop "$@" ;;
     *) die "unknown command '$command' of tpu_worker.sh" ;;
