@@ -38,6 +38,20 @@ value_of() {
   printf '%s\n' "${1#*=}"
 }
 
+# The exit code of background process $1, whatever signals this script gets while it waits.
+wait_out() {
+  local code=0 last=0
+  wait "$1" || code=$?
+  while kill -0 "$1" 2>/dev/null; do # a trap came first, not the end of the process
+    code=0
+    wait "$1" || code=$?
+  done
+  # It may have ended while a trap ran: then its exit code has not been asked for yet.
+  wait "$1" 2>/dev/null || last=$?
+  if ((last != 127)); then code=$last; fi
+  return "$code"
+}
+
 # Packs the current directory into archive $1: all that git would track, as it lies there now;
 # nothing needs to be committed, and where git knows nothing, all but results and hidden files.
 pack() {

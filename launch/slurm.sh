@@ -153,7 +153,7 @@ prepare() {
 
 # What SLURM runs on the first node of the job: training on all of them, and what comes after.
 job() {
-  local code=0 again="" before=0 step
+  local code=0 again="" before=0
   XLA_FLAGS="$(gpu_flags) ${XLA_FLAGS-}"
   # JAX takes 0.75 of the memory of a GPU; nothing else runs there, and NVIDIA's libraries need
   # the rest ("nvidia" above: typically 0.9).
@@ -166,12 +166,7 @@ job() {
   # limit. The cores have to be named once more: srun does not take them from sbatch since 22.05.
   srun --kill-on-bad-exit=1 --cpus-per-task="$cpus" "$venv/bin/python" -u main.py \
     --config="$config" --workdir="$workdir" ${arguments[@]+"${arguments[@]}"} &
-  step=$!
-  while :; do
-    code=0
-    wait "$step" || code=$?
-    kill -0 "$step" 2>/dev/null || break # else `wait` returned because of the signal
-  done
+  wait_out "$!" || code=$?
   # A preemption with a grace period tells the tasks alone; main.py then says that it stopped.
   if tail -c "+$((before + 1))" "$log" 2>/dev/null | grep -aq 'stopped at step'; then
     again=yes

@@ -56,20 +56,15 @@ start() {
 
 # Training in the foreground, with file descriptor 9 holding the lock; writes how it ended.
 run_training() {
-  local code=0 interrupted="" child
+  local code=0 interrupted=""
   # A machine that shuts down sends SIGTERM to everything. main.py then saves and exits with 0, as
   # it does at the end: this is how the two are told apart. It is not passed on to main.py, which
   # has its own and takes a second one as an order to die.
   trap 'interrupted=yes' TERM
   printf '\n%s: main.py %s\n' "$(date '+%F %T')" "$(quote "$@")"
   LIBTPU_INIT_ARGS="$(libtpu_flags) ${LIBTPU_INIT_ARGS-}" "$venv/bin/python" -u main.py "$@" 9>&- &
-  child=$!
-  echo "$child" >"$here/child"
-  while :; do
-    code=0
-    wait "$child" || code=$?
-    kill -0 "$child" 2>/dev/null || break # else `wait` returned because of a signal
-  done
+  echo "$!" >"$here/child"
+  wait_out "$!" || code=$?
   if [[ -f $here/stop ]]; then
     result stopped
   elif [[ $interrupted ]]; then

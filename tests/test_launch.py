@@ -1,5 +1,6 @@
 """The launch scripts against stand-ins of gcloud, SLURM and Python that record their calls."""
 
+import contextlib
 import json
 import os
 import re
@@ -36,6 +37,7 @@ class Tree:
         for name in ("configs/base.py", "main.py", "setup.py", "requirements.txt"):
             (self.root / name).parent.mkdir(exist_ok=True)
             shutil.copy(ROOT / name, self.root / name)
+        self.processes = []
         self.fake.mkdir()
         self.play()
 
@@ -56,7 +58,7 @@ class Tree:
             "ELF_POLL_SECONDS": "0.02",
             "ELF_WORKER_POLL_SECONDS": "0.02",
         } | environment
-        return subprocess.Popen(
+        process = subprocess.Popen(
             script if shell else ["bash", self.root / "launch" / script, *argv],
             shell=shell,
             stdout=output,
@@ -64,7 +66,10 @@ class Tree:
             text=True,
             env=environment,
             cwd=self.path,
+            start_new_session=True,  # to end it with all that it started
         )
+        self.processes.append(process)
+        return process
 
     def launch(self, script, *argv, **environment):
         return self.finish(self.start(script, *argv, **environment))
@@ -99,7 +104,13 @@ class Tree:
 
 @pytest.fixture
 def tree(tmp_path):
-    return Tree(tmp_path)
+    tree = Tree(tmp_path)
+    yield tree
+    (tree.fake / "over").touch()  # ends what plays training
+    for process in tree.processes:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 def test_scripts_pass_shellcheck():
