@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax.experimental import topologies
 
 from elf_jax import rng, sharding
-from elf_jax.build import build_model
+from elf_jax.build import build_model, compute_dtype
 from elf_jax.checkpoint import abstract
 from elf_jax.encoder import describe_encoder
 from elf_jax.errors import UserError
@@ -150,7 +150,8 @@ def _devices(topology):
 
 def _abstract_model(config, mesh):
     """The model without any data or weights: shapes alone."""
-    vocab_size, encoder = describe_encoder(config)
+    dtype = compute_dtype(config.model.dtype, mesh.devices.flat[0].platform)
+    vocab_size, encoder = describe_encoder(config, dtype, mesh)
     model = build_model(config, vocab_size, mesh, encoder=encoder)
     replicated = sharding.replicated(mesh)
     params = jax.tree.map(

@@ -22,6 +22,7 @@ from elf_jax.data.cooccurrence import cooccurrence_embedding
 from elf_jax.errors import UserError
 from elf_jax.files import write_bytes, write_json
 from elf_jax.hub import resolve
+from elf_jax.networks.attention import Groups
 from elf_jax.networks.t5 import T5Config, T5Encoder
 from elf_jax.t5_files import load_t5, read_config
 from elf_jax.types import AttentionMask, ExampleMask, Latents, Mask, Tokens, typed
@@ -46,17 +47,28 @@ PUBLISHED = {
 PUBLISHED_TOKENS = 32100
 
 
-@typed
-def attention_mask(is_cond: Mask, is_valid: Mask, drop: ExampleMask) -> AttentionMask:
-    """True where a query may attend to a key.
+COND, TARGET = 1, 2  # bits of `Groups`
+
+
+def attention_groups(is_cond, is_valid, drop):
+    """Who may attend to whom, as `Groups`.
 
     A condition token attends to condition tokens only, every other position to every valid token;
-    nothing attends to
-    padding. Where the condition is dropped, positions outside it do not attend to it.
+    nothing attends to padding. Where the condition is dropped, positions outside it do not attend
+    to it.
+
+    Args:
+      is_cond, is_valid: [B, L] bool. drop: [B] bool.
     """
-    query, key = is_cond[:, :, None], is_cond[:, None, :]
-    allowed = jnp.where(query, key, ~key | ~drop[:, None, None])
-    return allowed & is_valid[:, None, :]
+    keys = jnp.where(is_cond, COND, TARGET) * is_valid
+    others = jnp.where(drop, TARGET, COND | TARGET)[:, None]
+    return Groups(jnp.where(is_cond, COND, others).astype(jnp.int32), keys.astype(jnp.int32))
+
+
+@typed
+def attention_mask(is_cond: Mask, is_valid: Mask, drop: ExampleMask) -> AttentionMask:
+    """`attention_groups` as a mask, True where a query may attend to a key."""
+    return attention_groups(is_cond, is_valid, drop).mask()
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -67,7 +79,7 @@ class Encoder:
       width: C.
       params: its parameters, float32; passed in again at every call so that jit takes them as an
         argument.
-      raw: function (params, tokens [B, L], mask [B, L, L]) -> [B, L, C].
+      raw: function (params, tokens [B, L], `Groups`) -> [B, L, C].
       mean, std: latents are (raw - mean) / std.
     """
 
@@ -84,13 +96,15 @@ class Encoder:
         """Clean latents, [B, L, C] float32; zero at the condition of examples where it is
         dropped.
         """
-        raw = self.raw(params, tokens, attention_mask(is_cond, is_valid, drop))
+        raw = self.raw(params, tokens, attention_groups(is_cond, is_valid, drop))
         latents = (raw.astype(jnp.float32) - self.mean) / self.std
         latents = jnp.where((is_cond & drop[:, None])[..., None], 0.0, latents)
         return jax.lax.stop_gradient(latents)
 
 
-def build_encoder(settings, vocab_size, seed=0, dtype=jnp.float32, workdir=None, rows=None):
+def build_encoder(
+    settings, vocab_size, seed=0, dtype=jnp.float32, workdir=None, rows=None, mesh=None
+):
     """The encoder of the config section `encoder`.
 
     Args:
@@ -101,6 +115,7 @@ def build_encoder(settings, vocab_size, seed=0, dtype=jnp.float32, workdir=None,
       workdir: holds what was made from the data, a co-occurrence embedding or the measured mean
         and deviation, once `save_encoder` has put it there.
       rows: training `Rows`, to make either from where there is none.
+      mesh: the devices that the T5 runs on.
 
     Raises:
       UserError: unknown kind, files that do not load, or a tokenizer with more tokens than the
@@ -117,11 +132,7 @@ def build_encoder(settings, vocab_size, seed=0, dtype=jnp.float32, workdir=None,
             f"the tokenizer has {vocab_size} tokens but the encoder in {settings.path} knows "
             f"{config.vocab_size}: set config.data.tokenizer to the encoder's own directory"
         )
-    network = T5Encoder(config, dtype)
-
-    def raw(params, tokens, mask):
-        return network.apply({"params": params}, tokens, mask)
-
+    raw = _run_t5(config, dtype, mesh)
     encoder = Encoder(config.d_model, params, raw, settings.mean, settings.std)
     if settings.std:
         return encoder
@@ -208,7 +219,19 @@ def measure(encoder, rows, positions=SAMPLE):
     return float(np.float32(mean)), float(np.float32(np.sqrt(variance)))
 
 
-def describe_encoder(config, dtype=jnp.float32):
+def _run_t5(config, dtype, mesh):
+    """`Encoder.raw` of a T5; with a mesh of TPUs its attention is a kernel."""
+    on_tpu = mesh is not None and mesh.devices.flat[0].platform == "tpu"
+    network = T5Encoder(config, dtype, mesh if on_tpu else None)
+
+    def raw(params, tokens, groups):
+        mask = groups if on_tpu else groups.mask()
+        return network.apply({"params": params}, tokens, mask)
+
+    return raw
+
+
+def describe_encoder(config, dtype=jnp.float32, mesh=None):
     """(V, an `Encoder` with shapes in place of its parameters) of a whole config; nothing is read
     but a T5's config.json, if it is at hand.
 
@@ -224,13 +247,11 @@ def describe_encoder(config, dtype=jnp.float32):
         else:
             sizes = read_config(resolve(settings.path, "T5 encoder (config.encoder.path)"))
             vocab_size = sizes.vocab_size
-        network, width = T5Encoder(sizes, dtype), sizes.d_model
         tokens = jax.ShapeDtypeStruct((1, 8), jnp.int32)
         mask = jax.ShapeDtypeStruct((1, 8, 8), jnp.bool_)
-        params = jax.eval_shape(network.init, jax.random.key(0), tokens, mask)["params"]
-
-        def raw(params, tokens, mask):
-            return network.apply({"params": params}, tokens, mask)
+        init = T5Encoder(sizes, dtype).init
+        params = jax.eval_shape(init, jax.random.key(0), tokens, mask)["params"]
+        width, raw = sizes.d_model, _run_t5(sizes, dtype, mesh)
     else:
         params, raw = {"table": jax.ShapeDtypeStruct((vocab_size, width), jnp.float32)}, _look_up
     return vocab_size, Encoder(width, params, raw, settings.mean, settings.std or 1.0)
@@ -287,6 +308,6 @@ def save_encoder(encoder, settings, workdir):
         write_json(path, {"mean": encoder.mean, "std": encoder.std})
 
 
-def _look_up(params, tokens, mask):
-    del mask  # the Gaussian embedding knows no context
+def _look_up(params, tokens, groups):
+    del groups  # the Gaussian embedding knows no context
     return params["table"][tokens]

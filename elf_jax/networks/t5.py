@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from elf_jax.networks.attention import Groups, biased_attention
 from elf_jax.networks.layers import RMSNorm
 from elf_jax.types import Array, AttentionMask, Mask, Tokens, typed
 
@@ -79,26 +80,31 @@ class T5Attention(nn.Module):
 
     config: T5Config
     dtype: jnp.dtype
+    mesh: jax.sharding.Mesh | None = None
 
     @nn.compact
     def __call__(self, x, mask, bias=None, memory=None):
-        """x [B, T, D] float32, mask [B or 1, 1, T or 1, L], bias [1, H, T, L], memory [B, L, D]."""
+        """x [B, T, D] float32, mask [B or 1, 1, T or 1, L] or `Groups`, bias [1, H, T, L], memory
+        [B, L, D].
+        """
         config = self.config
         inner = config.num_heads * config.d_kv
         y = RMSNorm(config.layer_norm_epsilon, name="norm")(x)
         memory = y if memory is None else memory
 
-        def heads(inputs, name, scale):
-            outputs = _dense(inner, self.dtype, scale, name)(inputs)
-            return outputs.reshape(*inputs.shape[:2], config.num_heads, config.d_kv)
-
         # 1/sqrt(K) is not in the logits but in the initial queries.
-        q = heads(y, "q", (config.d_model * config.d_kv) ** -0.5)
-        k = heads(memory, "k", config.d_model**-0.5)
-        v = heads(memory, "v", config.d_model**-0.5)
-        # A query that may attend to nothing gets the average of all values, not NaN.
-        y = jax.nn.dot_product_attention(q, k, v, bias=bias, mask=mask, scale=1.0)
-        y = y.reshape(*x.shape[:2], inner)
+        q = _dense(inner, self.dtype, (config.d_model * config.d_kv) ** -0.5, "q")(y)
+        k = _dense(inner, self.dtype, config.d_model**-0.5, "k")(memory)
+        v = _dense(inner, self.dtype, config.d_model**-0.5, "v")(memory)
+        y = None
+        if isinstance(mask, Groups):
+            y = biased_attention(q, k, v, bias, mask, config.num_heads, self.mesh)
+            mask = mask.mask()[:, None]
+        if y is None:
+            q, k, v = (a.reshape(*a.shape[:2], config.num_heads, config.d_kv) for a in (q, k, v))
+            # A query that may attend to nothing gets the average of all values, not NaN.
+            y = jax.nn.dot_product_attention(q, k, v, bias=bias, mask=mask, scale=1.0)
+            y = y.reshape(*x.shape[:2], inner)
         return x + _dense(config.d_model, self.dtype, inner**-0.5, "o")(y)
 
 
@@ -124,10 +130,12 @@ class EncoderBlock(nn.Module):
 
     config: T5Config
     dtype: jnp.dtype
+    mesh: jax.sharding.Mesh | None
 
     @nn.compact
     def __call__(self, x, mask, bias):
-        x = T5Attention(self.config, self.dtype, name="self_attention")(x, mask, bias)
+        attention = T5Attention(self.config, self.dtype, self.mesh, name="self_attention")
+        x = attention(x, mask, bias)
         return T5FeedForward(self.config, self.dtype, name="feed_forward")(x), None
 
 
@@ -172,32 +180,40 @@ def _position_bias(config, table, length, bidirectional):
 
 
 class T5Encoder(nn.Module):
-    """The encoder: tokens to contextual embeddings. Parameters are float32, layers stacked."""
+    """The encoder: tokens to contextual embeddings. Parameters are float32, layers stacked.
+
+    Attributes:
+      config: `T5Config`. dtype: of the matrix products.
+      mesh: the devices, for the attention that needs to know them.
+    """
 
     config: T5Config
     dtype: jnp.dtype = jnp.float32
+    mesh: jax.sharding.Mesh | None = None
 
     def setup(self):
         config = self.config
         normal = nn.initializers.normal(1.0)
         self.embed = nn.Embed(config.vocab_size, config.d_model, embedding_init=normal)
         self.relative_bias = self.param("relative_bias", *_bias_table(config))
-        self.blocks = _stack(EncoderBlock, config.num_layers)(config, self.dtype)
+        self.blocks = _stack(EncoderBlock, config.num_layers)(config, self.dtype, self.mesh)
         self.final_norm = RMSNorm(config.layer_norm_epsilon)
 
     @typed
-    def __call__(self, tokens: Tokens, mask: AttentionMask) -> Float[Array, "B L D"]:
+    def __call__(self, tokens: Tokens, mask: AttentionMask | Groups) -> Float[Array, "B L D"]:
         """Encodes.
 
         Args:
           tokens: [B, L] below vocab_size; others give NaN.
-          mask: [B, L, L], True where query b, q may attend to key k.
+          mask: [B, L, L], True where query b, q may attend to key k; or the same as `Groups`, for
+            the kernel that never holds it.
 
         Returns:
           [B, L, d_model] float32; finite even where a query may attend to nothing.
         """
         bias = _position_bias(self.config, self.relative_bias, tokens.shape[1], True)
-        x, _ = self.blocks(self.embed(tokens), mask[:, None], bias)
+        mask = mask if isinstance(mask, Groups) else mask[:, None]
+        x, _ = self.blocks(self.embed(tokens), mask, bias)
         return self.final_norm(x)
 
 
