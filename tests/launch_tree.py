@@ -1,8 +1,11 @@
 """What the tests of the launch scripts share: a small checkout, and stand-ins that record."""
 
+import contextlib
 import os
 import re
+import shlex
 import shutil
+import signal
 import subprocess
 import time
 from pathlib import Path
@@ -84,3 +87,34 @@ class Tree:
         while len(list(self.fake.glob("runs.*"))) < count:
             assert time.monotonic() < deadline
             time.sleep(0.02)
+
+    def close(self):
+        """Ends all that still runs."""
+        (self.fake / "over").touch()  # ends what plays training
+        for process in self.processes:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def submit(tree, *argv):
+    """Submits a job; what sbatch would run, and where its output goes."""
+    run = tree.launch("slurm.sh", *argv)
+    assert run.returncode == 0, run.stderr
+    (call,) = tree.calls("sbatch")
+    flags = dict(word.split("=", 1) for word in call[1:] if "=" in word)
+    return flags["--wrap"], Path(flags["--output"]), call
+
+
+def start_job(tree, wrap, log):
+    """Runs a submitted job as SLURM does: /bin/sh, output to the end of the log."""
+    command = f"cd {tree.root} && {wrap}"
+    return tree.start(command, shell=True, output=log.open("a"), SLURM_JOB_ID="42")
+
+
+def readme_examples():
+    """Command and output of every console block in launch/README.md."""
+    text = (ROOT / "launch/README.md").read_text()
+    for block in re.findall(r"```console\n\$ (.*?)```", text, re.DOTALL):
+        lines = block.replace("\\\n", "").splitlines()
+        yield shlex.split(lines[0]), "\n".join(lines[1:]) + "\n"

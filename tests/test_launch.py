@@ -1,10 +1,8 @@
 """The launch scripts against stand-ins of gcloud, SLURM and Python that record their calls."""
 
-import contextlib
 import json
 import os
 import re
-import shlex
 import shutil
 import signal
 import subprocess
@@ -17,7 +15,7 @@ import pytest
 
 from configs import base
 from elf_jax.settings import flatten
-from tests.launch_tree import PATIENCE, ROOT, STAND_INS, Tree
+from tests.launch_tree import PATIENCE, ROOT, STAND_INS, Tree, readme_examples, start_job, submit
 
 SLICE = ["--name=pod", "--type=v5litepod-16"]
 TRAINING = ["--config=configs/base.py", "--workdir=gs://bucket/run"]
@@ -30,11 +28,7 @@ BRING_UP = ["status", "scp", "install", "start"]
 def tree(tmp_path):
     tree = Tree(tmp_path)
     yield tree
-    (tree.fake / "over").touch()  # ends what plays training
-    for process in tree.processes:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+    tree.close()
 
 
 def test_scripts_pass_shellcheck():
@@ -228,21 +222,6 @@ def test_compiler_flags_are_known_to_jax():
     assert run.returncode == 0, run.stderr
 
 
-def submit(tree, *argv):
-    """Submits a job; what sbatch would run, and where its output goes."""
-    run = tree.launch("slurm.sh", *argv)
-    assert run.returncode == 0, run.stderr
-    (call,) = tree.calls("sbatch")
-    flags = dict(word.split("=", 1) for word in call[1:] if "=" in word)
-    return flags["--wrap"], Path(flags["--output"]), call
-
-
-def start_job(tree, wrap, log):
-    """Runs a submitted job as SLURM does: /bin/sh, output to the end of the log."""
-    command = f"cd {tree.root} && {wrap}"
-    return tree.start(command, shell=True, output=log.open("a"), SLURM_JOB_ID="42")
-
-
 def test_slurm_submits_one_process_per_gpu(tree):
     flags = ["--nodes=2", "--gpus_per_node=4", "--partition=p", "--sbatch_flag=--qos=long"]
     wrap, log, call = submit(tree, *flags, *TRAINING, "--", *HARD)
@@ -330,14 +309,6 @@ def test_help_fits_a_screen(tree, script):
 def test_local_workdir_is_warned_of(tree):
     run = tree.launch("tpu_pod.sh", "train", *SLICE, TRAINING[0], "--workdir=runs/x", "--dry_run")
     assert run.returncode == 0 and run.stderr.count("\n") == 1 and "warning:" in run.stderr
-
-
-def readme_examples():
-    """Command and output of every console block in launch/README.md."""
-    text = (ROOT / "launch/README.md").read_text()
-    for block in re.findall(r"```console\n\$ (.*?)```", text, re.DOTALL):
-        lines = block.replace("\\\n", "").splitlines()
-        yield shlex.split(lines[0]), "\n".join(lines[1:]) + "\n"
 
 
 def test_dry_run_prints_what_the_readme_shows_and_calls_nothing(tree):
