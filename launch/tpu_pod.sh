@@ -313,9 +313,10 @@ watch() {
   return 1
 }
 
-# Lets training save and end, within so many seconds if a number is given.
+# Lets training save and end, within so many seconds if a number is given. On a machine that is
+# new there is nothing to stop.
 stop() {
-  on_workers all "bash $worker_script stop${1+ $1}"
+  on_workers all "test ! -f $worker_script || bash $worker_script stop${1+ $1}"
 }
 
 status() {

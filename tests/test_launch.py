@@ -1,10 +1,8 @@
 """The launch scripts against stand-ins of gcloud, SLURM and Python that record their calls."""
 
-import contextlib
 import json
 import os
 import re
-import shlex
 import shutil
 import signal
 import subprocess
@@ -17,100 +15,20 @@ import pytest
 
 from configs import base
 from elf_jax.settings import flatten
+from tests.launch_tree import PATIENCE, ROOT, STAND_INS, Tree, readme_examples, start_job, submit
 
-ROOT = Path(__file__).parent.parent
-STAND_INS = ROOT / "tests/stand_ins"
 SLICE = ["--name=pod", "--type=v5litepod-16"]
 TRAINING = ["--config=configs/base.py", "--workdir=gs://bucket/run"]
 # Words that a shell would change, on their way through gcloud, ssh and another shell.
 HARD = ["--config.data.path=a b*.txt", '--config.data.field=it\'s "$HOME" \\ & `x`']
-PATIENCE = 120  # seconds, on a machine that is busy with other things
 BRING_UP = ["status", "scp", "install", "start"]
-
-
-class Tree:
-    """A checkout with the launch scripts and little else, and what the stand-ins play with."""
-
-    def __init__(self, path):
-        self.path, self.root, self.fake = path, path / "tree", path / "fake"
-        shutil.copytree(ROOT / "launch", self.root / "launch")
-        for name in ("configs/base.py", "main.py", "setup.py", "requirements.txt"):
-            (self.root / name).parent.mkdir(exist_ok=True)
-            shutil.copy(ROOT / name, self.root / name)
-        self.processes = []
-        self.fake.mkdir()
-        self.play()
-
-    def play(self, states="NONE ACTIVE", training="0", queue="", failure=""):
-        """What happens: states of the slice, ends of training (an exit code, or `run`), ..."""
-        for name, text in (("states", states), ("training", training)):
-            (self.fake / name).write_text("".join(f"{word}\n" for word in text.split()))
-        (self.fake / "queue").write_text(queue)
-        if failure:
-            (self.fake / "failure").write_text(f"{failure}\n")
-
-    def start(self, script, *argv, shell=False, output=subprocess.PIPE, **environment):
-        """A process of a launch script, or of a shell command."""
-        environment = {
-            "PATH": f"{STAND_INS}:{os.environ['PATH']}",
-            "HOME": str(self.path),
-            "FAKE": str(self.fake),
-            "ELF_POLL_SECONDS": "0.02",
-            "ELF_WORKER_POLL_SECONDS": "0.02",
-        } | environment
-        process = subprocess.Popen(
-            script if shell else ["bash", self.root / "launch" / script, *argv],
-            shell=shell,
-            stdout=output,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=environment,
-            cwd=self.path,
-            start_new_session=True,  # to end it with all that it started
-        )
-        self.processes.append(process)
-        return process
-
-    def launch(self, script, *argv, **environment):
-        return self.finish(self.start(script, *argv, **environment))
-
-    @staticmethod
-    def finish(process):
-        out, err = process.communicate(timeout=PATIENCE)
-        return subprocess.CompletedProcess(process.args, process.returncode, out, err)
-
-    def calls(self, *names):
-        """The calls so far of these commands (all: none given), each a list of words."""
-        if not (self.fake / "calls").exists():
-            return []
-        calls = (self.fake / "calls").read_text().split("\x1e")[:-1]
-        calls = [call.split("\x1f")[1:] for call in calls]
-        return [call for call in calls if not names or call[0] in names]
-
-    def steps(self):
-        """What gcloud was asked for, one word each, or the word that the workers were told."""
-        steps = []
-        for call in self.calls("gcloud"):
-            command = next((word for word in call if word.startswith("--command=")), "")
-            steps.append((re.findall(r"tpu_worker\.sh (\w+)", command) or [call[4]])[-1])
-        return steps
-
-    def wait_for_training(self, count):
-        deadline = time.monotonic() + PATIENCE
-        while len(list(self.fake.glob("runs.*"))) < count:
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
 
 
 @pytest.fixture
 def tree(tmp_path):
     tree = Tree(tmp_path)
     yield tree
-    (tree.fake / "over").touch()  # ends what plays training
-    for process in tree.processes:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+    tree.close()
 
 
 def test_scripts_pass_shellcheck():
@@ -199,6 +117,19 @@ def test_training_that_the_system_interrupts_starts_again(tree):
     assert run.returncode == 0, run.stderr
     assert "starts again" in run.stdout and "complete" in run.stdout
     assert tree.steps().count("start") == 2 and tree.steps().count("create") == 0
+
+
+def test_machine_that_was_replaced_is_installed_and_all_start_again(tree):
+    tree.play("ACTIVE")
+    tree.launch("tpu_pod.sh", "train", *SLICE, *TRAINING)
+    shutil.rmtree(tree.fake / "1")
+    (tree.fake / "0/elf-jax-run/result").write_text("interrupted\n")
+    (tree.fake / "calls").unlink()
+    run = tree.launch("tpu_pod.sh", "train", *SLICE, *TRAINING)
+    assert run.returncode == 0, run.stderr
+    assert tree.steps()[:6] == ["describe", "status", "stop", "scp", "install", "start"]
+    assert "worker-0: installed already" in run.stdout and "worker-1: installed\n" in run.stdout
+    assert run.stdout.count(": started") == 2
 
 
 def test_failed_training_ends_with_an_error(tree):
@@ -291,21 +222,6 @@ def test_compiler_flags_are_known_to_jax():
     assert run.returncode == 0, run.stderr
 
 
-def submit(tree, *argv):
-    """Submits a job; what sbatch would run, and where its output goes."""
-    run = tree.launch("slurm.sh", *argv)
-    assert run.returncode == 0, run.stderr
-    (call,) = tree.calls("sbatch")
-    flags = dict(word.split("=", 1) for word in call[1:] if "=" in word)
-    return flags["--wrap"], Path(flags["--output"]), call
-
-
-def start_job(tree, wrap, log):
-    """Runs a submitted job as SLURM does: /bin/sh, output to the end of the log."""
-    command = f"cd {tree.root} && {wrap}"
-    return tree.start(command, shell=True, output=log.open("a"), SLURM_JOB_ID="42")
-
-
 def test_slurm_submits_one_process_per_gpu(tree):
     flags = ["--nodes=2", "--gpus_per_node=4", "--partition=p", "--sbatch_flag=--qos=long"]
     wrap, log, call = submit(tree, *flags, *TRAINING, "--", *HARD)
@@ -393,14 +309,6 @@ def test_help_fits_a_screen(tree, script):
 def test_local_workdir_is_warned_of(tree):
     run = tree.launch("tpu_pod.sh", "train", *SLICE, TRAINING[0], "--workdir=runs/x", "--dry_run")
     assert run.returncode == 0 and run.stderr.count("\n") == 1 and "warning:" in run.stderr
-
-
-def readme_examples():
-    """Command and output of every console block in launch/README.md."""
-    text = (ROOT / "launch/README.md").read_text()
-    for block in re.findall(r"```console\n\$ (.*?)```", text, re.DOTALL):
-        lines = block.replace("\\\n", "").splitlines()
-        yield shlex.split(lines[0]), "\n".join(lines[1:]) + "\n"
 
 
 def test_dry_run_prints_what_the_readme_shows_and_calls_nothing(tree):
