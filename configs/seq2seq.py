@@ -1,7 +1,7 @@
 """Your own pairs: translation, summaries, anything with a source and a target in JSON lines.
 
 Paper:     ELF, arXiv 2605.10938, conditional generation, in small.
-Command:   python main.py --config=configs/seq2seq.py --config.data.path=pairs.jsonl --workdir=runs/mine
+Command:   python main.py --config=configs/seq2seq.py --config.data.path=pairs.jsonl
            with --config.data.source_field and --config.data.field naming the two fields.
 Hardware:  one GPU or TPU chip; on a laptop set --config.model.depth=4 --config.model.width=128.
 Duration:  20 epochs; `--mode=compile` says what a step takes on your chip.

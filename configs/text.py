@@ -1,7 +1,7 @@
 """Your own text, unconditional: plain text or JSON lines.
 
 Paper:     ELF, arXiv 2605.10938, unconditional generation, in small.
-Command:   python main.py --config=configs/text.py --config.data.path='books/*.txt' --workdir=runs/mine
+Command:   python main.py --config=configs/text.py --config.data.path='books/*.txt'
 Hardware:  one GPU or TPU chip; on a laptop set --config.model.depth=4 --config.model.width=128.
 Duration:  20 epochs; `--mode=compile` says what a step takes on your chip.
 Expect:    depends on the text. Train a scorer on it (--mode=train_scorer) and compare Gen. PPL and
