@@ -14,8 +14,12 @@ flags:
   --config=FILE            a config; needed to train. Every key in it can be set, as above
                            (configs/base.py lists all keys, each with a comment)
   --workdir=DIR            where everything is kept; default: runs/NAME, after the config
-  --mode=train|sample|evaluate|export
-  --mode=train_scorer      train a small GPT-2 on the config's data, for its Gen. PPL
+  --mode=MODE              train, sample, evaluate or export, as above;
+    prepare                turn the config's data into shards that training reads at random
+    pretrain_encoder       an encoder from scratch on the config's data, into WORKDIR/encoder
+    train_scorer           a small GPT-2 on the config's data, for its Gen. PPL
+    compile                will it fit, how fast will it be: --topology=v5p:2x4x4 (or the devices
+                           that are there) --program=train|sample --output=report.json
   --checkpoint=PATH|NAME   the model to use, or to start training from, in place of the workdir's:
                            a workdir, an export, a published checkpoint (Orbax directory or msgpack
                            file; needs --config), or a name on the Hugging Face hub
@@ -41,21 +45,37 @@ import os
 import pathlib
 import sys
 
-import jax
-from absl import app, flags, logging
-from ml_collections import config_flags
-
-from elf_jax import distributed
-from elf_jax.errors import UserError
-
 # A bad input is one line, and TensorFlow-style chatter would hide it.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
-MODES = ("train", "sample", "evaluate", "export", "train_scorer")
+import jax  # noqa: E402
+from absl import app, flags, logging  # noqa: E402
+from ml_collections import config_flags  # noqa: E402
+
+from elf_jax import distributed  # noqa: E402
+from elf_jax.errors import UserError  # noqa: E402
+
+# What each mode calls; it needs --config unless it works on what a workdir keeps.
+MODES = {
+    "train": lambda: _train(),
+    "sample": lambda: _use("sample"),
+    "evaluate": lambda: _use("evaluate"),
+    "export": lambda: _use("export"),
+    "prepare": lambda: _prepare(),
+    "pretrain_encoder": lambda: _pretrain_encoder(),
+    "train_scorer": lambda: _train_scorer(),
+    "compile": lambda: _compile(),
+}
 # Flags that other modes would have to ignore.
-ONLY_FOR = {"source": ("sample",), "format": ("sample",), "output": ("sample", "export")}
+ONLY_FOR = {
+    "source": ("sample",),
+    "format": ("sample",),
+    "output": ("sample", "export", "compile"),
+    "topology": ("compile",),
+    "program": ("compile",),
+}
 OVERRIDES = (
     "num_samples",
     "seed",
@@ -75,6 +95,8 @@ _CHECKPOINT = flags.DEFINE_string("checkpoint", None, "see --help")
 _SOURCE = flags.DEFINE_string("source", None, "see --help")
 _FORMAT = flags.DEFINE_enum("format", "text", ("text", "jsonl"), "see --help")
 _OUTPUT = flags.DEFINE_string("output", None, "see --help")
+_TOPOLOGY = flags.DEFINE_string("topology", "", "see --help")
+_PROGRAM = flags.DEFINE_string("program", "train", "see --help")
 for _name in ("num_samples", "seed", "steps"):
     flags.DEFINE_integer(_name, None, "see --help")
 for _name in ("gamma", "guidance_scale", "cfg_scale"):
@@ -96,12 +118,7 @@ def run(argv):
                 raise UserError(f"--{name} is for --mode={' and '.join(modes)}: leave it out")
         if distributed.initialize() and jax.process_index() > 0:
             _fall_silent()
-        if _MODE.value == "train":
-            _train()
-        elif _MODE.value == "train_scorer":
-            _train_scorer()
-        else:
-            _use(_MODE.value)
+        MODES[_MODE.value]()
     except UserError as error:
         _fail(error)
 
@@ -115,9 +132,19 @@ def _fall_silent():
 def _train():
     from elf_jax import trainer
 
+    trainer.train(_config(), _workdir(), checkpoint=_CHECKPOINT.value)
+
+
+def _config():
     if _CONFIG.value is None:
         raise UserError("--config is missing: for example --config=configs/quickstart.py")
-    trainer.train(_CONFIG.value, _workdir(), checkpoint=_CHECKPOINT.value)
+    return _CONFIG.value
+
+
+def _compile():
+    from elf_jax.compile_report import compile_report
+
+    compile_report(_config(), _TOPOLOGY.value, _PROGRAM.value, _OUTPUT.value)
 
 
 def _train_scorer():
@@ -129,6 +156,18 @@ def _train_scorer():
     config = settings.load(workdir) if _CONFIG.value is None else _CONFIG.value
     settings.check_same(workdir, config, lambda name: name.startswith("data."))
     train_scorer(config, workdir)
+
+
+def _prepare():
+    from elf_jax.data.prepare import prepare
+
+    prepare(_config().data)
+
+
+def _pretrain_encoder():
+    from elf_jax.pretrain_encoder import pretrain_encoder
+
+    pretrain_encoder(_config(), _workdir() / "encoder")
 
 
 def _use(mode):

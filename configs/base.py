@@ -38,35 +38,48 @@ def get_config() -> ml_collections.ConfigDict:
     config.seed = 0  # everything random follows from it
 
     config.data = ConfigDict()
-    config.data.source = "text"  # unicode_names | text | jsonl
-    config.data.path = ""  # files or globs, separated by commas; .gz is read as it is
-    config.data.field = "text"  # jsonl: the field that holds the text (of a pair: the target)
-    # jsonl: the field that holds the condition of a pair; empty: unconditional
+    config.data.source = "text"  # unicode_names | text | jsonl | tfds | hf
+    # text, jsonl: files or globs, separated by commas; .gz is read as it is | tfds, hf: name of a
+    # data set (hf: with NAME:CONFIGURATION) or directory of a saved one
+    config.data.path = ""
+    # jsonl, tfds, hf: the field that holds the text (of a pair: the target); a.b is b inside a
+    config.data.field = "text"
+    # jsonl, tfds, hf: the field that holds the condition of a pair; empty: unconditional
     config.data.source_field = ""
-    config.data.validation_path = ""  # validation files; empty: a part of `path` is split off
+    config.data.split = "train"  # tfds, hf: the split to train on
+    config.data.validation_split = ""  # tfds, hf: the split to validate with
+    # validation files or data set; this and validation_split empty: a part of `path` is split off
+    config.data.validation_path = ""
     config.data.validation_fraction = 0.05  # that part, chosen by a hash of the text
     config.data.length = 1024  # L: positions of a row, condition and target together
     # pairs: longest condition in tokens, its EOS included; longer ones are cut
     config.data.source_length = 0
-    # rows: one text a row | stream: one long stream, cut | auto: rows for names and pairs
+    # rows: one text a row | stream: one long stream, cut | documents: whole documents, as many as
+    # fit in a row | auto: rows for names and pairs, stream for other text
     config.data.packing = "auto"
     # pad: padding is not in the loss | eos: padded with EOS, which is in the loss
     config.data.pad = "pad"
-    # bpe | words (both trained on the data) | a directory with a tokenizer | auto: words for
-    # unicode_names, bpe for other text
+    # bpe | words (both trained on the data) | a directory with a tokenizer, or a name on the
+    # Hugging Face hub | auto: words for unicode_names, bpe for other text
     config.data.tokenizer = "auto"
     config.data.vocab_size = 8192  # largest vocabulary of a trained tokenizer
+    # directory of prepared shards, made first if there are none; empty: all is read into memory
+    # (text and jsonl only)
+    config.data.prepared = ""
 
     config.encoder = ConfigDict()
     # gaussian: a frozen random embedding | cooccurrence: a frozen embedding from the training
     # data's co-occurrences | t5: a pretrained T5 encoder
     config.encoder.kind = "gaussian"
-    config.encoder.path = ""  # t5: a directory with config.json and model.safetensors
+    # t5: a directory with config.json and model.safetensors, or a name on the Hugging Face hub
+    config.encoder.path = ""
     config.encoder.width = 512  # C (a T5 brings its own)
     # cooccurrence: so much of the width; the rest is random and tells tokens of like use apart
     config.encoder.structured = 0.75
     config.encoder.mean = 0.0  # latents = (encoder output - mean) / std
-    config.encoder.std = 1.0  # 0.2 for T5-small; the Gaussian embedding has 1
+    # 0.2 for T5-small; 0: of a T5, mean and std are measured on the training data, and kept in
+    # the workdir; the embeddings are made to have 0 and 1
+    config.encoder.std = 0.0
 
     config.model = ConfigDict()
     config.model.depth = 12
@@ -166,4 +179,34 @@ def get_config() -> ml_collections.ConfigDict:
     config.scorer.learning_rate = 0.001  # the highest, at this batch; AdamW, cosine to zero
     config.scorer.warmup_steps = 100
     config.scorer.weight_decay = 0.1
+    # --mode=pretrain_encoder: a T5 from scratch on this config's data, by span corruption
+    config.pretrain = ConfigDict()
+    # v1.1: gated GELU, the output a matrix of its own | v1.0: ReLU, the output tied to the input
+    config.pretrain.version = "v1.1"
+    config.pretrain.width = 512  # C of the latents; sizes are those of T5-small
+    config.pretrain.depth = 6
+    config.pretrain.decoder_depth = 6  # the decoder is needed for pretraining alone
+    config.pretrain.heads = 8
+    config.pretrain.head_width = 64
+    config.pretrain.hidden = 1024  # of the feed-forward
+    config.pretrain.density = 0.15  # part of the tokens that is hidden
+    config.pretrain.mean_span = 3.0  # tokens of a hidden span, in the mean
+    config.pretrain.batch_size = 128  # global, rows a step
+    config.pretrain.duration = duration(steps=20_000)
+    config.pretrain.log_every = 100  # steps
+    config.pretrain.validate_every = 1000  # steps; the last step always is
+    config.pretrain.validation_batches = 20  # at most so many
+    config.pretrain.checkpoint_every = 1000  # steps; the last step is always saved
+    config.pretrain.optimizer = ConfigDict()  # keys as in config.optimizer
+    config.pretrain.optimizer.name = "adamw"
+    # at a global batch of 256; scaled linearly with the batch
+    config.pretrain.optimizer.learning_rate = 0.002
+    config.pretrain.optimizer.adam_scale = 1.0
+    config.pretrain.optimizer.adam_kernels = ""
+    config.pretrain.optimizer.schedule = "cosine"
+    config.pretrain.optimizer.warmup = duration(steps=1000)
+    config.pretrain.optimizer.clip = 1.0
+    config.pretrain.optimizer.weight_decay = 0.0
+    config.pretrain.optimizer.adam_b1 = 0.9
+    config.pretrain.optimizer.adam_b2 = 0.98
     return config.lock()

@@ -30,6 +30,7 @@ def get_config(size: str = "elf_b") -> ConfigDict:
     config = base.get_config()
     config.data.source = "hf"
     config.data.path = "Skylion007/openwebtext"
+    config.data.prepared = "data/owt"
     config.data.tokenizer = "google-t5/t5-small"
     config.data.packing = "documents"
     config.data.length = 1024

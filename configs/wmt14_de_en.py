@@ -23,6 +23,8 @@ def get_config() -> ConfigDict:
     config.data.path = "wmt14_translate/de-en"
     config.data.source_field = "de"
     config.data.field = "en"
+    config.data.validation_split = "validation"
+    config.data.prepared = "data/wmt14_de_en"
     config.data.tokenizer = "google-t5/t5-small"
     config.data.length = 128
     config.data.source_length = 64

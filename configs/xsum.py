@@ -22,6 +22,8 @@ def get_config() -> ConfigDict:
     config.data.path = "xsum"
     config.data.source_field = "document"
     config.data.field = "summary"
+    config.data.validation_split = "validation"
+    config.data.prepared = "data/xsum"
     config.data.tokenizer = "google-t5/t5-small"
     config.data.length = 1088
     config.data.source_length = 1024

@@ -42,7 +42,7 @@ def build_model(config, vocab_size, mesh, workdir=None, rows=None, encoder=None)
     _check(settings)
     given = encoder is not None
     if not given:
-        encoder = build_encoder(config.encoder, vocab_size, config.seed, dtype, workdir, rows)
+        encoder = build_encoder(config.encoder, vocab_size, config.seed, dtype, workdir, rows, mesh)
     network = ELF(
         latent_width=encoder.width,
         vocab_size=vocab_size,

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax.experimental import topologies
 
 from elf_jax import rng, sharding
-from elf_jax.build import build_model
+from elf_jax.build import build_model, compute_dtype
 from elf_jax.checkpoint import abstract
 from elf_jax.encoder import describe_encoder
 from elf_jax.errors import UserError
@@ -108,7 +108,9 @@ def lower_train(config, mesh):
     shapes = jax.eval_shape(create, jax.random.key(0))
     shardings = sharding.of_tree(shapes, mesh)
     settings = step_settings(config, mesh, config.train.accumulate)
-    step = make_train_step(model.predictor, model.encoder, optimizer, schedule, settings)
+    step = make_train_step(
+        model.predictor, model.encoder, optimizer, schedule, settings, shardings.params
+    )
     step = jax.jit(step, donate_argnums=0, out_shardings=(shardings, None))
     batch = _abstract_batch(config.train.batch_size, config.data.length, mesh)
     state = abstract(shapes, shardings)
@@ -150,7 +152,8 @@ def _devices(topology):
 
 def _abstract_model(config, mesh):
     """The model without any data or weights: shapes alone."""
-    vocab_size, encoder = describe_encoder(config)
+    dtype = compute_dtype(config.model.dtype, mesh.devices.flat[0].platform)
+    vocab_size, encoder = describe_encoder(config, dtype, mesh)
     model = build_model(config, vocab_size, mesh, encoder=encoder)
     replicated = sharding.replicated(mesh)
     params = jax.tree.map(

@@ -2,7 +2,7 @@
 2605.10938).
 
 B batch, L length, C encoder width. A pretrained T5 from a Hugging Face directory (config.json and
-safetensors; pickle files are never read), and a frozen Gaussian embedding that needs no download.
+safetensors) or the hub, and a frozen Gaussian embedding that needs no download.
 """
 
 import dataclasses
@@ -15,21 +15,23 @@ import jax.numpy as jnp
 import numpy as np
 import safetensors
 import safetensors.numpy
-from flax import traverse_util
+from jax.experimental import multihost_utils
 
 from elf_jax import rng
 from elf_jax.data.cooccurrence import cooccurrence_embedding
 from elf_jax.errors import UserError
-from elf_jax.files import write_bytes
+from elf_jax.files import write_bytes, write_json
+from elf_jax.hub import resolve
+from elf_jax.networks.attention import Groups
 from elf_jax.networks.t5 import T5Config, T5Encoder
-from elf_jax.safetensors_files import Tensors
+from elf_jax.t5_files import load_t5, read_config
 from elf_jax.types import AttentionMask, ExampleMask, Latents, Mask, Tokens, typed
 
 KINDS = ("gaussian", "cooccurrence", "t5")
-TABLE = "encoder.safetensors"  # in the workdir: the embedding, where that is the encoder
-
-_TABLES = ("shared.weight", "encoder.embed_tokens.weight")
-_ACTIVATIONS = {"relu": (False, "relu"), "gated-gelu": (True, "gelu_new")}
+TABLE = "encoder.safetensors"  # in the workdir: the embedding, where it was made from the data
+STATISTICS = "encoder_stats.json"  # in the workdir: mean and std, where they were measured
+SAMPLE = 2**15  # positions that they are measured on, but at least so many rows:
+MIN_ROWS = 16
 
 
 # Sizes of the published encoders (Hugging Face's config.json), so that a program can be compiled
@@ -45,17 +47,28 @@ PUBLISHED = {
 PUBLISHED_TOKENS = 32100
 
 
-@typed
-def attention_mask(is_cond: Mask, is_valid: Mask, drop: ExampleMask) -> AttentionMask:
-    """True where a query may attend to a key.
+COND, TARGET = 1, 2  # bits of `Groups`
+
+
+def attention_groups(is_cond, is_valid, drop):
+    """Who may attend to whom, as `Groups`.
 
     A condition token attends to condition tokens only, every other position to every valid token;
-    nothing attends to
-    padding. Where the condition is dropped, positions outside it do not attend to it.
+    nothing attends to padding. Where the condition is dropped, positions outside it do not attend
+    to it.
+
+    Args:
+      is_cond, is_valid: [B, L] bool. drop: [B] bool.
     """
-    query, key = is_cond[:, :, None], is_cond[:, None, :]
-    allowed = jnp.where(query, key, ~key | ~drop[:, None, None])
-    return allowed & is_valid[:, None, :]
+    keys = jnp.where(is_cond, COND, TARGET) * is_valid
+    others = jnp.where(drop, TARGET, COND | TARGET)[:, None]
+    return Groups(jnp.where(is_cond, COND, others).astype(jnp.int32), keys.astype(jnp.int32))
+
+
+@typed
+def attention_mask(is_cond: Mask, is_valid: Mask, drop: ExampleMask) -> AttentionMask:
+    """`attention_groups` as a mask, True where a query may attend to a key."""
+    return attention_groups(is_cond, is_valid, drop).mask()
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -63,15 +76,14 @@ class Encoder:
     """A frozen encoder.
 
     Attributes:
-      width: C. vocab_size: tokens that it knows.
+      width: C.
       params: its parameters, float32; passed in again at every call so that jit takes them as an
         argument.
-      raw: function (params, tokens [B, L], mask [B, L, L]) -> [B, L, C].
+      raw: function (params, tokens [B, L], `Groups`) -> [B, L, C].
       mean, std: latents are (raw - mean) / std.
     """
 
     width: int
-    vocab_size: int
     params: dict
     raw: Callable
     mean: float
@@ -84,50 +96,142 @@ class Encoder:
         """Clean latents, [B, L, C] float32; zero at the condition of examples where it is
         dropped.
         """
-        raw = self.raw(params, tokens, attention_mask(is_cond, is_valid, drop))
+        raw = self.raw(params, tokens, attention_groups(is_cond, is_valid, drop))
         latents = (raw.astype(jnp.float32) - self.mean) / self.std
         latents = jnp.where((is_cond & drop[:, None])[..., None], 0.0, latents)
         return jax.lax.stop_gradient(latents)
 
 
-def build_encoder(settings, vocab_size, seed=0, dtype=jnp.float32, workdir=None, rows=None):
+def build_encoder(
+    settings, vocab_size, seed=0, dtype=jnp.float32, workdir=None, rows=None, mesh=None
+):
     """The encoder of the config section `encoder`.
 
     Args:
       settings: config section `encoder`.
       vocab_size: tokens of the tokenizer.
       seed: of the Gaussian embedding.
-      dtype: of the T5's computation.
-      workdir: holds an embedding once `save_encoder` has put it there.
-      rows: training `Rows`, to make a co-occurrence embedding from where there is none.
+      dtype: of the T5's matrix products.
+      workdir: holds what was made from the data, a co-occurrence embedding or the measured mean
+        and deviation, once `save_encoder` has put it there.
+      rows: training `Rows`, to make either from where there is none.
+      mesh: the devices that the T5 runs on.
 
     Raises:
       UserError: unknown kind, files that do not load, or a tokenizer with more tokens than the
         encoder knows.
     """
-    if settings.std <= 0:
-        raise UserError(f"config.encoder.std is {settings.std}: it must be above 0")
-    if settings.kind not in KINDS:
-        raise UserError(f"config.encoder.kind is {settings.kind!r}; use one of {', '.join(KINDS)}")
+    _check(settings)
     if settings.kind != "t5":
         table = _make_table(settings, vocab_size, seed, workdir, rows)
-        params, width = {"table": table}, table.shape[1]
-        return Encoder(width, vocab_size, params, _look_up, settings.mean, settings.std)
-    config, params = load_t5(settings.path)
+        std = settings.std or 1.0  # which both embeddings are made to have
+        return Encoder(table.shape[1], {"table": table}, _look_up, settings.mean, std)
+    config, params = load_t5(resolve(settings.path, "T5 encoder (config.encoder.path)"))
     if vocab_size > config.vocab_size:
         raise UserError(
             f"the tokenizer has {vocab_size} tokens but the encoder in {settings.path} knows "
             f"{config.vocab_size}: set config.data.tokenizer to the encoder's own directory"
         )
-    network = T5Encoder(config, dtype)
+    raw = _run_t5(config, dtype, mesh)
+    encoder = Encoder(config.d_model, params, raw, settings.mean, settings.std)
+    if settings.std:
+        return encoder
+    mean, std = _statistics(encoder, workdir, rows)
+    return dataclasses.replace(encoder, mean=mean, std=std)
 
-    def raw(params, tokens, mask):
+
+def _check(settings):
+    if settings.kind not in KINDS:
+        raise UserError(f"config.encoder.kind is {settings.kind!r}; use one of {', '.join(KINDS)}")
+    if settings.std < 0:
+        raise UserError(f"config.encoder.std is {settings.std}: it must be above 0, or 0: measured")
+    if settings.mean and not settings.std:
+        raise UserError(
+            f"config.encoder.mean is {settings.mean} but std is 0, which measures both: set both "
+            "or neither"
+        )
+
+
+def _statistics(encoder, workdir, rows):
+    """(mean, std) of a workdir, or measured; the same on all processes."""
+    path = None if workdir is None else pathlib.Path(workdir) / STATISTICS
+    if path is not None and path.is_file():
+        try:
+            record = json.loads(path.read_text(encoding="utf-8"))
+            values = float(record["mean"]), float(record["std"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{path} is damaged ({error}): restore it") from None
+    elif rows is not None:
+        values = measure(encoder, rows)
+    else:
+        raise UserError(f"{path} is missing: restore it, or train again in another --workdir")
+    if jax.process_count() > 1:
+        # They become constants of the program, which must be the same one everywhere, although
+        # the workdir may be seen by the first process alone.
+        values = multihost_utils.broadcast_one_to_all(np.asarray(values, np.float32))
+    return tuple(float(value) for value in values)
+
+
+def measure(encoder, rows, positions=SAMPLE):
+    """Mean and standard deviation of an encoder's raw output, one number each for all channels.
+
+    Args:
+      encoder: an `Encoder`; its own mean and std are left out of it.
+      rows: `Rows`; so many of them as make up the sample are taken, evenly spaced, so the same
+        rows give the same numbers on every process.
+      positions: size of the sample, in positions of rows.
+
+    Returns:
+      (mean, std) over the valid positions and all channels, Python floats.
+
+    Raises:
+      UserError: the encoder gives the same everywhere, or what is not finite.
+    """
+    length = rows.take(np.arange(1))["tokens"].shape[1]
+    count = min(len(rows), max(positions // length, MIN_ROWS))
+    index = np.linspace(0, len(rows) - 1, count).astype(np.int64)
+    raw = dataclasses.replace(encoder, mean=0.0, std=1.0)
+
+    @jax.jit
+    def sums(params, tokens, is_cond, is_valid):
+        keep = jnp.zeros(len(tokens), bool)
+        x = raw.encode(params, tokens, is_cond, is_valid, keep)
+        x = jnp.where(is_valid[..., None], x, 0.0)
+        return jnp.sum(x), jnp.sum(x * x), jnp.sum(is_valid)
+
+    totals = np.zeros(3)
+    batch = min(count, max(positions // (2 * length), MIN_ROWS))
+    for start in range(0, count, batch):
+        part = np.arange(start, start + batch)
+        fields = rows.take(index[np.minimum(part, count - 1)])
+        # Rows that only fill up the last batch have no valid positions.
+        fields["is_valid"] = fields["is_valid"] & (part < count)[:, None]
+        totals += np.asarray(jax.device_get(sums(encoder.params, **fields)), np.float64)
+    number = totals[2] * encoder.width
+    mean = totals[0] / number
+    variance = totals[1] / number - mean**2
+    if not (np.isfinite(variance) and variance > 0):
+        raise UserError(
+            f"the encoder's output has mean {mean} and variance {variance}: it cannot be "
+            "normalised; check the files that config.encoder.path names"
+        )
+    # What several processes tell each other is float32, so one alone keeps no more than that.
+    return float(np.float32(mean)), float(np.float32(np.sqrt(variance)))
+
+
+def _run_t5(config, dtype, mesh):
+    """`Encoder.raw` of a T5; with a mesh of TPUs its attention is a kernel."""
+    on_tpu = mesh is not None and mesh.devices.flat[0].platform == "tpu"
+    network = T5Encoder(config, dtype, mesh if on_tpu else None)
+
+    def raw(params, tokens, groups):
+        mask = groups if on_tpu else groups.mask()
         return network.apply({"params": params}, tokens, mask)
 
-    return Encoder(config.d_model, config.vocab_size, params, raw, settings.mean, settings.std)
+    return raw
 
 
-def describe_encoder(config, dtype=jnp.float32):
+def describe_encoder(config, dtype=jnp.float32, mesh=None):
     """(V, an `Encoder` with shapes in place of its parameters) of a whole config; nothing is read
     but a T5's config.json, if it is at hand.
 
@@ -141,18 +245,16 @@ def describe_encoder(config, dtype=jnp.float32):
         if name in PUBLISHED and not pathlib.Path(settings.path).is_dir():
             sizes, vocab_size = PUBLISHED[name], PUBLISHED_TOKENS
         else:
-            sizes = _read_config(pathlib.Path(settings.path))
+            sizes = read_config(resolve(settings.path, "T5 encoder (config.encoder.path)"))
             vocab_size = sizes.vocab_size
-        network, width = T5Encoder(sizes, dtype), sizes.d_model
         tokens = jax.ShapeDtypeStruct((1, 8), jnp.int32)
         mask = jax.ShapeDtypeStruct((1, 8, 8), jnp.bool_)
-        params = jax.eval_shape(network.init, jax.random.key(0), tokens, mask)["params"]
-
-        def raw(params, tokens, mask):
-            return network.apply({"params": params}, tokens, mask)
+        init = T5Encoder(sizes, dtype).init
+        params = jax.eval_shape(init, jax.random.key(0), tokens, mask)["params"]
+        width, raw = sizes.d_model, _run_t5(sizes, dtype, mesh)
     else:
         params, raw = {"table": jax.ShapeDtypeStruct((vocab_size, width), jnp.float32)}, _look_up
-    return vocab_size, Encoder(width, vocab_size, params, raw, settings.mean, settings.std)
+    return vocab_size, Encoder(width, params, raw, settings.mean, settings.std or 1.0)
 
 
 def _make_table(settings, vocab_size, seed, workdir, rows):
@@ -194,99 +296,18 @@ def _read_table(path, shape):
 
 
 def save_encoder(encoder, settings, workdir):
-    """Keeps an embedding in the workdir, so that no other data, seed or device makes it anew; one
-    that is there already stays.
+    """Keeps what was made from the data, the embedding or the statistics, in the workdir; what is
+    there already stays.
     """
     path = pathlib.Path(workdir) / TABLE
     if settings.kind != "t5" and not path.is_file():
         table = np.asarray(encoder.params["table"])
         write_bytes(path, safetensors.numpy.save({"table": table}))
+    path = pathlib.Path(workdir) / STATISTICS
+    if settings.kind == "t5" and not settings.std and not path.is_file():
+        write_json(path, {"mean": encoder.mean, "std": encoder.std})
 
 
-def _look_up(params, tokens, mask):
-    del mask  # the Gaussian embedding knows no context
+def _look_up(params, tokens, groups):
+    del groups  # the Gaussian embedding knows no context
     return params["table"][tokens]
-
-
-def load_t5(directory):
-    """Sizes and parameters of the encoder in a Hugging Face T5 directory.
-
-    Args:
-      directory: holds config.json and model.safetensors (or its shards and
-        model.safetensors.index.json).
-
-    Returns:
-      (T5Config, parameters of `T5Encoder` as float32 arrays).
-
-    Raises:
-      UserError: the directory, a file or a tensor is missing, damaged or does not fit the config.
-    """
-    directory = pathlib.Path(directory)
-    config = _read_config(directory)
-    with Tensors(directory, "T5") as tensors:
-        return config, _parameters(config, tensors)
-
-
-def _read_config(directory):
-    path = directory / "config.json"
-    if not path.is_file():
-        raise UserError(
-            f"no T5 encoder at {str(directory)!r}: set config.encoder.path to a local directory "
-            "with config.json and model.safetensors"
-        )
-    try:
-        raw = dict(json.loads(path.read_text(encoding="utf-8")))
-        if raw.get("model_type", "t5") not in ("t5", "mt5"):
-            raise UserError(
-                f"{path}: model_type is {raw['model_type']!r}; supported are t5 and mt5"
-            )
-        gated, activation = _ACTIVATIONS[raw.get("feed_forward_proj", "relu")]
-        names = {field.name for field in dataclasses.fields(T5Config)}
-        sizes = {key: value for key, value in raw.items() if key in names}
-        return T5Config(**{**sizes, "gated": gated, "activation": activation})
-    except ValueError as error:
-        raise UserError(f"{path} is not valid JSON ({error}): copy the file again") from None
-    except KeyError as error:
-        known = ", ".join(_ACTIVATIONS)
-        raise UserError(f"{path}: feed_forward_proj is {error}; supported are {known}") from None
-    except TypeError as error:
-        raise UserError(f"{path} does not describe a T5 encoder: {error}") from None
-
-
-def _parameters(config, tensors):
-    """Reads every tensor of the encoder; PyTorch's [out, in] matrices become kernels [in, out]."""
-    width, inner, hidden = config.d_model, config.num_heads * config.d_kv, config.d_ff
-    attention, feed_forward = "layer.0.SelfAttention", "layer.1.DenseReluDense"
-    matrices = {
-        "q": (f"{attention}.q", inner, width),
-        "k": (f"{attention}.k", inner, width),
-        "v": (f"{attention}.v", inner, width),
-        "o": (f"{attention}.o", width, inner),
-        "wo": (f"{feed_forward}.wo", width, hidden),
-    }
-    if config.gated:
-        matrices["wi"] = (f"{feed_forward}.wi_0", hidden, width)
-        matrices["wi_gate_value"] = (f"{feed_forward}.wi_1", hidden, width)
-    else:
-        matrices["wi"] = (f"{feed_forward}.wi", hidden, width)
-    norms = {"attn_norm": "layer.0.layer_norm", "mlp_norm": "layer.1.layer_norm"}
-
-    def stack(name, shape):
-        depth = range(config.num_layers)
-        return np.stack([tensors(f"encoder.block.{i}.{name}.weight", shape) for i in depth])
-
-    # Encoders that were saved alone have the table under its other name only.
-    table = next((name for name in _TABLES if name in tensors), _TABLES[0])
-    flat = {
-        "embed/embedding": tensors(table, (config.vocab_size, width)),
-        "relative_bias": tensors(
-            f"encoder.block.0.{attention}.relative_attention_bias.weight",
-            (config.relative_attention_num_buckets, config.num_heads),
-        ),
-        "final_norm/scale": tensors("encoder.final_layer_norm.weight", (width,)),
-    }
-    for ours, (name, *shape) in matrices.items():
-        flat[f"blocks/{ours}/kernel"] = stack(name, tuple(shape)).swapaxes(1, 2)
-    for ours, name in norms.items():
-        flat[f"blocks/{ours}/scale"] = stack(name, (width,))
-    return traverse_util.unflatten_dict(flat, sep="/")

@@ -18,6 +18,7 @@ from elf_jax.train_step import StepSettings, loss_metrics, make_eval_step
 from elf_jax.types import Batch
 
 SAMPLES = "samples.txt"
+MAX_REAL_ROWS = 10_000  # that samples are compared with, of rows that are no whole texts
 
 
 def evaluate(trained, dataset, workdir):
@@ -61,17 +62,20 @@ def evaluate(trained, dataset, workdir):
 
 def score(trained, dataset, texts, tokens):
     """The numbers that the kind of data allows, from samples as texts and as token rows."""
-    real = [example.text for example in dataset.validation_examples]
+    examples = dataset.validation_examples
+    if dataset.conditional or not dataset.train_examples:
+        examples = examples[: len(texts)]  # of prepared data each is decoded for this
+    real = [example.text for example in examples]
     real_tokens = encode(trained.tokenizer, real)
     length = trained.config.data.length
     if not dataset.whole:
-        # Of a stream the rows are compared, which are as long as the samples.
-        real_tokens = dataset.validation.tokens
+        # Of a stream or of packed documents the rows are compared: they are as long as samples.
+        rows = dataset.validation.sample(MAX_REAL_ROWS)
+        real_tokens = [row[:n] for row, n in zip(rows.tokens, rows.valid_length, strict=True)]
     numbers = {}
     if dataset.conditional:
-        references = real[: len(texts)]
-        numbers["exact_match"] = text.exact_match(texts, references)
-    elif dataset.whole:
+        numbers["exact_match"] = text.exact_match(texts, real)
+    elif dataset.whole and dataset.train_examples:
         train = [example.text for example in dataset.train_examples]
         numbers.update(text.membership(texts, train, real))
     numbers["distinct"] = text.distinct(texts)

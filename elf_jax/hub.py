@@ -7,7 +7,7 @@ from elf_jax.errors import UserError
 
 # Weights as safetensors, configs, tokenizers. Pickled weights are never fetched.
 FILES = ("*.safetensors", "*.json", "*.model", "*.txt")
-_HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
+_HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 
 
 def resolve(name_or_path, what, **patterns):

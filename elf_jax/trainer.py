@@ -121,6 +121,7 @@ def prepare(config, workdir, announce=True, checkpoint=None):
         optimizer,
         schedule,
         step_settings(config, mesh, config.train.accumulate),
+        shardings.params,
     )
     train_step = jax.jit(step, donate_argnums=0, out_shardings=(shardings, None))
     eval_step = jax.jit(

@@ -8,10 +8,10 @@ import pytest
 from ml_collections import ConfigDict
 
 import configs
-from configs import base
+from configs import base, owt
 from elf_jax import settings, trainer
 from elf_jax.errors import UserError
-from tests.tiny import write_book
+from tests.tiny import write_book, write_pairs
 
 SHIPPED = sorted(
     path.stem for path in Path(configs.__file__).parent.glob("*.py") if path.stem != "__init__"
@@ -33,11 +33,32 @@ def test_every_config_takes_one_step(name, tmp_path):
         "train.validation_batches": 1,
         "mesh.data": 1,
     }
-    if config.data.source == "text":
+    if config.data.source in ("tfds", "hf"):  # what must be downloaded, in small and from disk
+        tiny.update(_local_data(config.data, tmp_path))
+        tiny.update({"encoder.kind": "gaussian", "encoder.std": 1.0})
+    elif config.data.source == "text":
         tiny["data.path"] = str(write_book(tmp_path / "book.txt"))
         tiny["data.validation_fraction"] = 0.3
     config.update_from_flattened_dict(tiny)
     assert int(trainer.train(config, tmp_path / "run", until=1).step) == 1
+
+
+def _local_data(data, directory):
+    path = directory / "data.jsonl"
+    keys = {"data.source": "jsonl", "data.tokenizer": "bpe", "data.validation_split": ""}
+    keys.update({"data.validation_fraction": 0.3, "data.prepared": str(directory / "prepared")})
+    if data.source_field:
+        keys.update({"data.source_field": "source", "data.field": "target"})
+        return {**keys, "data.path": str(write_pairs(path)), "data.source_length": 4}
+    path.write_text("".join(f'{{"text": "document {i}"}}\n' for i in range(200)))
+    return {**keys, "data.path": str(path)}
+
+
+@pytest.mark.parametrize("size, depth", [("elf_b", 12), ("elf_m", 24), ("elf_l", 32)])
+def test_sizes_of_openwebtext(size, depth):
+    assert owt.get_config(size).model.depth == depth
+    with pytest.raises(ValueError, match="no size 'elf_s'"):
+        owt.get_config("elf_s")
 
 
 def test_a_config_survives_being_kept(tmp_path):

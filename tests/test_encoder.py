@@ -14,9 +14,10 @@ from flax import traverse_util
 from safetensors.numpy import load_file, save_file
 
 from elf_jax.data.packing import Rows
-from elf_jax.encoder import attention_mask, build_encoder, load_t5, save_encoder
+from elf_jax.encoder import STATISTICS, attention_mask, build_encoder, measure, save_encoder
 from elf_jax.errors import UserError
 from elf_jax.networks.t5 import T5Config, T5Encoder
+from elf_jax.t5_files import load_t5
 from tests.conftest import GOLDEN
 
 
@@ -55,14 +56,11 @@ def reference_encoder(golden):
     vocab_size, d_model, d_kv, d_ff, num_layers, num_heads = sizes
     config = T5Config(vocab_size, d_model, d_kv, d_ff, num_layers, num_heads)
     names = {
-        "q/kernel": "layer_0/SelfAttention/q/kernel",
-        "k/kernel": "layer_0/SelfAttention/k/kernel",
-        "v/kernel": "layer_0/SelfAttention/v/kernel",
-        "o/kernel": "layer_0/SelfAttention/o/kernel",
-        "wi/kernel": "layer_1/DenseReluDense/wi/kernel",
-        "wo/kernel": "layer_1/DenseReluDense/wo/kernel",
-        "attn_norm/scale": "layer_0/layer_norm/weight",
-        "mlp_norm/scale": "layer_1/layer_norm/weight",
+        **{f"self_attention/{m}/kernel": f"layer_0/SelfAttention/{m}/kernel" for m in "qkvo"},
+        "feed_forward/wi/kernel": "layer_1/DenseReluDense/wi/kernel",
+        "feed_forward/wo/kernel": "layer_1/DenseReluDense/wo/kernel",
+        "self_attention/norm/scale": "layer_0/layer_norm/weight",
+        "feed_forward/norm/scale": "layer_1/layer_norm/weight",
     }
     flat = {
         f"blocks/{ours}": np.stack(
@@ -131,6 +129,60 @@ def test_gaussian_latents_are_standard_and_frozen():
     np.testing.assert_array_equal(latents, again.encode(again.params, *args))
     shifted = build_encoder(settings(width=64, mean=1.0, std=2.0), 500, seed=3)
     np.testing.assert_allclose(shifted.encode(shifted.params, *args), (latents - 1) / 2, atol=1e-6)
+
+
+def pair_rows(count=70, length=12, seed=0):
+    generator = np.random.default_rng(seed)
+    tokens = generator.integers(2, 60, (count, length)).astype(np.int32)
+    cond = generator.integers(0, 5, count).astype(np.int32)
+    return Rows(tokens, cond, cond + generator.integers(1, 8, count).astype(np.int32))
+
+
+def test_measured_latents_have_mean_0_and_deviation_1(tmp_path):
+    rows, made = pair_rows(), settings(kind="t5", path=str(GOLDEN / "t5_tiny"), std=0.0)
+    encoder = build_encoder(made, 60, rows=rows)
+    fields = rows.take(np.arange(len(rows)))
+    drop = np.zeros(len(rows), bool)
+    latents = jax.jit(encoder.encode)(encoder.params, **fields, drop=drop)
+    latents = np.asarray(latents)[fields["is_valid"]]
+    assert abs(latents.mean()) < 1e-4 and abs(latents.std() - 1) < 1e-4
+    # Kept, they are what sampling uses, whatever rows there are; they are part of the workdir.
+    save_encoder(encoder, made, tmp_path)
+    for other in (None, pair_rows(seed=1)):
+        again = build_encoder(made, 60, workdir=tmp_path, rows=other)
+        assert (again.mean, again.std) == (encoder.mean, encoder.std)
+    assert build_encoder(made, 60, rows=pair_rows(seed=1)).std != encoder.std
+    (tmp_path / STATISTICS).write_text("{}")
+    with pytest.raises(UserError, match="encoder_stats.json is damaged"):
+        build_encoder(made, 60, workdir=tmp_path, rows=rows)
+    with pytest.raises(UserError, match="encoder_stats.json is missing"):
+        build_encoder(made, 60, workdir=tmp_path / "other")
+
+
+def test_a_sample_of_the_rows_is_measured():
+    encoder = t5_encoder()
+    whole, part = (measure(encoder, pair_rows(), positions) for positions in (10**6, 17 * 12))
+    assert whole != part and abs(whole[1] / part[1] - 1) < 0.1
+
+
+def test_only_a_t5_is_measured(tmp_path):
+    made = settings(std=0.0)
+    encoder = build_encoder(made, 10)
+    save_encoder(encoder, made, tmp_path)
+    assert (encoder.mean, encoder.std) == (0.0, 1.0) and not (tmp_path / STATISTICS).exists()
+    with pytest.raises(UserError, match="set both or neither"):
+        build_encoder(settings(mean=1.0, std=0.0), 10)
+    with pytest.raises(UserError, match="above 0"):
+        build_encoder(settings(std=-1.0), 10)
+
+
+def test_encoding_under_jit_changes_nothing():
+    encoder = t5_encoder()
+    fields = pair_rows(4).take(np.arange(4))
+    drop = np.array([True, False, False, True])
+    eager = encoder.encode(encoder.params, **fields, drop=drop)
+    jitted = jax.jit(encoder.encode)(encoder.params, **fields, drop=drop)
+    np.testing.assert_allclose(eager, jitted, atol=1e-5)
 
 
 @pytest.fixture

@@ -78,7 +78,7 @@ def test_another_config_in_the_workdir(book_run):
     "argv, message",
     [
         ([], "--config is missing"),
-        (["--mode=dream"], "use one of train, sample, evaluate"),
+        (["--mode=dream"], "use one of train, sample, evaluate, export, prepare"),
         (["--mode=sample"], "--workdir is missing"),
         (["--mode=sample", "--workdir=/nowhere"], "no trained model in '/nowhere'"),
         (["--config=configs/none.py"], "none.py"),

@@ -13,6 +13,7 @@ import scipy.sparse.linalg
 from elf_jax.errors import UserError
 
 OFFSETS = (-2, -1, 1, 2)  # a neighbour counts by where it stands
+MAX_POSITIONS = 20_000_000  # of the rows that are counted, about 100 bytes of memory each
 SMOOTHING = 0.75  # power of the context's frequency, so that rare contexts do not rule
 
 
@@ -20,7 +21,7 @@ def cooccurrence_embedding(rows, vocab_size, dimensions):
     """An embedding of every token, each channel with mean 0 and variance 1 over the tokens in use.
 
     Args:
-      rows: `Rows` of the training data; padding is left out.
+      rows: the training rows, of which at most MAX_POSITIONS are looked at; padding is left out.
       vocab_size: V. dimensions: channels, fewer than V.
 
     Returns:
@@ -34,6 +35,7 @@ def cooccurrence_embedding(rows, vocab_size, dimensions):
             f"a vocabulary of {vocab_size} tokens has no {dimensions} co-occurrence channels: "
             "lower config.encoder.width or structured, or set config.encoder.kind=gaussian"
         )
+    rows = rows.sample(MAX_POSITIONS // rows.length)
     information = _positive_information(_counts(rows, vocab_size))
     # A fixed start makes the iteration, and so the signs of its vectors, reproducible.
     start = np.full(vocab_size, vocab_size**-0.5)

@@ -1,16 +1,23 @@
-"""The data section of a config, carried out: sources, tokenizer, packing."""
+"""The data section of a config, carried out: read into memory, tokenised and packed; or read from
+prepared shards.
+"""
 
 import dataclasses
 import hashlib
+from collections.abc import Sequence
 
+import jax
 import transformers
+from jax.experimental import multihost_utils
 
-from elf_jax.data.packing import Rows, pack_rows, pack_stream
+from elf_jax.data.corpora import TRAIN, VALIDATION
+from elf_jax.data.manifest import open_prepared, read_manifest, shards
+from elf_jax.data.packing import Rows, pack_documents, pack_rows, pack_stream, resolve_packing
+from elf_jax.data.prepare import prepare
+from elf_jax.data.shards import PreparedRows, RowTexts
 from elf_jax.data.sources import Example, load_examples
-from elf_jax.data.tokenizer import encode, get_tokenizer
-from elf_jax.errors import UserError
+from elf_jax.data.tokenizer import encode, get_tokenizer, pad_id
 
-PACKINGS = ("auto", "rows", "stream")
 REPORT = "dataset.json"  # in the workdir: `Dataset.report`
 
 
@@ -18,24 +25,26 @@ REPORT = "dataset.json"  # in the workdir: `Dataset.report`
 class Dataset:
     """Attributes:
     tokenizer: the tokenizer.
-    train, validation: packed rows. train_examples, validation_examples: the text they come from.
+    train, validation: packed rows.
+    train_examples, validation_examples: the text they come from; of prepared shards the validation
+      rows as text, decoded when asked for, and nothing of the training rows.
     whole: every row is one whole text, so that a sample can be looked up among them.
     conditional: rows have a condition.
     report: counts, fill and fingerprint, to be printed and kept.
     """
 
     tokenizer: transformers.PreTrainedTokenizerFast
-    train: Rows
-    validation: Rows
+    train: Rows | PreparedRows
+    validation: Rows | PreparedRows
     train_examples: list[Example]
-    validation_examples: list[Example]
+    validation_examples: Sequence[Example]
     whole: bool
     conditional: bool
     report: dict
 
 
 def load_dataset(settings, tokenizer_directory):
-    """Reads, splits, tokenises and packs.
+    """Reads, splits, tokenises and packs; or opens what was prepared (settings.prepared).
 
     Args:
       settings: config section `data`.
@@ -44,12 +53,13 @@ def load_dataset(settings, tokenizer_directory):
     Raises:
       UserError: whatever is wrong with the files, the tokenizer or the lengths.
     """
-    conditional = bool(settings.source_field)
-    whole = _is_whole(settings, conditional)
+    packing = resolve_packing(settings)
+    if settings.prepared:
+        return _load_prepared(settings, tokenizer_directory)
     train_examples, validation_examples = load_examples(settings)
     tokenizer = get_tokenizer(settings, train_examples, tokenizer_directory)
-    train, cut = _pack(settings, tokenizer, train_examples, whole, "training")
-    validation, _ = _pack(settings, tokenizer, validation_examples, whole, "validation")
+    train, cut = _pack(settings, tokenizer, train_examples, packing, "training")
+    validation, _ = _pack(settings, tokenizer, validation_examples, packing, "validation")
     report = {
         "train_texts": len(train_examples),
         "validation_texts": len(validation_examples),
@@ -67,44 +77,70 @@ def load_dataset(settings, tokenizer_directory):
         validation,
         train_examples,
         validation_examples,
-        whole,
-        conditional,
+        packing == "rows",
+        bool(settings.source_field),
         report,
     )
 
 
-def _is_whole(settings, conditional):
-    """Whether rows are whole texts; checks the lengths on the way."""
-    if settings.packing not in PACKINGS:
-        raise UserError(
-            f"config.data.packing is {settings.packing!r}; use one of {', '.join(PACKINGS)}"
-        )
-    if settings.pad not in ("pad", "eos"):
-        raise UserError(f"config.data.pad is {settings.pad!r}; use pad or eos")
-    if settings.length < 2:
-        raise UserError(f"config.data.length is {settings.length}; use 2 or more")
-    if conditional and settings.packing == "stream":
-        raise UserError("pairs cannot be packed as a stream: set config.data.packing to rows")
-    if conditional and not 1 < settings.source_length < settings.length - 1:
-        raise UserError(
-            f"config.data.source_length is {settings.source_length}: for pairs it must be between "
-            f"2 and config.data.length - 2 = {settings.length - 2}"
-        )
-    if settings.packing == "auto":
-        return conditional or settings.source == "unicode_names"
-    return settings.packing == "rows"
-
-
-def _pack(settings, tokenizer, examples, whole, part):
+def _pack(settings, tokenizer, examples, packing, part):
+    length, eos, pad = settings.length, tokenizer.eos_token_id, pad_id(settings, tokenizer)
     targets = encode(tokenizer, [example.text for example in examples])
-    if not whole:
-        return pack_stream(targets, settings.length, tokenizer.eos_token_id, part), {}
+    if packing == "stream":
+        return pack_stream(targets, length, eos, part), {}
+    if packing == "documents":
+        return pack_documents(targets, length, eos, pad)
     sources = None
     if settings.source_field:
         sources = encode(tokenizer, [example.source for example in examples])
-    pad = tokenizer.eos_token_id if settings.pad == "eos" else tokenizer.pad_token_id
-    return pack_rows(
-        targets, sources, settings.length, settings.source_length, tokenizer.eos_token_id, pad
+    return pack_rows(targets, sources, length, settings.source_length, eos, pad)
+
+
+def _load_prepared(settings, tokenizer_directory):
+    """The `Dataset` of the shards in settings.prepared, which are made first if there are none.
+
+    With several processes the first one prepares, and all must see the directory.
+    """
+    several = jax.process_count() > 1
+    if jax.process_index() == 0 and read_manifest(settings.prepared) is None:
+        print(f"no prepared data in {settings.prepared!r}: preparing it first", flush=True)
+        prepare(settings, tokenizer_directory)
+    if several:
+        multihost_utils.sync_global_devices("prepared data")
+    manifest, tokenizer = open_prepared(settings, tokenizer_directory)
+    train, validation = (
+        PreparedRows(
+            settings.prepared,
+            shards(manifest, side),
+            manifest["dtype"],
+            settings.length,
+            pad_id(settings, tokenizer),
+        )
+        for side in (TRAIN, VALIDATION)
+    )
+    conditional = bool(settings.source_field)
+    counts = manifest["counts"]
+    report = {
+        "train_texts": counts[TRAIN]["documents"],
+        "validation_texts": counts[VALIDATION]["documents"],
+        "train_rows": len(train),
+        "validation_rows": len(validation),
+        "train_tokens": counts[TRAIN]["tokens"],
+        "fill": manifest["fill"],
+        "vocab_size": len(tokenizer),
+        **{name: count for name, count in counts[TRAIN].items() if name.endswith("_cut")},
+        "empty": manifest["empty"],
+        "fingerprint": manifest["fingerprint"],
+    }
+    return Dataset(
+        tokenizer,
+        train,
+        validation,
+        [],
+        RowTexts(validation, tokenizer, conditional),
+        conditional or (resolve_packing(settings) == "rows" and not manifest["pretokenized"]),
+        conditional,
+        report,
     )
 
 

@@ -7,16 +7,16 @@ its p-th part.
 import grain
 import numpy as np
 
-# Rows lie in memory, so one thread keeps ahead of the device; Grain's own default is 16 threads
+# Batches made ahead, at least, and one for each reading thread; Grain's own default is 16 threads
 # and 500 batches, 1.5 GB of them at 512 rows of 1024 tokens.
-READ = grain.ReadOptions(num_threads=1, prefetch_buffer_size=4)
+AHEAD = 4
 
 
 def make_iterator(rows, batch_size, seed, process_index=0, process_count=1):
     """An endless iterator of training batches whose state can be saved and restored.
 
     Args:
-      rows: `Rows`.
+      rows: `Rows` or `PreparedRows`.
       batch_size: global; this process gets batch_size / process_count rows of every batch.
       seed: of the shuffle, which is new in every epoch.
       process_index, process_count: of this process.
@@ -30,4 +30,7 @@ def make_iterator(rows, batch_size, seed, process_index=0, process_count=1):
     # Position k * batch_size + i of the endless order is row i of batch k.
     index = index.batch(batch_size, drop_remainder=True)
     part = slice(process_index * local, (process_index + 1) * local)
-    return iter(index.map(lambda order: rows.take(order[part])).to_iter_dataset(READ))
+    threads = rows.read_threads
+    # Of rows in memory one thread keeps ahead of the device, of rows on disk several.
+    read = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(AHEAD, threads))
+    return iter(index.map(lambda order: rows.take(order[part])).to_iter_dataset(read))

@@ -22,6 +22,8 @@ from absl import logging
 
 from elf_jax.errors import UserError
 
+SOURCES = ("unicode_names", "text", "jsonl", "tfds", "hf")
+LIBRARIES = ("tfds", "hf")  # data sets by name, read from prepared shards only
 BLOCK = 1000  # characters; the smallest piece of a document that goes to one side of the split
 
 
@@ -38,22 +40,22 @@ def load_examples(settings):
     Raises:
       UserError: an unknown source, missing, empty or damaged files, or a split with an empty side.
     """
-    readers = {"unicode_names": _unicode_names, "text": _text, "jsonl": _jsonl}
-    if settings.source not in readers:
-        near = difflib.get_close_matches(settings.source, readers, 1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
+    check_source(settings)
+    if settings.source in LIBRARIES:
         raise UserError(
-            f"config.data.source is {settings.source!r}: {hint}known are {', '.join(readers)}"
+            f"config.data.source={settings.source} is read from prepared shards: set "
+            "config.data.prepared to a directory for them"
         )
+    readers = {"unicode_names": _unicode_names, "text": _text, "jsonl": _jsonl}
     read = readers[settings.source]
     if settings.validation_path:
-        _check_apart(settings)
+        check_apart(settings)
         return read(settings, settings.path), read(settings, settings.validation_path)
     examples = read(settings, settings.path)
     train, validation = [], []
     for example in examples:
-        for out, pieces in itertools.groupby(_pieces(settings, example), _held_out(settings)):
-            (validation if out else train).append(_joined(list(pieces)))
+        for out, text in split_example(settings, example):
+            (validation if out else train).append(text)
     if not train or not validation:
         side = "validation" if train else "training"
         raise UserError(
@@ -64,15 +66,40 @@ def load_examples(settings):
     return train, validation
 
 
+def check_source(settings):
+    """Raises UserError for a source that there is not."""
+    if settings.source not in SOURCES:
+        near = difflib.get_close_matches(settings.source, SOURCES, 1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise UserError(
+            f"config.data.source is {settings.source!r}: {hint}known are {', '.join(SOURCES)}"
+        )
+
+
+def split_example(settings, example):
+    """The parts of an example with the side of the validation split that each is on.
+
+    Yields:
+      (held out, `Example`), in the order of the text.
+    """
+    for out, pieces in itertools.groupby(_pieces(settings, example), _held_out(settings)):
+        yield out, _joined(list(pieces))
+
+
+def is_held_out(key, fraction):
+    """Whether the text or token bytes `key` belong to that fraction, by a fixed hash."""
+    digest = hashlib.sha256(key).digest()
+    return int.from_bytes(digest[:8], "big") < fraction * 2**64
+
+
 def _held_out(settings):
     """A fixed hash decides; of a pair the source's, so that no source is on both sides."""
 
-    def is_held_out(example):
+    def decide(example):
         key = example.text if example.source is None else example.source
-        digest = hashlib.sha256(key.encode()).digest()
-        return int.from_bytes(digest[:8], "big") < settings.validation_fraction * 2**64
+        return is_held_out(key.encode(), settings.validation_fraction)
 
-    return is_held_out
+    return decide
 
 
 def _pieces(settings, example):
@@ -89,12 +116,12 @@ def _joined(pieces):
     return pieces[0] if len(pieces) == 1 else Example("".join(piece.text for piece in pieces))
 
 
-def _check_apart(settings):
+def check_apart(settings):
     """Raises UserError if a file is to be both trained on and validated with."""
     if settings.source == "unicode_names":
         return
-    train = {os.path.realpath(file) for file in _files(settings.path)}
-    both = train & {os.path.realpath(file) for file in _files(settings.validation_path)}
+    train = {os.path.realpath(file) for file in find_files(settings.path)}
+    both = train & {os.path.realpath(file) for file in find_files(settings.validation_path)}
     if both:
         raise UserError(
             f"{min(both)} is in config.data.path and in config.data.validation_path: take it out "
@@ -126,13 +153,18 @@ def _unicode_names(settings, path):
 def _text(settings, path):
     """Plain text files; every file is a document, or for packing=rows, every block of it."""
     documents = []
-    for file in _files(path):
-        text = _decode(file, _read(file)).replace("\r\n", "\n").replace("\r", "\n")
+    for file in find_files(path):
+        text = plain_newlines(decode_utf8(file, _read(file)))
         if not text.strip():
             raise UserError(f"{file} holds no text: remove it from config.data.path or fill it")
-        rows = settings.packing == "rows"
-        documents += [Example(block) for block in (split_blocks(text) if rows else [text])]
+        documents += text_examples(settings, text)
     return documents
+
+
+def text_examples(settings, text):
+    """A document as examples: itself, or for packing=rows, every block of it."""
+    blocks = split_blocks(text) if settings.packing == "rows" else [text]
+    return [Example(block) for block in blocks]
 
 
 def split_blocks(text):
@@ -158,27 +190,39 @@ def split_blocks(text):
 
 def _jsonl(settings, path):
     """JSON lines; every line is a document, or a pair where `source_field` is set."""
-    examples, dropped = [], 0
-    for file in _files(path):
-        for number, line in enumerate(_decode(file, _read(file)).split("\n"), 1):
-            if not line.strip():
-                continue
-            record = _record(line, file, number)
-            text = _field(record, settings.field, file, number)
-            if not settings.source_field:
-                examples.append(Example(text))
-                continue
-            source = _field(record, settings.source_field, file, number)
-            if text.strip() and source.strip():
-                examples.append(Example(text, source))
-            else:
-                dropped += 1
-    if dropped:
-        logging.warning("dropped %d pairs with an empty side", dropped)
-    examples = [example for example in examples if example.text.strip()]
-    if not examples:
+    examples = []
+    for file in find_files(path):
+        examples += jsonl_examples(settings, file, decode_utf8(file, _read(file)))
+    kept = [example for example in examples if not is_empty(example)]
+    if settings.source_field and len(kept) < len(examples):
+        logging.warning("dropped %d pairs with an empty side", len(examples) - len(kept))
+    if not kept:
         raise UserError(f"{path} holds no examples: check config.data.path")
-    return examples
+    return kept
+
+
+def is_empty(example):
+    """Whether there is nothing to learn from: no text, or for a pair, no source."""
+    return any(side is not None and (not side or side.isspace()) for side in example)
+
+
+def jsonl_examples(settings, file, text, first_line=1):
+    """The examples of JSON lines, empty ones too.
+
+    Args:
+      settings: config section `data`. file, first_line: where `text` stands, for messages.
+
+    Raises:
+      UserError: a line that is not an object with the fields of the config.
+    """
+    for number, line in enumerate(text.split("\n"), first_line):
+        if not line.strip():
+            continue
+        record = _record(line, file, number)
+        source = None
+        if settings.source_field:
+            source = _field(record, settings.source_field, file, number)
+        yield Example(_field(record, settings.field, file, number), source)
 
 
 def _record(line, file, number):
@@ -211,7 +255,7 @@ def _field(record, name, file, number):
     return record[name]
 
 
-def _files(path):
+def find_files(path):
     """The files that comma-separated paths and globs name, sorted, each once however spelt."""
     if not path:
         raise UserError("config.data.path is empty: give a file or a glob, such as books/*.txt")
@@ -228,24 +272,49 @@ def _files(path):
     return sorted({os.path.realpath(file): file for file in sorted(found)}.values())
 
 
-def _read(file):
+def read_lines(file):
+    """The lines of a file, decompressed, as bytes with their ends; never the whole of it.
+
+    Raises:
+      UserError: it is empty or damaged.
+    """
+    opener = gzip.open if file.endswith(".gz") else open
+    empty = True
     try:
-        data = pathlib.Path(file).read_bytes()
-        data = gzip.decompress(data) if file.endswith(".gz") else data
+        with opener(file, "rb") as lines:
+            for line in lines:
+                empty = False
+                yield line
     except (OSError, EOFError, zlib.error) as error:
         raise UserError(f"{file} cannot be read ({error}): copy the file again") from None
-    if not data:
+    if empty:
         raise UserError(f"{file} is empty: remove it from config.data.path or fill it")
-    return data
 
 
-def _decode(file, data):
+def _read(file):
+    return b"".join(read_lines(file))
+
+
+def plain_newlines(text):
+    """`text` with every kind of line end as a line feed."""
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def decode_utf8(file, data, first_line=1, first_byte=0):
+    """Bytes to text, without a byte order mark.
+
+    Args:
+      file, first_line, first_byte: where `data` stands, for the message.
+
+    Raises:
+      UserError: they are not UTF-8; names the byte and the line.
+    """
     try:
         # The byte order mark goes last: "utf-8-sig" would not count it in the place of an error.
         return data.decode("utf-8").removeprefix("\ufeff")
     except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
+        line = data.count(b"\n", 0, error.start) + first_line
         raise UserError(
-            f"{file} is not UTF-8 at byte {error.start} (line {line}): convert it, for example "
-            f"with iconv -t UTF-8"
+            f"{file} is not UTF-8 at byte {first_byte + error.start} (line {line}): convert it, "
+            "for example with iconv -t UTF-8"
         ) from None

@@ -4,6 +4,7 @@ A trained one is byte-level BPE, which loses nothing, or words, which suits shor
 small vocabulary.
 """
 
+import hashlib
 import os
 import pathlib
 import shutil
@@ -15,10 +16,12 @@ import transformers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
 from elf_jax.errors import UserError
+from elf_jax.hub import resolve
 
 PAD, EOS, UNK = "<pad>", "</s>", "<unk>"  # ids 0, 1, 2, T5's order
 TRAINED = ("bpe", "words")
 TOKENIZER = "tokenizer"  # directory in the workdir
+SENTINEL = "<extra_id_{}>"  # T5's name of the token that stands for the i-th hidden span
 
 
 def get_tokenizer(settings, examples, directory):
@@ -44,7 +47,9 @@ def get_tokenizer(settings, examples, directory):
 
 
 def load_tokenizer(path):
-    """A tokenizer from a local directory; the network is never asked."""
+    """A tokenizer from a local directory, or by its name on the Hugging Face hub."""
+    what = f"tokenizer (config.data.tokenizer; {' and '.join(TRAINED)} are trained on the data)"
+    path = resolve(path, what)
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(str(path), local_files_only=True)
     except (OSError, ValueError, KeyError) as error:
@@ -131,6 +136,40 @@ def decode(tokenizer, rows):
         tokenizer.decode(row, skip_special_tokens=False, clean_up_tokenization_spaces=False)
         for row in rows
     ]
+
+
+def add_sentinels(tokenizer, count):
+    """Gives the tokenizer the first `count` sentinels of T5 where it lacks them, behind its other
+    tokens, whose ids stay as they are.
+
+    Returns:
+      [count] int32, the ids of the sentinels.
+    """
+    names = [SENTINEL.format(index) for index in range(count)]
+    known = tokenizer.get_vocab()
+    missing = [
+        tokenizers.AddedToken(name, special=True, normalized=False)
+        for name in names
+        if name not in known
+    ]
+    tokenizer.add_tokens(missing, special_tokens=True)
+    return np.asarray(tokenizer.convert_tokens_to_ids(names), np.int32)
+
+
+def fingerprint(tokenizer):
+    """16 hexadecimal digits that tell tokenizers apart: of tokenizer.json and the ids of EOS and
+    padding.
+    """
+    core = tokenizers.Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    core.no_padding()
+    core.no_truncation()
+    ids = f"{tokenizer.eos_token_id} {tokenizer.pad_token_id}"
+    return hashlib.sha256(f"{core.to_str()} {ids}".encode()).hexdigest()[:16]
+
+
+def pad_id(settings, tokenizer):
+    """The token that fills what is left of a row (settings.pad)."""
+    return tokenizer.eos_token_id if settings.pad == "eos" else tokenizer.pad_token_id
 
 
 def vocab_size(tokenizer):

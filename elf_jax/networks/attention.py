@@ -1,11 +1,12 @@
-"""ELF's self-attention behind one function, whatever computes it.
+"""Attention of both networks, ELF's and T5's, whatever computes it.
 
-x -> [q | k | v] -> RMSNorm and rotary embedding on q and k -> softmax -> values, of every position
-to every position. Three ways: XLA anywhere, cuDNN's flash attention on NVIDIA GPUs, and the fused
-kernel of `fused_attention.py` on TPUs.
+ELF: x -> [q | k | v] -> RMSNorm and rotary embedding on q and k -> softmax -> values, of every
+position to every position. Three ways: XLA anywhere, cuDNN's flash attention on NVIDIA GPUs, and
+the fused kernels of `fused_attention.py` on TPUs. T5: with a bias and a mask, by XLA or a kernel.
 """
 
 import functools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -35,6 +36,21 @@ def choose(name, platform, dtype, heads, head_width, tensor=1):
     return "cudnn" if platform == "gpu" and dtype == jnp.bfloat16 else "xla"
 
 
+class Groups(NamedTuple):
+    """Which position may attend to which, without a mask of every pair.
+
+    Attributes:
+      queries, keys: [B, L] int32; query q may attend to key k if their bits overlap.
+    """
+
+    queries: jax.Array
+    keys: jax.Array
+
+    def mask(self):
+        """[B, L, L], True where a query may attend to a key."""
+        return (self.queries[:, :, None] & self.keys[:, None, :]) != 0
+
+
 def self_attention(
     x, kernel, bias, q_scale, k_scale, angles, heads, implementation="xla", mesh=None
 ):
@@ -52,10 +68,11 @@ def self_attention(
       [B, T, D] in the dtype of x; norms, rotation and softmax are float32.
     """
     head_width = x.shape[-1] // heads
-    if implementation == "fused":
+    if implementation == "fused" and _splits(x, mesh):
         layout = fused.HeadLayout(heads, head_width)
         qkv = checkpoint_name(x @ fused.pack(kernel, layout) + fused.pack(bias, layout), "qkv")
         return _fused(qkv, q_scale, k_scale, fused.tables(angles, layout), layout, mesh)
+    implementation = "xla" if implementation == "fused" else implementation
     qkv = checkpoint_name(x @ kernel + bias, "qkv").reshape(*x.shape[:2], 3, heads, head_width)
     q, k, v = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
     q, k = (
@@ -75,23 +92,55 @@ def softmax_attention(q, k, v, implementation="xla"):
     return out[..., :width]
 
 
+def biased_attention(q, k, v, bias, groups, heads, mesh):
+    """softmax(q k^T + bias, where allowed) v by the kernel, or None where it does not fit.
+
+    Args:
+      q, k, v: [B, L, H K]. bias: [1, H, L, L] float32. groups: `Groups`. heads: H.
+      mesh: its axes data and fsdp split the rows.
+    """
+    if not _splits(q, mesh) or not fused.fits_biased(heads, q.shape[-1] // heads):
+        return None
+
+    def attend(q, k, v, bias, queries, keys):
+        return fused.fused_biased_attention(
+            q, k, v, bias[0], queries, keys, heads, _interpret(mesh)
+        )
+
+    rows, whole = P(ROWS), P()
+    specs = (rows, rows, rows, whole, rows, rows)
+    return _on_every_device(attend, mesh, specs, rows)(q, k, v, bias, *groups)
+
+
+ROWS = ("data", "fsdp")  # axes of the mesh that rows are split over
+
+
+def _splits(x, mesh):
+    """Whether the rows of x split evenly over the mesh; those of an initialisation do not."""
+    return mesh is None or len(x) % (mesh.shape["data"] * mesh.shape["fsdp"]) == 0
+
+
+def _interpret(mesh):
+    return mesh is None or mesh.devices.flat[0].platform != "tpu"
+
+
+def _on_every_device(function, mesh, in_specs, out_specs):
+    """The function on every device's own part: XLA cannot split a kernel by itself."""
+    if mesh is None:
+        return function
+    return jax.shard_map(
+        function, mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False
+    )
+
+
 def _fused(qkv, q_scale, k_scale, tables, layout, mesh):
-    """The kernel on every device's own rows and heads: XLA cannot split a kernel by itself."""
-    interpret = mesh is None or mesh.devices.flat[0].platform != "tpu"
     tensor = 1 if mesh is None else mesh.shape["tensor"]
     local = fused.HeadLayout(layout.heads // tensor, layout.width)
-    call = functools.partial(fused.fused_attention, layout=local, interpret=interpret)
+    call = functools.partial(fused.fused_attention, layout=local, interpret=_interpret(mesh))
 
     def attend(qkv, q_scale, k_scale, cos, sin):
         return fused.unpack_output(call(qkv, q_scale, k_scale, (cos, sin)), local)
 
-    if mesh is not None:
-        columns = P(("data", "fsdp"), None, "tensor")
-        attend = jax.shard_map(
-            attend,
-            mesh=mesh,
-            in_specs=(columns, P(), P(), P(), P()),
-            out_specs=columns,
-            check_vma=False,
-        )
-    return attend(qkv, q_scale, k_scale, *tables)
+    columns = P(ROWS, None, "tensor")
+    specs = (columns, P(), P(), P(), P())
+    return _on_every_device(attend, mesh, specs, columns)(qkv, q_scale, k_scale, *tables)

@@ -57,9 +57,8 @@ class Attention(nn.Module):
         width = x.shape[-1]
         kernel, bias = Weights(3 * width, self.dtype, name="qkv")(width)
         scales = [Scale(width // self.heads, name=name)() for name in ("q_norm", "k_norm")]
-        # Initialisation traces one row, which no mesh of several devices can split.
-        how = "xla" if self.is_initializing() else self.implementation
-        out = self_attention(x, kernel, bias, *scales, angles, self.heads, how, self.mesh)
+        how = self.implementation, self.mesh
+        out = self_attention(x, kernel, bias, *scales, angles, self.heads, *how)
         out = checkpoint_name(out, "attended")
         return nn.Dense(width, dtype=self.dtype, kernel_init=xavier, name="out")(out)
 

@@ -1,0 +1,252 @@
+"""What the input pipeline costs: preparing against the tokenizer alone, shards against memory.
+
+    python benchmarks/input_pipeline.py
+    python benchmarks/input_pipeline.py --path=corpus.jsonl.gz --field=text --tokenizer=DIRECTORY
+
+Preparing is measured on one core, in the process itself, against calling the tokenizer alone on the
+same texts, in turns, the best of some rounds each; then on all cores, as processes (which is what
+`--mode=prepare` does) and, for comparison, as the tokenizer's own threads. Without --path it makes
+up text from a vocabulary with Zipf's law; without --tokenizer it trains a BPE of 8192 tokens.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import resource
+import shutil
+import tempfile
+import time
+import types
+
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+import numpy as np  # noqa: E402
+
+from configs import base  # noqa: E402
+from elf_jax.data import corpora, sources  # noqa: E402
+from elf_jax.data.corpora import TRAIN, VALIDATION, open_corpus  # noqa: E402
+from elf_jax.data.manifest import shards  # noqa: E402
+from elf_jax.data.pipeline import make_iterator  # noqa: E402
+from elf_jax.data.pool import cores  # noqa: E402
+from elf_jax.data.prepare import prepare  # noqa: E402
+from elf_jax.data.shards import PreparedRows, record_dtype  # noqa: E402
+from elf_jax.data.tokenizer import (  # noqa: E402
+    load_tokenizer,
+    pad_id,
+    save_tokenizer,
+    train_tokenizer,
+)
+from elf_jax.data.work import CHUNK_CHARACTERS, Plan, Worker, load_core  # noqa: E402
+
+TOKENIZER_TEXTS = 5000  # that the benchmark's own tokenizer is trained on
+
+
+def main():
+    """Measures and prints one table."""
+    args = _arguments()
+    with tempfile.TemporaryDirectory() as scratch:
+        scratch = pathlib.Path(scratch)
+        settings, texts, tokenizer = _setup(args, scratch)
+        alone, pipeline, tokens = _one_core(settings, texts, tokenizer, args.rounds)
+        characters = sum(map(len, texts))
+        print(
+            f"{len(texts):,} documents, {characters / 1e6:.1f} million characters, "
+            f"{tokens / 1e6:.2f} million tokens, vocabulary {len(tokenizer):,}, rows of "
+            f"{settings.length}, packing {settings.packing}, {cores()} cores"
+        )
+        table = [
+            ("tokenizer alone, one core", alone, "tokens/s", 1.0),
+            ("prepare, one core", pipeline, "tokens/s", pipeline / alone),
+        ]
+        threads = _threads(texts, tokenizer)
+        processes, startup, manifest = _processes(settings, args.copies, scratch)
+        memory, disk = _reading(settings, scratch / "many", manifest, tokenizer, args.batch_size)
+        table += [
+            ("tokenizer alone, its threads, all cores", threads, "tokens/s", threads / alone),
+            ("prepare, processes, all cores", processes, "tokens/s", processes / alone),
+            ("  starting the processes", startup, "s", None),
+            ("training batches from memory", memory, "rows/s", 1.0),
+            ("training batches from shards", disk, "rows/s", disk / memory),
+        ]
+        for name, value, unit, ratio in table:
+            share = "" if ratio is None else f"{ratio:8.2f}"
+            print(f"  {name:<42}{value:>14,.1f} {unit:<9}{share}")
+        size = sum(shard["bytes"] for shard in shards(manifest, TRAIN))
+        size /= manifest["counts"][TRAIN]["tokens"]
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+        workers = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1e6
+        print(
+            f"  {size:.2f} bytes on disk a token, fill {manifest['fill']:.3f}; peak memory "
+            f"{peak:.2f} GB here, {workers:.2f} GB in the largest worker"
+        )
+
+
+def _arguments():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--path", default="", help="JSON lines, .gz too; default: made-up text")
+    parser.add_argument("--field", default="text")
+    parser.add_argument("--tokenizer", default="", help="a directory; default: a BPE of the text")
+    parser.add_argument("--length", type=int, default=1024)
+    parser.add_argument("--packing", default="documents", choices=["documents", "stream", "rows"])
+    parser.add_argument("--megabytes", type=float, default=16, help="of text that is used")
+    parser.add_argument("--copies", type=int, default=8, help="of it, for all cores together")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--batch_size", type=int, default=256)
+    return parser.parse_args()
+
+
+def _setup(args, scratch):
+    """(settings of section data, texts, tokenizer), the texts as a file in `scratch`."""
+    settings = base.get_config().data
+    settings.update({"source": "jsonl", "packing": args.packing, "length": args.length})
+    if args.path:
+        settings.field = args.field
+        texts = _texts(settings, args.path, args.megabytes * 1e6)
+    else:
+        texts = _made_up(args.megabytes * 1e6)
+    file = scratch / "corpus.jsonl"
+    with open(file, "w", encoding="utf-8") as lines:
+        lines.writelines(json.dumps({"text": text}) + "\n" for text in texts)
+    settings.update({"path": str(file), "field": "text", "prepared": str(scratch / "prepared")})
+    if args.tokenizer:
+        tokenizer = load_tokenizer(args.tokenizer)
+    else:
+        settings.tokenizer = "bpe"
+        some = [sources.Example(text) for text in texts[:TOKENIZER_TEXTS]]
+        tokenizer = train_tokenizer(settings, some)
+    save_tokenizer(tokenizer, scratch / "tokenizer")
+    settings.tokenizer = str(scratch / "tokenizer")
+    return settings, texts, tokenizer
+
+
+def _texts(settings, path, limit):
+    texts, size = [], 0
+    for file in sources.find_files(path):
+        for line in sources.read_lines(file):
+            for example in sources.jsonl_examples(settings, file, line.decode()):
+                texts.append(example.text)
+                size += len(example.text)
+            if size >= limit:
+                return texts
+    return texts
+
+
+def _made_up(limit):
+    rng = np.random.default_rng(0)
+    letters = np.array(list("etaoinshrdlu"))
+    words = np.array(["".join(rng.choice(letters, rng.integers(2, 10))) for _ in range(30_000)])
+    texts, size = [], 0
+    while size < limit:
+        ranks = np.minimum(rng.zipf(1.2, int(rng.lognormal(6, 1)) + 1), len(words)) - 1
+        texts.append(" ".join(words[ranks]) + ".\n")
+        size += len(texts[-1])
+    return texts
+
+
+def _chunks(texts):
+    chunk, size = [], 0
+    for text in texts:
+        chunk.append(text)
+        size += len(text)
+        if size >= CHUNK_CHARACTERS:
+            yield chunk
+            chunk, size = [], 0
+    yield chunk
+
+
+def _tokenise(core, texts):
+    """Seconds and tokens of the tokenizer alone."""
+    began = time.perf_counter()
+    tokens = 0
+    for chunk in _chunks(texts):
+        tokens += sum(map(len, core.encode_batch_fast(chunk, add_special_tokens=False)))
+    return time.perf_counter() - began, tokens
+
+
+def _one_core(settings, texts, tokenizer, rounds):
+    """(tokens/s of the tokenizer alone, tokens/s of prepare's work, tokens)."""
+    core = load_core(tokenizer.backend_tokenizer.to_str())
+    frozen = types.SimpleNamespace(**settings.to_dict())
+    corpus = open_corpus(frozen)
+    plan = Plan(
+        frozen,
+        corpus,
+        tokenizer.backend_tokenizer.to_str(),
+        tokenizer.eos_token_id,
+        len(tokenizer),
+        record_dtype(len(tokenizer), settings.length),
+    )
+    pathlib.Path(settings.prepared).mkdir()
+    seconds = {"alone": [], "pipeline": []}
+    for _ in range(rounds):
+        spent, tokens = _tokenise(core, texts)
+        seconds["alone"].append(spent)
+        worker, began = Worker(plan), time.perf_counter()
+        for number, unit in enumerate(corpus.units()):
+            worker.run(number, unit)
+        seconds["pipeline"].append(time.perf_counter() - began)
+    return tokens / min(seconds["alone"]), tokens / min(seconds["pipeline"]), tokens
+
+
+def _threads(texts, tokenizer):
+    """tokens/s of the tokenizer alone with its own threads on all cores."""
+    os.environ["TOKENIZERS_PARALLELISM"] = "true"
+    core = load_core(tokenizer.backend_tokenizer.to_str())
+    seconds, tokens = min(_tokenise(core, texts) for _ in range(2))
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    return tokens / seconds
+
+
+def _processes(settings, copies, scratch):
+    """(tokens/s of prepare on all cores once they are at work, seconds until then, manifest).
+
+    Both from the times for one copy of the text and for several.
+    """
+    corpora.UNIT_BYTES = max(pathlib.Path(settings.path).stat().st_size // (4 * cores()), 1 << 20)
+    paths = [scratch / f"copy{i}.jsonl" for i in range(copies)]
+    for path in paths:
+        shutil.copyfile(settings.path, path)
+    few = _timed_prepare(settings, [settings.path], scratch / "few")
+    many = _timed_prepare(settings, paths, scratch / "many")
+    speed = (many[1] - few[1]) / (many[0] - few[0])
+    return speed, max(few[0] - few[1] / speed, 0.0), many[2]
+
+
+def _timed_prepare(settings, paths, directory):
+    """(seconds, tokens, manifest)."""
+    settings = settings.copy_and_resolve_references()
+    settings.update({"path": ",".join(map(str, paths)), "prepared": str(directory)})
+    began = time.perf_counter()
+    manifest = prepare(settings)
+    seconds = time.perf_counter() - began
+    return (
+        seconds,
+        sum(manifest["counts"][side]["tokens"] for side in (TRAIN, VALIDATION)),
+        manifest,
+    )
+
+
+def _reading(settings, directory, manifest, tokenizer, batch_size):
+    """(rows/s of training batches from memory, rows/s from shards)."""
+    length, pad = settings.length, pad_id(settings, tokenizer)
+    disk = PreparedRows(directory, shards(manifest, TRAIN), manifest["dtype"], length, pad)
+    return [
+        _speed(make_iterator(rows, batch_size, seed=0), batch_size)
+        for rows in (disk.sample(len(disk)), disk)
+    ]
+
+
+def _speed(iterator, batch_size, warm_up=20, batches=100):
+    for _ in range(warm_up):
+        next(iterator)
+    began = time.perf_counter()
+    for _ in range(batches):
+        next(iterator)
+    seconds = time.perf_counter() - began
+    iterator.close()
+    return batches * batch_size / seconds
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,314 @@
+"""Preparing: the shards hold what the in-memory path makes, whoever makes them and however often
+they are interrupted; and what does not fit is refused.
+"""
+
+import json
+import random
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+from configs import base
+from elf_jax.data import corpora, pool
+from elf_jax.data import tokenizer as tok
+from elf_jax.data.dataset import load_dataset
+from elf_jax.data.manifest import read_manifest, shards
+from elf_jax.data.packing import pack_documents
+from elf_jax.data.pipeline import make_iterator
+from elf_jax.data.prepare import prepare
+from elf_jax.data.sources import Example
+from elf_jax.data.work import Worker
+from elf_jax.errors import UserError
+from elf_jax.trainer import train
+from tests.tiny import tiny_config, write_book, write_pairs
+
+WORDS = "the sea was calm and nobody in the harbour spoke of what had been seen at dawn".split()
+
+
+@pytest.fixture(scope="session")
+def tokenizer_directory(tmp_path_factory):
+    config = base.get_config()
+    config.data.update({"tokenizer": "bpe", "vocab_size": 300})
+    texts = [Example(" ".join(WORDS)), Example("abcdef")]
+    directory = tmp_path_factory.mktemp("kept") / "tokenizer"
+    tok.save_tokenizer(tok.train_tokenizer(config.data, texts), directory)
+    return directory
+
+
+@pytest.fixture
+def data(tmp_path, tokenizer_directory):
+    """Makes the section `data` of a config for documents, with keys as given."""
+
+    def make(**keys):
+        config = base.get_config()
+        values = {
+            "source": "jsonl",
+            "path": str(tmp_path / "documents.jsonl"),
+            "prepared": str(tmp_path / "prepared"),
+            "tokenizer": str(tokenizer_directory),
+            "packing": "documents",
+            "validation_fraction": 0.2,
+            "length": 24,
+        }
+        config.data.update({**values, **keys})
+        return config.data
+
+    return make
+
+
+def write_documents(path, count=60, seed=0):
+    rng = random.Random(seed)
+    with open(path, "w", encoding="utf-8") as file:
+        for _ in range(count):
+            text = " ".join(rng.choice(WORDS) for _ in range(rng.choice([0, 3, 8, 20, 60])))
+            file.write(json.dumps({"text": text}) + "\n")
+    return path
+
+
+@pytest.fixture
+def documents(tmp_path, monkeypatch):
+    """A file that comes to about eight units."""
+    path = write_documents(tmp_path / "documents.jsonl")
+    monkeypatch.setattr(corpora, "PIECE_BYTES", path.stat().st_size // 16)
+    monkeypatch.setattr(corpora, "UNIT_BYTES", path.stat().st_size // 8)
+    return path
+
+
+def fails(call, *args, **keys):
+    with pytest.raises(UserError) as error:
+        call(*args, **keys)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def checksums(directory):
+    return [shard["sha256"] for shard in shards(read_manifest(directory))]
+
+
+def greedy(texts, length, eos):
+    """The plain way: token by token."""
+    rows, row = [], []
+    for text in texts:
+        if row and len(text) > length - len(row):
+            rows.append(row)
+            row = []
+        for token in text:
+            if len(row) == length:
+                rows.append(row)
+                row = []
+            row.append(token)
+        if text and len(row) < length:
+            row.append(eos)
+    return rows + [row] * bool(row)
+
+
+def test_documents_are_packed_greedily():
+    rng = np.random.default_rng(0)
+    for length in (2, 7, 16):
+        texts = [rng.integers(5, 99, rng.integers(0, 3 * length)) for _ in range(200)]
+        rows, counts = pack_documents(texts, length, eos_id=1, pad_id=0)
+        expected = greedy([text.tolist() for text in texts], length, 1)
+        got = [row[:n].tolist() for row, n in zip(rows.tokens, rows.valid_length, strict=True)]
+        assert got == expected
+        assert counts["targets_cut"] == sum(len(text) > length for text in texts)
+        words = [token for row in got for token in row if token != 1]
+        assert words == [token for text in texts for token in text.tolist()]  # nothing is lost
+        assert all(
+            (row[n:] == 0).all() for row, n in zip(rows.tokens, rows.valid_length, strict=True)
+        )
+
+
+def same_rows(prepared, memory):
+    assert len(prepared) == len(memory)
+    for index in (0, -1, slice(1, 4), np.array([[2, 0], [1, 1]]), slice(None)):
+        for name, field in memory.take(index).items():
+            got = prepared.take(index)[name]
+            assert got.dtype == field.dtype and (got == field).all(), name
+    for (a, real_a), (b, real_b) in zip(prepared.batches(3), memory.batches(3), strict=True):
+        assert (a["tokens"] == b["tokens"]).all() and (real_a == real_b).all()
+
+
+@pytest.mark.parametrize("packing", ["documents", "stream", "rows", "pairs", "book"])
+def test_shards_hold_what_is_packed_in_memory(packing, data, tmp_path):
+    keys = {"packing": packing, "path": str(write_documents(tmp_path / "documents.jsonl"))}
+    if packing == "pairs":
+        path = write_pairs(tmp_path / "pairs.jsonl")
+        with open(path, "a") as file:
+            file.write('{"source": "", "target": "x"}\n{"source": "y", "target": " "}\n')
+        keys = {"packing": "auto", "path": str(path), "field": "target", "source_field": "source"}
+        keys |= {"source_length": 4, "pad": "eos"}
+    if packing == "book":
+        path = str(write_book(tmp_path / "book.txt"))
+        keys = {"source": "text", "packing": "documents", "path": path}
+    memory = load_dataset(data(**keys, prepared=""), tmp_path / "none")
+    prepared = load_dataset(data(**keys), tmp_path / "none")
+    same_rows(prepared.train, memory.train)
+    same_rows(prepared.validation, memory.validation)
+    assert (prepared.whole, prepared.conditional) == (memory.whole, memory.conditional)
+    names = ("train_texts", "train_rows", "validation_rows", "train_tokens", "fill", "vocab_size")
+    cut = [name for name in memory.report if name.endswith("_cut")]
+    assert [prepared.report[name] for name in (*names, *cut)] == [
+        memory.report[name] for name in (*names, *cut)
+    ]
+    few = prepared.train.sample(5)
+    assert (few.tokens == memory.train.sample(5).tokens).all()
+    if packing == "pairs":
+        assert prepared.report["empty"] == 2 and prepared.report["sources_cut"] > 0
+        cut = [(e.text, e.source[:3]) for e in memory.validation_examples]
+        texts = prepared.validation_examples
+        assert [(e.text, e.source[:3]) for e in texts[: len(texts)]] == cut
+        assert texts[1] == texts[:2][1]
+
+
+def test_the_number_of_workers_changes_nothing(documents, data, tmp_path):
+    one = prepare(data(), workers=1)
+    two = prepare(data(prepared=str(tmp_path / "two")), workers=2)
+    assert one == two and len(one["units"]) >= 7
+    assert checksums(tmp_path / "prepared") == checksums(tmp_path / "two")
+    left = {path.name for path in (tmp_path / "two").iterdir()}
+    assert left == {".lock", "manifest.json", "tokenizer"} | {s["name"] for s in shards(one)}
+
+
+def test_an_interrupted_preparation_goes_on(documents, data, tmp_path, monkeypatch):
+    whole = prepare(data(prepared=str(tmp_path / "whole")), workers=1)
+    real, done = Worker.run, []
+
+    def run(self, number, unit):
+        if len(done) == 3:
+            raise KeyboardInterrupt
+        done.append(number)
+        return real(self, number, unit)
+
+    monkeypatch.setattr(Worker, "run", run)
+    message = fails(prepare, data(), workers=1)
+    assert "interrupted: the same command goes on" in message
+    assert read_manifest(tmp_path / "prepared") is None
+    (tmp_path / "prepared" / ".train-00004.array_record.1").write_text("half")
+    # Another config in the half-finished directory is refused, as in a finished one.
+    assert "length 24 there, 32 now" in fails(prepare, data(length=32), workers=1)
+    monkeypatch.setattr(Worker, "run", lambda *args: done.append(args[1]) or real(*args))
+    assert prepare(data(), workers=1) == whole
+    assert done == list(range(len(whole["units"])))  # no unit was made twice
+    assert checksums(tmp_path / "prepared") == checksums(tmp_path / "whole")
+    assert not list((tmp_path / "prepared").glob(".train*"))
+
+
+def test_an_error_in_a_worker_ends_all_and_names_the_line(documents, data, tmp_path):
+    lines = documents.read_text().splitlines()
+    documents.write_text("\n".join([*lines[:40], '{"text": 5}', *lines[40:]]))
+    message = fails(prepare, data(), workers=2)
+    assert "documents.jsonl line 41: field 'text' is not a string" in message
+    assert read_manifest(tmp_path / "prepared") is None
+
+
+def test_shards_made_otherwise_are_refused(documents, data, tmp_path):
+    prepare(data(), workers=1)
+
+    def load(**keys):
+        return fails(load_dataset, data(**keys), tmp_path / "none")
+
+    assert "config.data.length 24 there, 16 now" in load(length=16)
+    assert "config.data.packing 'documents' there, 'stream' now" in load(packing="stream")
+    assert "config.data.pad 'pad' there, 'eos' now" in load(pad="eos")
+    copy = write_documents(tmp_path / "other.jsonl", seed=1)
+    assert "config.data.path" in load(path=str(copy)) and "other.jsonl" in load(path=str(copy))
+    config = base.get_config()
+    config.data.update({"tokenizer": "bpe", "vocab_size": 290})
+    other = tok.train_tokenizer(config.data, [Example("something else")])
+    tok.save_tokenizer(other, tmp_path / "other")
+    message = load(tokenizer=str(tmp_path / "other"))
+    assert "config.data.tokenizer" in message and tok.fingerprint(other) in message
+    assert "delete this one" in message
+    # Files that are gone are no hindrance, files that have changed are.
+    shutil.copy(copy, documents)
+    with open(documents, "a") as file:
+        file.write('{"text": "more"}\n')
+    assert "the source has changed" in load()
+    documents.unlink()
+    load_dataset(data(), tmp_path / "none")
+
+
+def test_damaged_shards_are_named(documents, data, tmp_path, capsys):
+    manifest = prepare(data(), workers=1)
+    path = tmp_path / "prepared" / shards(manifest)[2]["name"]
+    good = path.read_bytes()
+    path.write_bytes(good[:-1])
+    message = fails(load_dataset, data(), tmp_path / "none")
+    assert path.name in message and f"has {len(good) - 1} bytes" in message
+    path.write_bytes(good[:100] + bytes([good[100] ^ 1]) + good[101:])
+    load_dataset(data(), tmp_path / "none")  # contents are not read at every start
+    message = fails(prepare, data(), workers=1)
+    assert path.name in message and "checksum" in message and "delete it" in message
+    path.unlink()
+    assert path.name in fails(load_dataset, data(), tmp_path / "none")
+    assert prepare(data(), workers=1) == manifest and path.read_bytes() == good
+    prepare(data(), workers=1)
+    assert "is complete" in capsys.readouterr().out
+
+
+def test_what_cannot_be_prepared(data, tmp_path, documents):
+    assert "config.data.prepared is empty" in fails(prepare, data(prepared=""))
+    assert "needs no preparing" in fails(prepare, data(source="unicode_names", path=""))
+    assert "did you mean 'jsonl'" in fails(prepare, data(source="json"))
+    assert "no tokenizer at" in fails(prepare, data(tokenizer=str(tmp_path / "none")))
+    assert "packing to rows" in fails(prepare, data(field="a", source_field="b", source_length=4))
+    assert not (tmp_path / "prepared").exists()
+    assert "leaves nothing for validation" in fails(
+        prepare, data(validation_fraction=0.0), workers=1
+    )
+    message = fails(prepare, data(packing="stream", length=100_000), workers=1)
+    assert "tokens, less than one sequence of 100000" in message
+    prepare(data(), workers=1)  # the directory is free again
+    damaged = tmp_path / "prepared" / "manifest.json"
+    damaged.write_text("{")
+    assert "manifest.json is damaged" in fails(load_dataset, data(), tmp_path / "none")
+
+
+def test_a_tokenizer_is_trained_on_the_training_side_and_kept(documents, data, tmp_path):
+    keys = {"tokenizer": "bpe", "vocab_size": 280}
+    memory = load_dataset(data(**keys, prepared=""), tmp_path / "none")
+    prepared = load_dataset(data(**keys), tmp_path / "none")
+    assert tok.fingerprint(prepared.tokenizer) == tok.fingerprint(memory.tokenizer)
+    assert "config.data.vocab_size 280 there, 290 now" in fails(
+        load_dataset, data(tokenizer="bpe", vocab_size=290), tmp_path / "none"
+    )
+    tok.save_tokenizer(memory.tokenizer, tmp_path / "run")
+    load_dataset(data(**keys), tmp_path / "run")
+    assert pool.cores() >= 1
+
+
+def test_batches_are_those_of_rows_in_memory(documents, data, tmp_path):
+    # In one unit, so that both pack alike.
+    dataset = load_dataset(data(packing="rows"), tmp_path / "none")
+    memory = load_dataset(data(packing="rows", prepared=""), tmp_path / "none")
+    parts = [make_iterator(dataset.train, 6, 0, part, 2) for part in range(2)]
+    whole = make_iterator(memory.train, 6, 0)
+    for _ in range(20):
+        halves = np.concatenate([next(part)["tokens"] for part in parts])
+        assert (halves == next(whole)["tokens"]).all()
+    for iterator in (*parts, whole):
+        iterator.close()
+
+
+def test_training_on_shards_equals_training_in_memory(data, tmp_path, capsys):
+    path = str(write_pairs(tmp_path / "pairs.jsonl", count=60))
+    keys = {
+        "data.source": "jsonl",
+        "data.path": path,
+        "data.field": "target",
+        "data.source_field": "source",
+        "data.source_length": 5,
+        "data.length": 12,
+        "data.vocab_size": 280,
+    }
+    in_memory = train(tiny_config(**keys), tmp_path / "memory")
+    config = tiny_config(**keys, **{"data.prepared": str(tmp_path / "prepared")})
+    train(config, tmp_path / "run", until=3)
+    said = capsys.readouterr().out
+    assert "preparing it first" in said and "prepared" in said
+    resumed = train(config, tmp_path / "run")
+    assert "preparing it first" not in capsys.readouterr().out
+    for a, b in zip(*map(jax.tree.leaves, (in_memory.params, resumed.params)), strict=True):
+        np.testing.assert_array_equal(a, b)

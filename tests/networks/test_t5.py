@@ -1,0 +1,108 @@
+"""The T5 modules: the decoder against the transformers library, bfloat16, masks."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from elf_jax.networks.t5 import T5, T5Encoder, relative_buckets
+from elf_jax.t5_files import load_t5, load_t5_with_decoder, save_t5
+from tests.conftest import GOLDEN
+
+
+def relative_error(ours, reference):
+    return np.max(np.abs(ours - reference)) / np.max(np.abs(reference))
+
+
+def full_mask(valid):
+    return np.broadcast_to(valid[:, None, :], (*valid.shape, valid.shape[1]))
+
+
+def golden_t5(name):
+    """(config, parameters of `T5`, arguments of its call, what transformers computed from them)."""
+    data = dict(np.load(GOLDEN / name / "golden.npz"))
+    config, params = load_t5_with_decoder(GOLDEN / name)
+    valid = data["attention_mask"] > 0
+    return (
+        config,
+        params,
+        (data["input_ids"], full_mask(valid), valid, data["decoder_input_ids"]),
+        data,
+    )
+
+
+@functools.cache
+def apply(config):
+    """Jitted: (parameters, arguments of `T5`) -> (hidden states of the encoder, logits)."""
+
+    def both(network, inputs, mask, *args):
+        return network.encoder(inputs, mask), network(inputs, mask, *args)
+
+    return jax.jit(lambda params, *args: T5(config).apply({"params": params}, *args, method=both))
+
+
+@pytest.mark.parametrize("name", ["t5_span_tiny", "t5_tied_tiny"])
+def test_the_decoder_matches_transformers(name):
+    config, params, args, data = golden_t5(name)
+    assert config.tie_word_embeddings == (name == "t5_tied_tiny")
+    hidden, logits = apply(config)(params, *args)
+    assert relative_error(hidden, data["encoder_last_hidden_state"]) < 1e-5
+    assert relative_error(logits, data["logits"]) < 1e-5
+    # The encoder that ELF loads is the same one.
+    jax.tree.map(np.testing.assert_array_equal, load_t5(GOLDEN / name)[1], params["encoder"])
+
+
+def test_the_decoder_sees_the_past_and_valid_inputs_alone():
+    config, params, (inputs, mask, valid, previous), _ = golden_t5("t5_tied_tiny")
+    valid, mask = valid.copy(), mask.copy()
+    valid[:, 20:], mask[:, :, 20:] = False, False
+    one = apply(config)(params, inputs, mask, valid, previous)[1]
+    inputs, previous = inputs.copy(), previous.copy()
+    inputs[:, 20:], previous[:, 4] = 9, 9
+    two = apply(config)(params, inputs, mask, valid, previous)[1]
+    np.testing.assert_array_equal(one[:, :4], two[:, :4])
+    assert np.all(np.any(one[:, 4:] != two[:, 4:], axis=-1))
+
+
+def test_bfloat16_stays_close_to_float32():
+    """The residual stream is float32: only the products are rounded."""
+    data = np.load(GOLDEN / "t5v11_tiny" / "golden.npz")
+    config, params = load_t5(GOLDEN / "t5v11_tiny")
+    valid = data["attention_mask"] > 0
+    encode = jax.jit(T5Encoder(config, jnp.bfloat16).apply)
+    low = encode({"params": params}, data["input_ids"], full_mask(valid))
+    assert low.dtype == jnp.float32
+    error = (np.asarray(low) - data["last_hidden_state"])[valid]
+    assert np.sqrt(np.mean(error**2) / np.mean(data["last_hidden_state"][valid] ** 2)) < 0.01
+
+
+def test_a_query_without_keys_is_finite():
+    config, params, (inputs, mask, *args), data = golden_t5("t5_tied_tiny")
+    mask = mask.copy()
+    mask[1], mask[0, 3] = False, False
+    hidden, _ = apply(config)(params, inputs, mask, *args)
+    assert np.all(np.isfinite(hidden))
+    others = np.arange(hidden.shape[1]) != 3
+    assert np.any(hidden[0, others] != data["encoder_last_hidden_state"][0, others])
+
+
+@pytest.mark.parametrize("name", ["t5_span_tiny", "t5_tied_tiny"])
+def test_what_is_written_is_read_back(name, tmp_path):
+    config, params = load_t5_with_decoder(GOLDEN / name)
+    save_t5(tmp_path, config, params, pad_id=0, eos_id=1)
+    again, read = load_t5_with_decoder(tmp_path)
+    assert again == config
+    jax.tree.map(np.testing.assert_array_equal, params, read)
+    for file in ("config.json", "model.safetensors"):
+        assert (tmp_path / file).read_bytes() == (GOLDEN / name / file).read_bytes()
+
+
+def test_buckets_of_one_direction():
+    buckets = relative_buckets(200, 32, 128, bidirectional=False)
+    assert np.all(buckets[np.triu_indices(200)] == 0)  # keys to the right are never attended to
+    distances = buckets[199, ::-1]
+    np.testing.assert_array_equal(distances[:16], np.arange(16))
+    assert np.all(np.diff(distances) >= 0) and distances[127] == distances[199] == 31
+    assert distances[112] == 30  # 16 + 16 log(112 / 16) / log(128 / 16) = 30.97
