@@ -100,11 +100,8 @@ class Checkpoints:
         """The tree of parameters in the newest checkpoint, each as something with a shape."""
         path = self.directory / str(self.latest()) / "state"
         try:
-            with ocp.PyTreeCheckpointer() as checkpointer:
-                metadata = checkpointer.metadata(path).item_metadata
-            if metadata is None:
-                raise ValueError("its metadata cannot be read")
-            return metadata.tree["ema" if weights == "ema" else "params"]
+            state = ocp.PyTreeCheckpointHandler().metadata(path).tree
+            return state["ema" if weights == "ema" else "params"]
         except Exception as error:  # as in `_restore`
             raise self._damaged(error) from error
 
