@@ -248,7 +248,7 @@ def _loop(run, last_step, stop):
         last_step = step  # it ended by the clock before
     _forget_after(run.workdir / METRICS, step)
     log = _Log(run.workdir)
-    key = rng.stream(jax.random.key(run.config.seed), "training")
+    key = _training_key(run)
     began, pending = time.monotonic() - run.seconds, []
     show = jax.process_index() == 0
     bar = tqdm(
@@ -256,7 +256,8 @@ def _loop(run, last_step, stop):
     )
     while step < last_step:
         batch = sharding.put_rows(Batch(**next(run.iterator)), run.mesh)
-        run.state, metrics = run.train_step(run.state, run.model.encoder.params, batch, key)
+        with jax.transfer_guard("disallow"):  # nothing goes to or from the host within a step
+            run.state, metrics = run.train_step(run.state, run.model.encoder.params, batch, key)
         pending.append(metrics)
         step += 1
         due = step % train.log_every == 0 or step == last_step
@@ -286,6 +287,15 @@ def _loop(run, last_step, stop):
             break
     bar.close()
     log.close()
+
+
+def _training_key(run):
+    """The root key of training, on all devices of all processes."""
+    make = jax.jit(
+        lambda: rng.stream(jax.random.key(run.config.seed), "training"),
+        out_shardings=sharding.replicated(run.mesh),
+    )
+    return make()
 
 
 def _agreed(condition):
