@@ -4,7 +4,8 @@
     python benchmarks/input_pipeline.py --path=corpus.jsonl.gz --field=text --tokenizer=DIRECTORY
 
 Preparing is measured on one core, in the process itself, against calling the tokenizer alone on the
-same texts, in turns, the best of some rounds each; then on all cores, as processes (which is what
+same texts, in turns, the best of some rounds each, in seconds of CPU time of the whole process, so
+that other work on the machine does not count; then on all cores, as processes (which is what
 `--mode=prepare` does) and, for comparison, as the tokenizer's own threads. Without --path it makes
 up text from a vocabulary with Zipf's law; without --tokenizer it trains a BPE of 8192 tokens.
 """
@@ -49,29 +50,23 @@ def main():
         scratch = pathlib.Path(scratch)
         settings, texts, tokenizer = _setup(args, scratch)
         alone, pipeline, tokens = _one_core(settings, texts, tokenizer, args.rounds)
+        manifest = prepare(settings, workers=1)
         characters = sum(map(len, texts))
         print(
             f"{len(texts):,} documents, {characters / 1e6:.1f} million characters, "
             f"{tokens / 1e6:.2f} million tokens, vocabulary {len(tokenizer):,}, rows of "
             f"{settings.length}, packing {settings.packing}, {cores()} cores"
         )
-        table = [
-            ("tokenizer alone, one core", alone, "tokens/s", 1.0),
-            ("prepare, one core", pipeline, "tokens/s", pipeline / alone),
-        ]
+        _show("tokenizer alone, one core", alone, "tokens/s", 1.0)
+        _show("prepare, one core", pipeline, "tokens/s", pipeline / alone)
+        memory, disk = _reading(settings, manifest, tokenizer, args.batch_size)
+        _show("training batches from memory", memory, "rows/s", 1.0)
+        _show("training batches from shards", disk, "rows/s", disk / memory)
         threads = _threads(texts, tokenizer)
-        processes, startup, manifest = _processes(settings, args.copies, scratch)
-        memory, disk = _reading(settings, scratch / "many", manifest, tokenizer, args.batch_size)
-        table += [
-            ("tokenizer alone, its threads, all cores", threads, "tokens/s", threads / alone),
-            ("prepare, processes, all cores", processes, "tokens/s", processes / alone),
-            ("  starting the processes", startup, "s", None),
-            ("training batches from memory", memory, "rows/s", 1.0),
-            ("training batches from shards", disk, "rows/s", disk / memory),
-        ]
-        for name, value, unit, ratio in table:
-            share = "" if ratio is None else f"{ratio:8.2f}"
-            print(f"  {name:<42}{value:>14,.1f} {unit:<9}{share}")
+        _show("tokenizer alone, its threads, all cores", threads, "tokens/s", threads / alone)
+        processes, startup = _processes(settings, args.copies, scratch)
+        _show("prepare, processes, all cores", processes, "tokens/s", processes / alone)
+        _show("  starting the processes", startup, "s")
         size = sum(shard["bytes"] for shard in shards(manifest, TRAIN))
         size /= manifest["counts"][TRAIN]["tokens"]
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
@@ -80,6 +75,11 @@ def main():
             f"  {size:.2f} bytes on disk a token, fill {manifest['fill']:.3f}; peak memory "
             f"{peak:.2f} GB here, {workers:.2f} GB in the largest worker"
         )
+
+
+def _show(name, value, unit, ratio=None):
+    share = "" if ratio is None else f"{ratio:8.2f}"
+    print(f"  {name:<42}{value:>14,.1f} {unit:<9}{share}", flush=True)
 
 
 def _arguments():
@@ -155,13 +155,13 @@ def _chunks(texts):
     yield chunk
 
 
-def _tokenise(core, texts):
+def _tokenise(core, texts, clock):
     """Seconds and tokens of the tokenizer alone."""
-    began = time.perf_counter()
+    began = clock()
     tokens = 0
     for chunk in _chunks(texts):
         tokens += sum(map(len, core.encode_batch_fast(chunk, add_special_tokens=False)))
-    return time.perf_counter() - began, tokens
+    return clock() - began, tokens
 
 
 def _one_core(settings, texts, tokenizer, rounds):
@@ -180,12 +180,12 @@ def _one_core(settings, texts, tokenizer, rounds):
     pathlib.Path(settings.prepared).mkdir()
     seconds = {"alone": [], "pipeline": []}
     for _ in range(rounds):
-        spent, tokens = _tokenise(core, texts)
+        spent, tokens = _tokenise(core, texts, time.process_time)
         seconds["alone"].append(spent)
-        worker, began = Worker(plan), time.perf_counter()
+        worker, began = Worker(plan), time.process_time()
         for number, unit in enumerate(corpus.units()):
             worker.run(number, unit)
-        seconds["pipeline"].append(time.perf_counter() - began)
+        seconds["pipeline"].append(time.process_time() - began)
     return tokens / min(seconds["alone"]), tokens / min(seconds["pipeline"]), tokens
 
 
@@ -193,13 +193,13 @@ def _threads(texts, tokenizer):
     """tokens/s of the tokenizer alone with its own threads on all cores."""
     os.environ["TOKENIZERS_PARALLELISM"] = "true"
     core = load_core(tokenizer.backend_tokenizer.to_str())
-    seconds, tokens = min(_tokenise(core, texts) for _ in range(2))
+    seconds, tokens = min(_tokenise(core, texts, time.perf_counter) for _ in range(2))
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     return tokens / seconds
 
 
 def _processes(settings, copies, scratch):
-    """(tokens/s of prepare on all cores once they are at work, seconds until then, manifest).
+    """(tokens/s of prepare on all cores once they are at work, seconds until then).
 
     Both from the times for one copy of the text and for several.
     """
@@ -210,11 +210,11 @@ def _processes(settings, copies, scratch):
     few = _timed_prepare(settings, [settings.path], scratch / "few")
     many = _timed_prepare(settings, paths, scratch / "many")
     speed = (many[1] - few[1]) / (many[0] - few[0])
-    return speed, max(few[0] - few[1] / speed, 0.0), many[2]
+    return speed, max(few[0] - few[1] / speed, 0.0)
 
 
 def _timed_prepare(settings, paths, directory):
-    """(seconds, tokens, manifest)."""
+    """(seconds, tokens)."""
     settings = settings.copy_and_resolve_references()
     settings.update({"path": ",".join(map(str, paths)), "prepared": str(directory)})
     began = time.perf_counter()
@@ -227,10 +227,10 @@ def _timed_prepare(settings, paths, directory):
     )
 
 
-def _reading(settings, directory, manifest, tokenizer, batch_size):
+def _reading(settings, manifest, tokenizer, batch_size):
     """(rows/s of training batches from memory, rows/s from shards)."""
     length, pad = settings.length, pad_id(settings, tokenizer)
-    disk = PreparedRows(directory, shards(manifest, TRAIN), manifest["dtype"], length, pad)
+    disk = PreparedRows(settings.prepared, shards(manifest, TRAIN), manifest["dtype"], length, pad)
     return [
         _speed(make_iterator(rows, batch_size, seed=0), batch_size)
         for rows in (disk.sample(len(disk)), disk)
