@@ -100,6 +100,8 @@ def check_meaning(source, config):
     if source.home is None:
         return
     there, now = settings.flatten(load_config(source)), settings.flatten(config)
+    if not now["encoder.std"]:  # the measured ones, which the source keeps
+        now.update({key: there[key] for key in ("encoder.mean", "encoder.std")})
     for key in _MEANING:
         if there[key] != now[key]:
             raise UserError(

@@ -26,10 +26,10 @@ LOSSES = ["denoise_uncond", "denoise_cond", "denoise_late", "decode_uncond", "de
 def reference_latents(golden, data):
     network, params = reference_encoder(golden)
 
-    def raw(params, tokens, mask):
-        return network.apply({"params": params}, tokens, mask)
+    def raw(params, tokens, groups):
+        return network.apply({"params": params}, tokens, groups.mask())
 
-    encoder = Encoder(32, 64, params, raw, 0.0, 0.2)
+    encoder = Encoder(32, params, raw, 0.0, 0.2)
     args = (data[name] for name in ("input_ids", "is_cond", "is_valid", "label_drop"))
     return encoder.encode(params, *args)
 

@@ -250,7 +250,9 @@ def test_what_cannot_be_prepared(data, tmp_path, documents):
     assert "config.data.prepared is empty" in fails(prepare, data(prepared=""))
     assert "needs no preparing" in fails(prepare, data(source="unicode_names", path=""))
     assert "did you mean 'jsonl'" in fails(prepare, data(source="json"))
-    assert "no tokenizer at" in fails(prepare, data(tokenizer=str(tmp_path / "none")))
+    assert "no tokenizer (config.data.tokenizer" in fails(
+        prepare, data(tokenizer=str(tmp_path / "none"))
+    )
     assert "packing to rows" in fails(prepare, data(field="a", source_field="b", source_length=4))
     assert not (tmp_path / "prepared").exists()
     assert "leaves nothing for validation" in fails(

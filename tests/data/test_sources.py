@@ -180,6 +180,6 @@ def test_lengths_and_packings_that_cannot_be(tmp_path):
     assert "packing to rows" in fails(load, **keys, packing="stream")
     assert "use one of auto, rows, stream" in fails(load, **keys, packing="tight")
     assert "use pad or eos" in fails(load, **keys, pad="zeros")
-    assert "tokenizer.json" in fails(
+    assert "no tokenizer (config.data.tokenizer" in fails(
         load, **keys, length=16, source_length=8, tokenizer=str(tmp_path / "none")
     )
