@@ -22,10 +22,9 @@ from elf_jax import __version__, rng, sharding
 from elf_jax.build import compute_dtype
 from elf_jax.data.dataset import load_dataset
 from elf_jax.data.pipeline import make_iterator
-from elf_jax.data.tokenizer import vocab_size
+from elf_jax.data.tokenizer import TOKENIZER, vocab_size
 from elf_jax.errors import UserError
 from elf_jax.files import open_directory, write_json
-from elf_jax.generate import TOKENIZER
 from elf_jax.gpt2_files import save_gpt2
 from elf_jax.networks.gpt2 import GPT2, GPT2Config
 from elf_jax.optimizer import REFERENCE_BATCH, make_optimizer, make_schedule
