@@ -55,7 +55,7 @@ import jax  # noqa: E402
 from absl import app, flags, logging  # noqa: E402
 from ml_collections import config_flags  # noqa: E402
 
-from elf_jax import distributed  # noqa: E402
+from elf_jax import distributed, remote  # noqa: E402
 from elf_jax.errors import UserError  # noqa: E402
 
 # What each mode calls; it needs --config unless it works on what a workdir keeps.
@@ -146,6 +146,8 @@ def run(argv):
         if distributed.initialize() and jax.process_index() > 0:
             _fall_silent()
         MODES[_MODE.value]()
+        if _WORKDIR.value and remote.is_url(_WORKDIR.value):
+            remote.send(remote.mirror_of(_WORKDIR.value))
     except UserError as error:
         _fail(error)
 
@@ -265,7 +267,7 @@ def _target(mode, source):
             return source.path / "export"
         raise UserError("--output is missing: name the directory to export to")
     if _CHECKPOINT.value and _WORKDIR.value:
-        workdir = pathlib.Path(_WORKDIR.value)
+        workdir = remote.fetch(_WORKDIR.value)
         if (workdir / settings.FILE).is_file() and workdir.absolute() != source.path.absolute():
             raise UserError(
                 f"workdir {str(workdir)!r} has a model of its own, whose numbers these are not: "
@@ -343,7 +345,7 @@ def _sample_freely(trained, source, out):
 
 def _workdir():
     if _WORKDIR.value:
-        return pathlib.Path(_WORKDIR.value)
+        return remote.fetch(_WORKDIR.value)
     if _CONFIG.value is None:
         raise UserError("--workdir is missing: name the directory of a trained model")
     path = flags.FLAGS["config"].config_filename.split(":")[0]

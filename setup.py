@@ -19,8 +19,8 @@ setup(
         "tpu": ["jax[tpu]>=0.10,<0.12"],
         "gpu": ["jax[cuda13]>=0.10,<0.12"],
         "hf": ["datasets>=4"],
-        # Workdirs and data on gs:// (and the same with fsspec's other names for other stores).
-        "gcs": ["etils[epath,epath-gcs]>=1.9", "gcsfs"],
+        # Workdirs on gs://
+        "gcs": ["etils[epath-gcs]>=1.9", "gcsfs"],
         "test": [
             "datasets>=4",
             "jax[tpu]>=0.10,<0.12",

@@ -37,6 +37,25 @@ def conditional(config):
     config.sweep.gammas = ""
 
 
+def small(config):
+    """Sets what suits a corpus of megabytes: a small network on a frozen embedding of the data."""
+    config.encoder.kind = "cooccurrence"
+    config.encoder.width = 256
+    config.model.depth = 6
+    config.model.width = 384
+    config.model.heads = 6
+    config.optimizer.learning_rate = 0.01
+    config.optimizer.adam_scale = 0.3
+    config.optimizer.adam_kernels = "unembed"
+    config.optimizer.schedule = "linear"
+    config.optimizer.warmup = duration(steps=100)
+    config.optimizer.ema = 0.999
+    config.train.batch_size = 128
+    config.train.duration = duration(epochs=20.0)
+    config.train.validate_every = 1000
+    config.train.checkpoint_every = 1000
+
+
 def get_config() -> ml_collections.ConfigDict:
     """Returns the locked default config."""
     config = ConfigDict()

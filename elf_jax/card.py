@@ -9,6 +9,7 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from elf_jax.data.dataset import REPORT
 
+_NO_METRICS = ("steps", "train_seconds")  # what else an evaluation says in numbers
 PAPER = "https://arxiv.org/abs/2605.10938"
 
 
@@ -40,9 +41,8 @@ def model_card(name, config, step, parameters, vocab_size, workdir=None):
             }
         ),
         "## Use\n\n"
-        "```\npip install elf-jax\n"
-        f"python main.py --mode=sample --checkpoint=DIRECTORY_OR_HUB_NAME{_source_flag(config)}\n"
-        "```",
+        "In a clone of ELF-JAX:\n\n"
+        f"```\npython main.py --mode=sample --checkpoint=PATH_OR_NAME{_source_flag(config)}\n```",
         "## Training data\n\n" + _data(config.data, workdir),
         "## Evaluation\n\n" + _evaluation(results),
     ]
@@ -63,8 +63,15 @@ def read_results(path):
     return values if isinstance(values, list) else [values]
 
 
-def _is_number(value):
-    return isinstance(value, int | float) and not isinstance(value, bool)
+def _metrics(result):
+    """(metric, number) pairs of one result: a record of one metric, or a dict of many."""
+    if isinstance(result.get("metric"), str) and "value" in result:
+        return [(result["metric"], result["value"])]
+    return [
+        (name, value)
+        for name, value in result.items()
+        if isinstance(value, int | float) and name not in _NO_METRICS
+    ]
 
 
 def _front_matter(name, config, results):
@@ -79,8 +86,7 @@ def _front_matter(name, config, results):
             metric_value=value,
         )
         for result in results
-        for metric, value in result.items()
-        if _is_number(value)
+        for metric, value in _metrics(result)
     ]
     data = ModelCardData(
         library_name="elf-jax",

@@ -2,19 +2,27 @@
 alone.
 """
 
-import pathlib
-
 import jax
 import orbax.checkpoint as ocp
+from etils import epath
 
+from elf_jax import remote
 from elf_jax.errors import UserError
 
-DIRECTORY = "checkpoints"
+DIRECTORY = remote.CHECKPOINTS
+
+
+def directory_of(workdir):
+    """Where the checkpoints of a workdir are: in it, or in the store that it mirrors."""
+    url = remote.location(workdir)
+    if remote.is_url(url) and not url.startswith("file://"):
+        return epath.Path(url) / DIRECTORY
+    return epath.Path(url.removeprefix("file://")).absolute() / DIRECTORY
 
 
 def is_begun(workdir):
     """Whether the workdir has a finished checkpoint to go on from."""
-    directory = pathlib.Path(workdir) / DIRECTORY
+    directory = directory_of(workdir)
     return directory.is_dir() and any(entry.name.isdigit() for entry in directory.iterdir())
 
 
@@ -25,7 +33,7 @@ class Checkpoints:
     """
 
     def __init__(self, workdir, keep=2, create=True):
-        self.directory = pathlib.Path(workdir).absolute() / DIRECTORY
+        self.directory = directory_of(workdir)
         if not create and not self.directory.is_dir():
             raise UserError(
                 f"no checkpoint in {str(workdir)!r}: train first, or name another --workdir"
@@ -100,11 +108,8 @@ class Checkpoints:
         """The tree of parameters in the newest checkpoint, each as something with a shape."""
         path = self.directory / str(self.latest()) / "state"
         try:
-            with ocp.PyTreeCheckpointer() as checkpointer:
-                metadata = checkpointer.metadata(path).item_metadata
-            if metadata is None:
-                raise ValueError("its metadata cannot be read")
-            return metadata.tree["ema" if weights == "ema" else "params"]
+            state = ocp.PyTreeCheckpointHandler().metadata(path).tree
+            return state["ema" if weights == "ema" else "params"]
         except Exception as error:  # as in `_restore`
             raise self._damaged(error) from error
 

@@ -108,7 +108,9 @@ def lower_train(config, mesh):
     shapes = jax.eval_shape(create, jax.random.key(0))
     shardings = sharding.of_tree(shapes, mesh)
     settings = step_settings(config, mesh, config.train.accumulate)
-    step = make_train_step(model.predictor, model.encoder, optimizer, schedule, settings)
+    step = make_train_step(
+        model.predictor, model.encoder, optimizer, schedule, settings, shardings.params
+    )
     step = jax.jit(step, donate_argnums=0, out_shardings=(shardings, None))
     batch = _abstract_batch(config.train.batch_size, config.data.length, mesh)
     state = abstract(shapes, shardings)

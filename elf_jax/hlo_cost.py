@@ -27,7 +27,7 @@ _BYTES = {"pred": 1, "s8": 1, "u8": 1, "s16": 2, "u16": 2, "bf16": 2, "f16": 2, 
 _HEADER = re.compile(r"^(ENTRY )?%?([\w.\-]+) .*\{$")
 _WHILE = re.compile(r" while\(.*condition=%?([\w.\-]+), body=%?([\w.\-]+)")
 _KNOWN_TRIPS = re.compile(r'known_trip_count":?=?\{"n":"(\d+)"')
-_CONSTANT = re.compile(r"%?([\w.\-]+) = s32\[\][^ ]* constant\((\d+)\)")
+_CONSTANT = re.compile(r"%?([\w.\-]+) = [su]32\[\][^ ]* constant\((\d+)\)")
 _COLLECTIVE = re.compile(rf"= (.*?) ({'|'.join(COLLECTIVES)})(-start)?\(")
 _SHAPE = re.compile(r"\b([a-z]+\d+)\[([\d,]*)\]")
 _ESTIMATE = re.compile(r'"cost_estimate":\s*(\{[^{}]*\})')

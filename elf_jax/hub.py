@@ -10,13 +10,14 @@ FILES = ("*.safetensors", "*.json", "*.model", "*.txt")
 _HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 
 
-def resolve(name_or_path, what):
+def resolve(name_or_path, what, **patterns):
     """The local directory of `name_or_path`.
 
     Args:
       name_or_path: a local directory, which is returned as it is, or a name on the hub such as
         "google-t5/t5-small", which is downloaded once and then found in the hub's cache.
       what: what it is, for the message, such as "T5 encoder (config.encoder.path)".
+      **patterns: which files to fetch (allow_patterns or ignore_patterns, lists); FILES if none.
 
     Returns:
       A pathlib.Path.
@@ -35,9 +36,8 @@ def resolve(name_or_path, what):
     try:
         import huggingface_hub
 
-        return pathlib.Path(
-            huggingface_hub.snapshot_download(str(name_or_path), allow_patterns=list(FILES))
-        )
+        patterns = patterns or {"allow_patterns": list(FILES)}
+        return pathlib.Path(huggingface_hub.snapshot_download(str(name_or_path), **patterns))
     except Exception as error:  # the hub's client, the network and the disk raise many kinds
         reason = (" ".join(str(error).split()) or type(error).__name__)[:120]
         raise UserError(

@@ -51,7 +51,7 @@ def make_split(rows, decode_fraction, self_cond_fraction):
     """
 
     def share(count, fraction):
-        if fraction in (0.0, 1.0):
+        if fraction in (0.0, 1.0) or count == 0:
             return int(count * fraction)
         return min(max(round(count * fraction), 1), count - 1)
 

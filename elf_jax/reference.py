@@ -8,20 +8,19 @@ subtree a layer (`blocks_0`, `blocks_1`, ...); ours stack all layers along a lea
 import pathlib
 import re
 
-import huggingface_hub
 import jax
 import msgpack
 import numpy as np
 import orbax.checkpoint as ocp
 from flax import serialization, traverse_util
 
+from elf_jax import hub
 from elf_jax.errors import UserError
 
 WEIGHTS = ("ema", "live")
 
 # Files that could only be unpickled are not even fetched from the hub.
 _PICKLED = ("*.pt", "*.pth", "*.bin", "*.pkl", "*.pickle", "*.ckpt")
-_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 _FLAX_FILE = re.compile(r"checkpoint_\d+")  # what Flax calls a msgpack file by default
 _UNFINISHED = "orbax-checkpoint-tmp"  # in the names of what Orbax has not finished writing
 
@@ -133,21 +132,8 @@ def fetch(path_or_name):
     path = pathlib.Path(path_or_name).expanduser()
     if path.exists():
         return path
-    name = str(path_or_name)
-    if not _HUB_NAME.fullmatch(name):
-        raise UserError(
-            f"no checkpoint at {name!r}: give the path of a workdir, an exported directory, an "
-            "Orbax directory or a msgpack file, or a name on the hub (owner/model)"
-        )
-    try:
-        return pathlib.Path(huggingface_hub.snapshot_download(name, ignore_patterns=_PICKLED))
-    except Exception as error:  # of the hub's own, the operating system's and the HTTP client's
-        reason = str(error).strip().splitlines()[0][:120] if str(error).strip() else ""
-        raise UserError(
-            f"{name!r} is no local path and cannot be fetched from the hub "
-            f"({type(error).__name__}: {reason}): download it where there is a connection and "
-            "give the path of the local copy instead"
-        ) from None
+    what = "checkpoint (workdir, exported directory, Orbax directory or msgpack file)"
+    return hub.resolve(path_or_name, what, ignore_patterns=list(_PICKLED))
 
 
 def find_reference(path):
@@ -203,13 +189,14 @@ def _choose(path, names, weights):
 
 def _read_orbax(path, choose):
     """(subtree, step) of an Orbax directory, as numpy arrays whatever devices it was saved from."""
+    path = path.absolute()
+    there = ocp.PyTreeCheckpointHandler().metadata(path).tree
+    name = choose(there)
+    item = {key: there[key] for key in (name, "step") if key in there}
+    arrays = jax.tree.map(lambda leaf: ocp.RestoreArgs(restore_type=np.ndarray), item)
     with ocp.PyTreeCheckpointer() as checkpointer:
-        there = checkpointer.metadata(path.absolute()).item_metadata.tree
-        name = choose(there)
-        item = {key: there[key] for key in (name, "step") if key in there}
-        arrays = jax.tree.map(lambda leaf: ocp.RestoreArgs(restore_type=np.ndarray), item)
         restore = ocp.args.PyTreeRestore(item, arrays, partial_restore=True)
-        found = checkpointer.restore(path.absolute(), args=restore)
+        found = checkpointer.restore(path, args=restore)
     return found[name], int(np.asarray(found.get("step", 0)))
 
 

@@ -84,11 +84,18 @@ def loss_mask(batch, pad_in_loss):
 
 
 def make_train_step(
-    predictor: Predictor, encoder: Encoder, optimizer, schedule, settings: StepSettings
+    predictor: Predictor,
+    encoder: Encoder,
+    optimizer,
+    schedule,
+    settings: StepSettings,
+    shardings=None,
 ):
     """The function (state, encoder_params, batch, key) -> (state, metrics), to be jitted.
 
-    `key` is the root key of training; the step folds in its own number.
+    `key` is the root key of training; the step folds in its own number. `shardings` are those of
+    the parameters: gradients are laid out alike, so that how the optimiser spreads its work says
+    nothing about the passes before it.
     """
 
     def loss_and_gradient(state, encoder_params, batch, key):
@@ -126,6 +133,8 @@ def make_train_step(
     def train_step(state, encoder_params, batch, key):
         step_key = rng.stream(key, "train", state.step)
         loss, sums, grads, positions = loss_and_gradient(state, encoder_params, batch, step_key)
+        if shardings is not None:
+            grads = jax.lax.with_sharding_constraint(grads, shardings)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         metrics = {

@@ -14,7 +14,7 @@ import tensorboardX
 from jax.experimental import multihost_utils
 from tqdm import tqdm
 
-from elf_jax import distributed, rng, settings, sharding
+from elf_jax import distributed, remote, rng, settings, sharding
 from elf_jax.build import build_model
 from elf_jax.checkpoint import Checkpoints, abstract
 from elf_jax.curve import draw_curve
@@ -121,6 +121,7 @@ def prepare(config, workdir, announce=True, checkpoint=None):
         optimizer,
         schedule,
         step_settings(config, mesh, config.train.accumulate),
+        shardings.params,
     )
     train_step = jax.jit(step, donate_argnums=0, out_shardings=(shardings, None))
     eval_step = jax.jit(
@@ -141,6 +142,7 @@ def prepare(config, workdir, announce=True, checkpoint=None):
         write_json(workdir / REPORT, dataset.report)
         if start is not None:
             record_start(workdir, start, config.sample.weights, start_step)
+        remote.send(workdir)
     distributed.barrier("written")
     checkpoints = Checkpoints(workdir, config.train.keep_checkpoints)
     run = Run(
@@ -201,7 +203,7 @@ def _announce(run):
     mesh = " x ".join(f"{axis} {size}" for axis, size in run.mesh.shape.items())
     used, there = run.mesh.size, jax.device_count()
     print(f"{used} of {there} {jax.devices()[0].device_kind} device(s), mesh {mesh}")
-    print(f"workdir {run.workdir}")
+    print(f"workdir {remote.location(run.workdir)}")
     if int(run.state.step):
         print(f"resuming from the checkpoint of step {int(run.state.step)}")
 
@@ -277,6 +279,8 @@ def _loop(run, last_step, stop):
             log.write({"step": step, "seconds": round(run.seconds, 2), **values})
             bar.set_postfix_str(_short(values), refresh=False)
             bar.update(step - bar.n)
+        if save or ending:
+            remote.send(run.workdir)
         pending = []
         if ending:
             break

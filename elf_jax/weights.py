@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 from flax import traverse_util
 
-from elf_jax import settings, sharding
-from elf_jax.checkpoint import DIRECTORY, Checkpoints, abstract, is_begun
+from elf_jax import remote, settings, sharding
+from elf_jax.checkpoint import DIRECTORY, Checkpoints, abstract, directory_of, is_begun
 from elf_jax.data.tokenizer import TOKENIZER, TRAINED
 from elf_jax.errors import UserError
 from elf_jax.export import is_export, read_config, read_export
@@ -51,12 +51,12 @@ def find_source(path_or_name):
     Raises:
       UserError: nothing is there, or nothing that holds weights.
     """
-    path = fetch(path_or_name)
+    path = remote.fetch(path_or_name) if remote.is_url(path_or_name) else fetch(path_or_name)
     is_local = pathlib.Path(path_or_name).expanduser().exists()
     name = str(path.absolute()) if is_local else str(path_or_name)
     if is_export(path):
         return Source("export", path, name)
-    if (path / DIRECTORY).is_dir() and (path / settings.FILE).is_file():
+    if directory_of(path).is_dir() and (path / settings.FILE).is_file():
         return Source("workdir", path, name)
     for folder in (path, path.parent):
         if folder.name == DIRECTORY and (folder.parent / settings.FILE).is_file():

@@ -33,7 +33,7 @@ def test_every_config_takes_one_step(name, tmp_path):
         "train.validation_batches": 1,
         "mesh.data": 1,
     }
-    if config.data.source in ("tfds", "hf"):  # what must be downloaded, in small and from disk
+    if config.data.source in ("tfds", "hf", "jsonl"):  # what must be downloaded, in small
         tiny.update(_local_data(config.data, tmp_path))
         tiny.update({"encoder.kind": "gaussian", "encoder.std": 1.0})
     elif config.data.source == "text":

@@ -90,30 +90,30 @@ def t5_encoder():
 
 def test_a_dropped_condition_is_zero_and_changes_nothing_else():
     encoder = t5_encoder()
+    encode = jax.jit(encoder.encode)
     tokens = jax.random.randint(jax.random.key(0), (2, 10), 0, 60)
     other = tokens.at[:, :4].set(5)
     is_cond = jnp.arange(10)[None] < jnp.array([[4], [4]])
     is_valid = jnp.arange(10)[None] < jnp.array([[8], [10]])
     drop = jnp.array([True, False])
-    one, two = (
-        encoder.encode(encoder.params, ids, is_cond, is_valid, drop) for ids in (tokens, other)
-    )
+    one, two = (encode(encoder.params, ids, is_cond, is_valid, drop) for ids in (tokens, other))
     assert not np.any(one[0, :4]) and np.all(np.any(one[1, :4] != 0, axis=-1))
     np.testing.assert_array_equal(one[0], two[0])
     assert np.all(np.any(one[1, 4:] != two[1, 4:], axis=-1))
     # The condition itself never sees the target.
     target = tokens.at[:, 4:].set(7)
-    three = encoder.encode(encoder.params, target, is_cond, is_valid, drop)
+    three = encode(encoder.params, target, is_cond, is_valid, drop)
     np.testing.assert_array_equal(one[1, :4], three[1, :4])
 
 
 def test_padding_changes_nothing():
     encoder = t5_encoder()
-    tokens = jax.random.randint(jax.random.key(0), (1, 10), 0, 60)
-    is_valid = (jnp.arange(10) < 6)[None]
-    args = is_valid & False, is_valid, jnp.zeros(1, bool)
-    one = encoder.encode(encoder.params, tokens, *args)
-    two = encoder.encode(encoder.params, tokens.at[:, 6:].set(3), *args)
+    encode = jax.jit(encoder.encode)
+    tokens = jax.random.randint(jax.random.key(0), (2, 10), 0, 60)
+    is_valid = jnp.arange(10)[None] < jnp.array([[6], [6]])
+    args = is_valid & False, is_valid, jnp.zeros(2, bool)
+    one = encode(encoder.params, tokens, *args)
+    two = encode(encoder.params, tokens.at[:, 6:].set(3), *args)
     np.testing.assert_array_equal(one[:, :6], two[:, :6])
 
 

@@ -186,7 +186,7 @@ def test_splits():
     assert sizes[1] == (1, 1, 1) and sizes[2] == (1, 1, 1)
     assert sizes[5] == (1, 2, 4) and sizes[16] == (3, 6, 13)
     assert objective.make_split(8, 0.0, 0.5).decode == 0
-    assert objective.make_split(8, 1.0, 0.5).denoise == 0
+    assert objective.make_split(8, 1.0, 0.5) == Split(8, 0, 0, 8, 1.0, 0.5)
     assert objective.make_split(1, 0.0, 1.0) == Split(1, 1, 1, 0, 0.0, 1.0)
 
 

@@ -150,7 +150,7 @@ def test_elf_trains_on_it(finished, tmp_path):
     [
         ({"pretrain.version": "v2"}, "use one of v1.0, v1.1"),
         ({"pretrain.depth": 0}, "pretrain.depth is 0"),
-        ({"pretrain.batch_size": 15, "mesh.data": 8}, "config.pretrain.batch_size=15"),
+        ({"pretrain.batch_size": 15}, "config.pretrain.batch_size=15"),
         ({"pretrain.density": 1.5}, "pretrain.density"),
         ({"pretrain.duration.epochs": 1.0}, "set one of steps, epochs, examples"),
         ({"pretrain.duration.steps": 0}, "pretrain.duration is 0"),

@@ -126,5 +126,5 @@ def test_a_name_on_the_hub(monkeypatch, golden_params):
         raise OSError("no route to host\nmore lines")
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", offline)
-    assert "give the path of the local copy" in message("some-one/ELF-B.owt")
-    assert "no checkpoint at 'nowhere'" in message("nowhere")
+    assert "point at a local copy" in message("some-one/ELF-B.owt")
+    assert "msgpack file) at '/no/where'" in message("/no/where")

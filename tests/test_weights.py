@@ -13,7 +13,7 @@ from elf_jax.generate import load_trained
 from elf_jax.train_state import TrainState
 from elf_jax.weights import START, find_source, starting_point, workdir_source
 from tests.conftest import GOLDEN
-from tests.tiny import pairs_config, save_words, tiny_config
+from tests.tiny import pairs_config, save_words, write_pairs
 
 MSGPACK = GOLDEN / "reference_checkpoint.msgpack"
 
@@ -23,9 +23,15 @@ def words(tmp_path_factory):
     return save_words(tmp_path_factory.mktemp("words"), 64)
 
 
-def published_config(words, **keys):
-    """The config of the published checkpoint in tests/golden."""
-    return tiny_config(
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory):
+    return write_pairs(tmp_path_factory.mktemp("data") / "pairs.jsonl")
+
+
+def published_config(pairs, words, **keys):
+    """The config of the published checkpoint in tests/golden, with pairs as data."""
+    return pairs_config(
+        pairs,
         **{
             "data.length": 16,
             "data.tokenizer": str(words),
@@ -34,7 +40,7 @@ def published_config(words, **keys):
             "model.width": 48,
             "model.heads": 4,
             **keys,
-        }
+        },
     )
 
 
@@ -44,20 +50,20 @@ def assert_same(one, two):
         np.testing.assert_array_equal(a, b)
 
 
-def test_a_published_checkpoint_loads(words, golden_params):
+def test_a_published_checkpoint_loads(pairs, words, golden_params):
     source = find_source(MSGPACK)
     assert source.kind == "published" and source.home is None
-    live = load_trained(source, published_config(words, **{"sample.weights": "live"}))
+    live = load_trained(source, published_config(pairs, words, **{"sample.weights": "live"}))
     assert live.step == 123 and live.progress == {"train_seconds": None}
     assert_same(live.params, golden_params)
-    ema = load_trained(source, published_config(words))
+    ema = load_trained(source, published_config(pairs, words))
     assert_same(ema.params, jax.tree.map(lambda leaf: leaf / 2, golden_params))
 
 
-def test_a_published_checkpoint_needs_a_config_and_a_tokenizer(words):
+def test_a_published_checkpoint_needs_a_config_and_a_tokenizer(pairs, words):
     with pytest.raises(UserError, match="holds no config: give the one .* as --config"):
         load_trained(find_source(MSGPACK))
-    config = published_config(words, **{"data.tokenizer": "auto"})
+    config = published_config(pairs, words, **{"data.tokenizer": "auto"})
     with pytest.raises(UserError, match="set config.data.tokenizer"):
         load_trained(find_source(MSGPACK), config)
 
@@ -80,16 +86,16 @@ def test_a_published_checkpoint_needs_a_config_and_a_tokenizer(words):
         ({"encoder.width": 16}, "set config.encoder.width=32"),
     ],
 )
-def test_shapes_that_do_not_fit(keys, expected, words):
+def test_shapes_that_do_not_fit(keys, expected, pairs, words):
     with pytest.raises(UserError) as error:
-        load_trained(find_source(MSGPACK), published_config(words, **keys))
+        load_trained(find_source(MSGPACK), published_config(pairs, words, **keys))
     assert expected in str(error.value) and "\n" not in str(error.value)
 
 
-def test_a_vocabulary_that_does_not_fit(tmp_path):
+def test_a_vocabulary_that_does_not_fit(pairs, tmp_path):
     words = save_words(tmp_path / "words", 60)
     with pytest.raises(UserError, match=r"unembed/kernel is \(32, 64\) there .*has 64 tokens"):
-        load_trained(find_source(MSGPACK), published_config(words))
+        load_trained(find_source(MSGPACK), published_config(pairs, words))
 
 
 def test_a_workdir_that_does_not_fit(pairs_workdir):
@@ -124,8 +130,8 @@ def quick_start(monkeypatch):
     return prepare
 
 
-def test_training_starts_from_a_published_checkpoint(quick_start, words, golden_params, tmp_path):
-    run = quick_start(published_config(words), tmp_path, MSGPACK)
+def test_training_starts_as_published(quick_start, pairs, words, golden_params, tmp_path):
+    run = quick_start(published_config(pairs, words), tmp_path, MSGPACK)
     half = jax.tree.map(lambda leaf: leaf / 2, golden_params)
     assert_same(run.state.params, half)
     assert_same(run.state.ema, half)
@@ -157,8 +163,8 @@ def test_training_starts_from_a_workdir_with_its_tokenizer(quick_start, pairs_wo
         starting_point(pairs_workdir, MSGPACK)
 
 
-def test_a_start_that_does_not_fit_leaves_no_workdir(words, tmp_path):
-    config = published_config(words, **{"model.depth": 2})
+def test_a_start_that_does_not_fit_leaves_no_workdir(pairs, words, tmp_path):
+    config = published_config(pairs, words, **{"model.depth": 2})
     with pytest.raises(UserError, match="set config.model.depth=4"):
         trainer.prepare(config, tmp_path / "run", False, MSGPACK)
     assert not (tmp_path / "run").exists()

@@ -5,6 +5,7 @@ is done around it for every document does not (docs/data.md has the measurement)
 """
 
 import concurrent.futures
+import itertools
 import multiprocessing
 import os
 import signal
@@ -31,7 +32,7 @@ def run_units(plan, jobs, workers, update):
 
     Args:
       plan: `work.Plan`. jobs: iterable of (number, unit).
-      workers: number of processes; 1 works in this one.
+      workers: number of processes; 1, or less than two jobs, work in this one.
       update: called with (documents, tokens) as they get done.
 
     Yields:
@@ -40,7 +41,10 @@ def run_units(plan, jobs, workers, update):
     Raises:
       UserError: of a document that cannot be read, or a worker that was killed.
     """
-    if workers == 1:
+    jobs = iter(jobs)
+    first = list(itertools.islice(jobs, 2))
+    jobs = itertools.chain(first, jobs)
+    if workers == 1 or len(first) < 2:
         worker = Worker(plan, update)
         for number, unit in jobs:
             yield worker.run(number, unit)

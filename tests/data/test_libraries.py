@@ -1,6 +1,8 @@
 """Data sets by name: directories in the real formats of TensorFlow Datasets and Hugging Face."""
 
+import pickle
 import sys
+import types
 
 import datasets
 import numpy as np
@@ -89,13 +91,15 @@ def test_tfds_directory(tfds_directory, data, tmp_path, monkeypatch):
     monkeypatch.setattr(corpora, "UNIT_DOCUMENTS", 8)
     keys = {"source": "tfds", "path": tfds_directory}
     settings = data(**keys, validation_split="validation")
+    prepare(settings, workers=1)
     dataset = load_dataset(settings, tmp_path / "none")
     assert sorted(pairs(dataset, dataset.train)) == ENDED and len(dataset.validation) == 5
     assert dataset.validation_examples[0].text.startswith("house number")
-    manifest = prepare(settings)
+    manifest = prepare(settings)  # checks what is there
     assert "1.2.0" in manifest["revision"] and len(manifest["units"]) == 5
     assert "tensorflow" not in sys.modules
     # Without a split of its own, a part is split off, and all of it is somewhere.
+    monkeypatch.undo()
     dataset = load_dataset(data(**keys, prepared=str(tmp_path / "2"), validation_fraction=0.3), "-")
     both = pairs(dataset, dataset.train) + pairs(dataset, dataset.validation)
     assert sorted(both) == ENDED and 2 < len(dataset.validation) < 20
@@ -163,3 +167,14 @@ def test_token_ids_of_another_vocabulary_are_refused(data, tmp_path):
     path = hugging_face(tmp_path / "train", 2, input_ids=[[5, 6], [900, 1]])
     settings = data(source="hf", path=path, field="input_ids", source_field="")
     assert "token ids from 1 to 900" in fails(prepare, settings, workers=1)
+
+
+def test_a_corpus_travels_to_workers(tfds_directory, data, tmp_path):
+    path = hugging_face(tmp_path / "train", de=[pair[0] for pair in PAIRS], en=["x"] * 30)
+    for source, name in (("tfds", tfds_directory), ("hf", path)):
+        settings = types.SimpleNamespace(**data(source=source, path=name).to_dict())
+        corpus = corpora.open_corpus(settings)
+        (unit,) = corpus.units()
+        there, payload = pickle.loads(pickle.dumps((corpus, unit.payload)))
+        examples = list(there.read(payload))
+        assert len(examples) == 30 and examples == list(corpus.read(unit.payload))

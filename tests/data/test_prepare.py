@@ -148,10 +148,8 @@ def test_shards_hold_what_is_packed_in_memory(packing, data, tmp_path):
     same_rows(prepared.validation, memory.validation)
     assert (prepared.whole, prepared.conditional) == (memory.whole, memory.conditional)
     names = ("train_texts", "train_rows", "validation_rows", "train_tokens", "fill", "vocab_size")
-    cut = [name for name in memory.report if name.endswith("_cut")]
-    assert [prepared.report[name] for name in (*names, *cut)] == [
-        memory.report[name] for name in (*names, *cut)
-    ]
+    for name in (*names, *(name for name in memory.report if name.endswith("_cut"))):
+        assert prepared.report[name] == pytest.approx(memory.report[name], rel=1e-12), name
     few = prepared.train.sample(5)
     assert (few.tokens == memory.train.sample(5).tokens).all()
     if packing == "pairs":
@@ -292,23 +290,18 @@ def test_batches_are_those_of_rows_in_memory(documents, data, tmp_path):
         iterator.close()
 
 
-def test_training_on_shards_equals_training_in_memory(data, tmp_path, capsys):
-    path = str(write_pairs(tmp_path / "pairs.jsonl", count=60))
-    keys = {
-        "data.source": "jsonl",
-        "data.path": path,
-        "data.field": "target",
-        "data.source_field": "source",
-        "data.source_length": 5,
-        "data.length": 12,
-        "data.vocab_size": 280,
-    }
-    in_memory = train(tiny_config(**keys), tmp_path / "memory")
+def test_training_on_shards_equals_training_in_memory(tmp_path, capsys):
+    # The vocabulary and the length of tests/test_trainer.py, so that nothing is compiled again.
+    path = tmp_path / "words.jsonl"
+    texts = [f"word{i} word{i % 7} word{i % 5}" for i in range(400)]
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    keys = {"data.source": "jsonl", "data.path": str(path), "data.packing": "rows"}
+    keys |= {"data.tokenizer": "words"}
+    in_memory = train(tiny_config(**keys), tmp_path / "memory", until=4)
     config = tiny_config(**keys, **{"data.prepared": str(tmp_path / "prepared")})
-    train(config, tmp_path / "run", until=3)
-    said = capsys.readouterr().out
-    assert "preparing it first" in said and "prepared" in said
-    resumed = train(config, tmp_path / "run")
+    train(config, tmp_path / "run", until=2)
+    assert "preparing it first" in capsys.readouterr().out
+    resumed = train(config, tmp_path / "run", until=4)
     assert "preparing it first" not in capsys.readouterr().out
-    for a, b in zip(*map(jax.tree.leaves, (in_memory.params, resumed.params)), strict=True):
+    for a, b in zip(*map(jax.tree.leaves, (in_memory, resumed)), strict=True):
         np.testing.assert_array_equal(a, b)

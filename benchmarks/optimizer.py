@@ -1,0 +1,52 @@
+"""Muon's update of a config's parameters: ours, matrices in batches, against optax's.
+
+python -m benchmarks.optimizer --config=configs/quickstart.py
+"""
+
+import jax
+import jax.numpy as jnp
+import optax
+from absl import app
+from flax import traverse_util
+
+from benchmarks.common import CONFIG, compare, random_model
+from elf_jax import sharding
+from elf_jax.muon import scale_by_muon
+
+
+def main(_):
+    """Times one update of all kernels and prints the table."""
+    config = CONFIG.value
+    mesh = sharding.make_mesh(config.mesh)
+    model, _ = random_model(config, mesh)
+    shapes = jax.eval_shape(
+        lambda key: model.predictor.init(key, config.data.length), jax.random.key(0)
+    )
+    flat = traverse_util.flatten_dict(shapes, sep="/")
+    kernels = {name: leaf for name, leaf in flat.items() if name.endswith("kernel")}
+    keys = jax.random.split(jax.random.key(0), len(kernels))
+    grads = {
+        name: jax.random.normal(key, leaf.shape)
+        for key, (name, leaf) in zip(keys, kernels.items(), strict=True)
+    }
+    numbers = {
+        name: optax.contrib.MuonDimensionNumbers(leaf.ndim - 2, leaf.ndim - 1)
+        for name, leaf in grads.items()
+    }
+    theirs = optax.contrib.muon(1.0, muon_weight_dimension_numbers=numbers)
+    dtype = model.predictor.network.dtype
+    ours = {"float32": jnp.float32} | ({"bfloat16": jnp.bfloat16} if dtype == jnp.bfloat16 else {})
+    optimizers = {"optax, one after another": theirs}
+    optimizers |= {f"batches, {name}": scale_by_muon(kind, mesh) for name, kind in ours.items()}
+    candidates = {}
+    for name, optimizer in optimizers.items():
+        state = optimizer.init(grads)
+        compiled = jax.jit(optimizer.update).lower(grads, state, grads).compile()
+        candidates[name] = compiled, lambda c=compiled, s=state: c(grads, s, grads)
+    count = sum(leaf.size for leaf in grads.values())
+    title = f"Muon, {len(grads)} kernels, {count:,} parameters"
+    compare(title, candidates, "parameters", count, "optax, one after another")
+
+
+if __name__ == "__main__":
+    app.run(main)

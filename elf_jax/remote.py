@@ -1,0 +1,99 @@
+"""Workdirs in a store, such as gs://bucket/run: small files are mirrored, checkpoints go straight.
+
+Everything but the checkpoints is kept in a directory of this machine, fetched from the store at the
+start and sent there after every checkpoint, so that the rest of the code knows files only. Orbax
+writes checkpoints into the store itself, all processes at once. The store is whatever fsspec knows
+by the URL's scheme; gs:// takes `pip install -e '.[gcs]'`.
+"""
+
+import hashlib
+import pathlib
+import tempfile
+
+import fsspec
+import jax
+
+from elf_jax.errors import UserError
+
+CHECKPOINTS = "checkpoints"  # in a workdir
+MARK = ".store"  # in a mirror: the URL that it mirrors
+_SENT = {}  # (mirror, file) -> (time, size) when it was last sent or fetched
+
+
+def is_url(path):
+    """Whether a path is in a store and not on this machine."""
+    return "://" in str(path)
+
+
+def fetch(path):
+    """The directory to work in for a workdir: itself, or the mirror of a URL, brought up to date.
+
+    Raises:
+      UserError: the store cannot be read, or its library is not installed.
+    """
+    if not is_url(path):
+        return pathlib.Path(path)
+    url, mirror = str(path).rstrip("/"), mirror_of(path)
+    mirror.mkdir(parents=True, exist_ok=True)
+    (mirror / MARK).write_text(url, encoding="utf-8")
+    store, root = _open(url)
+    try:
+        names = store.find(root) if store.exists(root) else []
+        for found in names:
+            inside = found[len(root) :].strip("/")
+            if inside.split("/")[0] != CHECKPOINTS:
+                target = mirror / inside
+                target.parent.mkdir(parents=True, exist_ok=True)
+                store.get_file(found, str(target))
+                _SENT[mirror, inside] = _state(target)
+    except Exception as error:  # every store's library has errors of its own
+        raise UserError(
+            f"{url} cannot be read ({' '.join(str(error).split())[:160]}): check the name, the "
+            "network and the rights of this machine"
+        ) from None
+    return mirror
+
+
+def mirror_of(url):
+    """The directory of this machine and this process that mirrors a workdir in a store."""
+    url = str(url).rstrip("/")
+    name = hashlib.sha256(f"{url} {jax.process_index()}".encode()).hexdigest()[:16]
+    return pathlib.Path(tempfile.gettempdir()) / "elf_jax" / name
+
+
+def send(workdir):
+    """Sends what has changed in a mirror to its store; a workdir of this machine is left alone.
+    Process 0 sends, the others do nothing.
+    """
+    url = location(workdir)
+    if not is_url(url) or jax.process_index() != 0:
+        return
+    store, root = _open(url)
+    for file in sorted(workdir.rglob("*")):
+        inside = file.relative_to(workdir).as_posix()
+        if file.is_file() and inside != MARK and _SENT.get((workdir, inside)) != _state(file):
+            state = _state(file)
+            store.makedirs(f"{root}/{inside}".rsplit("/", 1)[0], exist_ok=True)
+            store.put_file(str(file), f"{root}/{inside}")
+            _SENT[workdir, inside] = state
+
+
+def location(workdir):
+    """Where a workdir really is, as text: the URL of a mirror, or its own path."""
+    mark = pathlib.Path(workdir) / MARK
+    return mark.read_text(encoding="utf-8") if mark.is_file() else str(workdir)
+
+
+def _state(file):
+    status = file.stat()
+    return status.st_mtime_ns, status.st_size
+
+
+def _open(url):
+    try:
+        return fsspec.core.url_to_fs(url)
+    except (ImportError, ValueError) as error:
+        raise UserError(
+            f"{url} needs a library that is not installed ({' '.join(str(error).split())[:120]}): "
+            "for gs:// run pip install -e '.[gcs]'"
+        ) from None
