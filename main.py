@@ -4,6 +4,7 @@
   python main.py --config=configs/quickstart.py --workdir=runs/mine --config.train.batch_size=64
   python main.py --mode=sample --workdir=runs/quickstart            print text
   python main.py --mode=evaluate --workdir=runs/quickstart          print and store its numbers
+  python main.py --mode=sweep --workdir=runs/quickstart --steps=16,32 --guidance_scale=1,2,3
   python main.py --mode=export --workdir=runs/quickstart            safetensors with a model card
 
 your own text (.gz, globs, comma-separated; jsonl too):
@@ -14,7 +15,7 @@ flags:
   --config=FILE            a config; needed to train. Every key in it can be set, as above
                            (configs/base.py lists all keys, each with a comment)
   --workdir=DIR            where everything is kept; default: runs/NAME, after the config
-  --mode=MODE              train, sample, evaluate or export, as above;
+  --mode=MODE              train, sample, evaluate, sweep (its picture) or export, as above;
     prepare                turn the config's data into shards that training reads at random
     pretrain_encoder       an encoder from scratch on the config's data, into WORKDIR/encoder
     train_scorer           a small GPT-2 on the config's data, for its Gen. PPL
@@ -28,15 +29,15 @@ for sample and export:
                            config.data.source_field)
   --format=text|jsonl      in text, line breaks inside an answer become spaces
   --output=PATH            the file with the samples, or the exported directory (WORKDIR/export)
-for sample and evaluate (default: the workdir's config):
-  --num_samples=N          how many texts
-  --seed=N                 of the samples
+for sample, evaluate and sweep (default: the workdir's config; sweep takes several: 16,32)
+  --num_samples=N          how many texts; --seed=N: of the samples
   --steps=N                sampling steps
   --sampler=ode|sde        --gamma=X: how much noise a step of sde puts back
   --guidance_scale=X       self-conditioning guidance w; 1 is none
   --cfg_scale=X            guidance on the condition c; 1 is none
   --time_grid=uniform|logit_normal|logit_normal_quantile
   --weights=ema|live       (export too)
+  --scorer=PATH|NAME       the GPT-2 of Gen. PPL (evaluate, sweep)
 """
 
 import contextlib
@@ -62,6 +63,7 @@ MODES = {
     "train": lambda: _train(),
     "sample": lambda: _use("sample"),
     "evaluate": lambda: _use("evaluate"),
+    "sweep": lambda: _use("sweep"),
     "export": lambda: _use("export"),
     "prepare": lambda: _prepare(),
     "pretrain_encoder": lambda: _pretrain_encoder(),
@@ -75,6 +77,15 @@ ONLY_FOR = {
     "output": ("sample", "export", "compile"),
     "topology": ("compile",),
     "program": ("compile",),
+    "scorer": ("evaluate", "sweep"),
+}
+# Flags that a sweep takes several values of, with the key in the section `sweep`.
+LISTS = {
+    "steps": "steps",
+    "gamma": "gammas",
+    "guidance_scale": "guidance_scales",
+    "cfg_scale": "cfg_scales",
+    "time_grid": "time_grids",
 }
 OVERRIDES = (
     "num_samples",
@@ -97,12 +108,28 @@ _FORMAT = flags.DEFINE_enum("format", "text", ("text", "jsonl"), "see --help")
 _OUTPUT = flags.DEFINE_string("output", None, "see --help")
 _TOPOLOGY = flags.DEFINE_string("topology", "", "see --help")
 _PROGRAM = flags.DEFINE_string("program", "train", "see --help")
-for _name in ("num_samples", "seed", "steps"):
+_SCORER = flags.DEFINE_string("scorer", None, "see --help")
+for _name in ("num_samples", "seed"):
     flags.DEFINE_integer(_name, None, "see --help")
-for _name in ("gamma", "guidance_scale", "cfg_scale"):
-    flags.DEFINE_float(_name, None, "see --help")
-for _name in ("sampler", "time_grid", "weights"):
+for _name in ("sampler", "weights"):
     flags.DEFINE_string(_name, None, "see --help")
+
+
+class _Several(flags.ArgumentParser):
+    """One value or several with commas between: a list."""
+
+    def __init__(self, kind):
+        self.kind = kind
+
+    def parse(self, argument):
+        return [self.kind(part.strip()) for part in argument.split(",")]
+
+    def flag_type(self):
+        return f"{self.kind.__name__} list"
+
+
+for _name, _kind in zip(LISTS, (int, float, float, float, str), strict=True):
+    flags.DEFINE(_Several(_kind), _name, None, "see --help")
 
 
 def run(argv):
@@ -179,16 +206,36 @@ def _use(mode):
     from elf_jax.translate import check_takes_sources
 
     source, config = _model()
-    for name in OVERRIDES:
-        if flags.FLAGS[name].value is not None:
-            settings.update(config, {f"sample.{name}": flags.FLAGS[name].value})
-    if flags.FLAGS["num_samples"].value is not None:
-        config.evaluate.num_samples = config.sample.num_samples
+    settings.update(config, _overrides(mode))
     if _SOURCE.value is not None:
         check_takes_sources(config)
     target = _target(mode, source)
-    act = {"sample": _sample, "evaluate": _evaluate, "export": _export}[mode]
+    act = {"sample": _sample, "evaluate": _evaluate, "sweep": _sweep, "export": _export}[mode]
     act(load_trained(source, config), source, target)
+
+
+def _overrides(mode):
+    """{"section.key": value} of what the flags set."""
+    given = {name: flags.FLAGS[name].value for name in OVERRIDES}
+    given = {name: value for name, value in given.items() if value is not None}
+    keys = {}
+    for name, value in given.items():
+        if name not in LISTS:
+            keys[f"sample.{name}"] = value
+        elif mode == "sweep":
+            keys[f"sweep.{LISTS[name]}"] = ",".join(map(str, value))
+        elif len(value) > 1:
+            raise UserError(f"--{name} has several values, which is for --mode=sweep: give one")
+        else:
+            keys[f"sample.{name}"] = value[0]
+    for section in ("evaluate", "sweep"):
+        if "num_samples" in given:
+            keys[f"{section}.num_samples"] = given["num_samples"]
+        if "seed" in given:
+            keys[f"{section}.seeds"] = 1
+    if given.keys() & {*LISTS, "sampler"}:
+        keys["evaluate.protocols"] = "flags"  # which is the section `sample` as it is now
+    return keys
 
 
 def _model():
@@ -202,7 +249,7 @@ def _model():
     workdir = _workdir()
     config = settings.load(workdir)
     if _CONFIG.value is not None:
-        free = ("sample.", "evaluate.", "scorer.")
+        free = ("sample.", "evaluate.", "sweep.", "scorer.")
         settings.check_same(workdir, _CONFIG.value, lambda name: not name.startswith(free))
         config = _CONFIG.value
     return workdir_source(workdir), config
@@ -238,7 +285,16 @@ def _evaluate(trained, source, workdir):
     from elf_jax.weights import tokenizer_path
 
     data = trained.config.data
-    evaluate(trained, load_dataset(data, tokenizer_path(source, data)), workdir)
+    evaluate(trained, load_dataset(data, tokenizer_path(source, data)), workdir, _SCORER.value)
+
+
+def _sweep(trained, source, workdir):
+    from elf_jax.data.dataset import load_dataset
+    from elf_jax.sweep import sweep
+    from elf_jax.weights import tokenizer_path
+
+    data = trained.config.data
+    sweep(trained, load_dataset(data, tokenizer_path(source, data)), workdir, _SCORER.value)
 
 
 def _export(trained, source, output):

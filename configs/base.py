@@ -30,6 +30,11 @@ def conditional(config):
     config.sample.steps = 64
     config.sample.guidance_scale = 1.0
     config.sample.cfg_scale = 2.0
+    config.evaluate.protocols = "ode64: sampler=ode, steps=64, guidance_scale=1, cfg_scale=2"
+    config.evaluate.num_samples = 0
+    config.sweep.guidance_scales = "1"
+    config.sweep.cfg_scales = "1,1.5,2,3"
+    config.sweep.gammas = ""
 
 
 def small(config):
@@ -177,13 +182,32 @@ def get_config() -> ml_collections.ConfigDict:
     config.sample.seed = 0
 
     config.evaluate = ConfigDict()
+    # texts of every protocol and seed; 0: of pairs, the whole validation split
     config.evaluate.num_samples = 1000
+    config.evaluate.seeds = 3  # sample.seed and those after it
+    # NAME: KEY=VALUE, ...; NAME: ... with keys of the section sample, which gives the others; a
+    # name alone is that section as it is
+    config.evaluate.protocols = "sample"
+    # what is computed besides the numbers that need nothing: gen_ppl | bleu | rouge, with commas
+    # between; auto: gen_ppl for text, bleu,rouge for pairs; empty: nothing
+    config.evaluate.metrics = "auto"
     config.evaluate.after_training = False
-    config.evaluate.output = "evaluation.json"  # in the workdir
+    config.evaluate.output = "evaluation.json"  # the summary, in the workdir
+
+    # --mode=sweep: every combination of these lists; empty: the value of the section sample
+    config.sweep = ConfigDict()
+    config.sweep.guidance_scales = "1,1.5,2,3,4"  # w
+    config.sweep.cfg_scales = ""  # c, of pairs
+    config.sweep.steps = "16,32,64"
+    config.sweep.gammas = "1,1.5"  # of sde
+    config.sweep.time_grids = ""
+    config.sweep.num_samples = 256  # texts of every combination and seed; 0 as in evaluate
+    config.sweep.seeds = 1
 
     config.scorer = ConfigDict()
-    # the GPT-2 of Gen. PPL: a directory or a name on the Hugging Face hub. gpt2-large is the
-    # published protocol's; --mode=train_scorer makes one for any corpus, in WORKDIR/scorer
+    # the GPT-2 of Gen. PPL: a directory, or a name on the Hugging Face hub; for a name or nothing
+    # WORKDIR/scorer stands in, where --mode=train_scorer made one. gpt2-large is the published
+    # protocol's; empty: no Gen. PPL without WORKDIR/scorer
     config.scorer.path = "gpt2-large"
     config.scorer.dtype = "float32"  # of scoring: float32 | bfloat16 | auto
     config.scorer.score_batch_size = 16  # texts scored at once

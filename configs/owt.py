@@ -49,4 +49,8 @@ def get_config(size: str = "elf_b") -> ConfigDict:
     config.optimizer.warmup = base.duration(epochs=0.5)
     if size != "elf_b":
         config.sample.steps, config.sample.gamma = 64, 1.0
+    config.evaluate.protocols = (
+        "sde32: sampler=sde, steps=32, gamma=1.5, guidance_scale=3; "
+        "sde64: sampler=sde, steps=64, gamma=1, guidance_scale=3"
+    )
     return config.lock()

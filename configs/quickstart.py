@@ -63,5 +63,7 @@ def get_config() -> ConfigDict:
     config.sample.guidance_scale = 1.0
 
     config.evaluate.after_training = True
+    config.evaluate.seeds = 1
     config.evaluate.output = "quickstart.json"
+    config.scorer.path = ""
     return config.lock()

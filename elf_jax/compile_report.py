@@ -20,7 +20,7 @@ from elf_jax.encoder import describe_encoder
 from elf_jax.errors import UserError
 from elf_jax.evaluate import step_settings
 from elf_jax.files import write_json
-from elf_jax.generate import make_sampler
+from elf_jax.generate import make_sampler, scales
 from elf_jax.hlo_cost import program_cost
 from elf_jax.optimizer import make_optimizer, make_schedule
 from elf_jax.train_state import TrainState
@@ -132,7 +132,8 @@ def lower_sample(config, mesh):
     if config.data.source_field:
         batch = _abstract_batch(size, config.data.length, mesh)
     sampler = jax.jit(make_sampler(model, config), out_shardings=sharding.replicated(mesh))
-    lowered = sampler.lower(params, model.encoder.params, ids, batch, _abstract_key(mesh))
+    inputs = ids, batch, _abstract_key(mesh), scales(config.sample)
+    lowered = sampler.lower(params, model.encoder.params, *inputs)
     return lowered, size * config.data.length
 
 

@@ -6,11 +6,13 @@ on a laptop. Anything else says so by JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES
 """
 
 import glob
+import json
 import os
 import urllib.error
 import urllib.request
 
 import jax
+import numpy as np
 from jax.experimental import multihost_utils
 
 from elf_jax.errors import UserError
@@ -60,6 +62,17 @@ def barrier(name):
     """Returns when all processes have come here."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(name)
+
+
+def share(value):
+    """The first process's `value`, for all of them: anything that JSON can hold."""
+    if jax.process_count() == 1:
+        return value
+    data = np.frombuffer(json.dumps(value).encode(), np.uint8)
+    size = int(multihost_utils.broadcast_one_to_all(np.int32(len(data))))
+    # All must come with the same shape; what the others hold does not count.
+    data = np.resize(data, size) if jax.process_index() else data
+    return json.loads(np.asarray(multihost_utils.broadcast_one_to_all(data)).tobytes())
 
 
 def _several_tpu_workers(environ, has_tpu, endpoints):

@@ -1,87 +1,227 @@
-"""A trained model to numbers with their provenance: samples, held-out losses, a table.
+"""A trained model to numbers with their provenance: the config's protocols over several seeds.
 
-Every number is kept with the settings, seed, step and samples that gave it.
+Every number is a record in WORKDIR/evaluation.jsonl with the settings, seed, step and samples that
+gave it; what is there already is neither sampled nor scored again. docs/evaluation.md says what
+each number means.
 """
 
 import pathlib
 
 import jax
 import numpy as np
-from tqdm import tqdm
 
-from elf_jax import __version__, rng, sharding
-from elf_jax.data.tokenizer import encode
+from elf_jax import __version__, report, rng, sharding
+from elf_jax.errors import UserError
 from elf_jax.files import write_json, write_text
-from elf_jax.generate import generate_texts
-from elf_jax.metrics import text
+from elf_jax.judge import Judge, find_scorer, held_out_pairs, resolve_metrics
+from elf_jax.records import Records, surroundings
+from elf_jax.samples import DIRECTORY, Sampling, check_count, now, parse_protocols
 from elf_jax.train_step import StepSettings, loss_metrics, make_eval_step
 from elf_jax.types import Batch
 
-SAMPLES = "samples.txt"
-MAX_REAL_ROWS = 10_000  # that samples are compared with, of rows that are no whole texts
+RECORDS = "evaluation.jsonl"  # in the workdir
+SAMPLES = "samples.txt"  # the first protocol's with the first seed, to be read
 
 
-def evaluate(trained, dataset, workdir):
-    """Samples, scores, prints a table, and writes config.evaluate.output and the samples into the
-    workdir.
+class Evaluation:
+    """Numbers of a trained model, each computed once and kept in a file of records.
+
+    All processes call together, and all are given the same.
+
+    Args:
+      trained: a `Trained` model. dataset: the `Dataset` that it was trained on.
+      workdir: where samples and records are kept. records: name of their file.
+      num_samples: texts of every protocol and seed; 0: of pairs all that are held out.
+      scorer: directory or name that the user asked for, or None.
+
+    Attributes:
+      count: texts of every protocol and seed. note: what is missing, for the user, or "".
+
+    Raises:
+      UserError: metrics or a number of samples that cannot be, a scorer that does not work.
+    """
+
+    def __init__(self, trained, dataset, workdir, records, num_samples, scorer=None):
+        config, self.note = trained.config, ""
+        self.trained, self.dataset = trained, dataset
+        self.sampling = Sampling(trained, dataset, workdir)
+        self.count = self.sampling.count(num_samples)
+        self.records = Records(pathlib.Path(workdir) / records)
+        metrics = resolve_metrics(config.evaluate.metrics, dataset.conditional)
+        found, pairs = None, None
+        if "gen_ppl" in metrics:
+            found, self.note = find_scorer(config.scorer, workdir, trained.mesh, scorer)
+        if dataset.conditional:
+            pairs = held_out_pairs(trained, dataset, self.count)
+        self.judge = Judge(trained, dataset, metrics, found, pairs)
+
+    def samples(self, protocol, seed):
+        """(numbers, signatures, `Samples`) of a protocol with a seed."""
+        pairs = self.judge.pairs
+        rows = None if pairs is None else list(zip(pairs.sources, pairs.references, strict=True))
+        made = self.sampling.samples(protocol, seed, self.count, rows)
+        about = {**made.provenance, "samples": made.file}
+
+        def score():
+            return *self.judge.samples(made), self._provenance(protocol.name, seed, about)
+
+        identity = {"samples": made.made_with, "data": self._data(), **self.judge.provenance()}
+        return *self.records.once(identity, score), made
+
+    def real(self):
+        """Numbers of held-out text."""
+
+        def score():
+            numbers, count = self.judge.real(self.count)
+            return numbers, {}, self._provenance(report.REAL, None, {"n": count})
+
+        identity = {"real": self.count, "data": self._data(), **self.judge.provenance()}
+        return self.records.once(identity, score)[0]
+
+    def losses(self):
+        """Held-out losses of the weights, see `held_out_losses`."""
+        config = self.trained.config
+        about = {
+            "step": self.trained.step,
+            "weights": config.sample.weights,
+            "weights_fingerprint": self.sampling.weights,
+            "checkpoint": self.trained.source,
+            "seed": config.seed,
+            "n": min(
+                config.train.batch_size * config.train.validation_batches,
+                len(self.dataset.validation),
+            ),
+        }
+
+        def compute():
+            losses = validation_losses(self.trained, self.dataset)
+            return losses, {}, self._provenance(None, config.seed, {**about, **surroundings()})
+
+        identity = {"losses": config.objective.to_dict(), "data": self._data(), **about}
+        return self.records.once(identity, compute)[0]
+
+    def _data(self):
+        return self.dataset.report["fingerprint"]
+
+    def _provenance(self, protocol, seed, about):
+        return {
+            "protocol": protocol,
+            "seed": seed,
+            **about,
+            **self.judge.provenance(),
+            "split": split_name(self.trained.config.data),
+            "data": self._data(),
+            "date": now(),
+            "scored_with": surroundings(),
+        }
+
+    def describe(self):
+        """Lines for the user: how the numbers came about, and what is missing."""
+        judge, lines = self.judge, []
+        if judge.scorer is not None:
+            about = judge.scorer.provenance()
+            lines.append(
+                f"scorer: {about['scorer']} ({about['scorer_revision']}), "
+                f"{about['scorer_dtype']}, at most {about['scorer_length']} tokens a text"
+            )
+        if judge.pairs is not None:
+            lines.append(f"{self.count} held-out pairs: {judge.pairs.statement}")
+        return lines + ([self.note] if self.note else [])
+
+
+def split_name(data_settings):
+    """What the held-out text is, in words."""
+    if data_settings.validation_split or data_settings.validation_path:
+        parts = data_settings.validation_path, data_settings.validation_split
+        return " ".join(part for part in parts if part)
+    return f"{data_settings.validation_fraction:g} of the data, split off by a hash"
+
+
+def evaluate(trained, dataset, workdir, scorer=None):
+    """Samples by each of the config's protocols with each seed, scores, prints a table.
+
+    What is left in the workdir: evaluation.jsonl, a record for each number; samples/, the samples
+    of each protocol and seed; config.evaluate.output, a summary, with the first protocol's means at
+    its top. Interrupted, the same call goes on.
 
     Args:
       trained: a `Trained` model. dataset: the `Dataset` that it was trained on.
       workdir: where the results go.
+      scorer: directory or hub name of the scorer, in place of that of the config; None: that.
 
     Returns:
-      Dict of numbers, with their provenance under "provenance".
+      Dict of what is in the summary.
     """
-    s, count = trained.config.sample, trained.config.evaluate.num_samples
-    rows = None
-    if dataset.conditional:
-        rows, count = dataset.validation, min(count, len(dataset.validation))
-    with tqdm(total=count, desc="sampling", unit="text", dynamic_ncols=True) as bar:
-        texts, tokens = generate_texts(trained, count, s.seed, rows, bar.update)
-    numbers = score(trained, dataset, texts, tokens)
-    numbers.update(validation_losses(trained, dataset))
-    numbers["train_seconds"] = trained.progress["train_seconds"]
-    numbers["steps"] = trained.step
-    numbers["provenance"] = {
-        "version": __version__,
-        "num_samples": count,
-        "checkpoint": trained.source,
-        "data": dataset.report,
-        "compute_dtype": np.dtype(trained.model.predictor.network.dtype).name,
-        "device": jax.devices()[0].device_kind,
-        **{name: s[name] for name in s},
+    workdir, config = pathlib.Path(workdir), trained.config
+    protocols = parse_protocols(config.evaluate.protocols, config.sample)
+    if config.evaluate.seeds < 1:
+        raise UserError(f"config.evaluate.seeds is {config.evaluate.seeds}; use 1 or more")
+    count = config.evaluate.num_samples
+    check_count(count, dataset.conditional, "config.evaluate.num_samples")
+    run = Evaluation(trained, dataset, workdir, RECORDS, count, scorer)
+    seeds = range(config.sample.seed, config.sample.seed + config.evaluate.seeds)
+    summaries, signatures, first = {}, {}, None
+    for protocol in protocols:
+        results = [run.samples(protocol, seed) for seed in seeds]
+        first = results[0][2] if first is None else first
+        summaries[protocol.name] = report.summarise([numbers for numbers, _, _ in results])
+        signatures.update(results[0][1])
+    real, losses = run.real(), run.losses()
+    numbers = {
+        **report.flat(summaries[protocols[0].name], real),
+        **losses,
+        "train_seconds": trained.progress["train_seconds"],
+        "steps": trained.step,
+        "signatures": signatures,
+        "protocols": summaries,
+        "real": real,
+        "provenance": _provenance(run, protocols[0], list(seeds)),
     }
     if jax.process_index() == 0:
-        workdir = pathlib.Path(workdir)
-        write_text(workdir / SAMPLES, "".join(f"{line!r}\n" for line in texts))
-        write_json(workdir / trained.config.evaluate.output, numbers)
-        print(table(numbers))
-        print(f"numbers: {workdir / trained.config.evaluate.output}, samples: {workdir / SAMPLES}")
+        write_text(workdir / SAMPLES, "".join(f"{line!r}\n" for line in first.texts))
+        write_json(workdir / config.evaluate.output, numbers)
+        _show(run, numbers, workdir)
     return numbers
 
 
-def score(trained, dataset, texts, tokens):
-    """The numbers that the kind of data allows, from samples as texts and as token rows."""
-    examples = dataset.validation_examples
-    if dataset.conditional or not dataset.train_examples:
-        examples = examples[: len(texts)]  # of prepared data each is decoded for this
-    real = [example.text for example in examples]
-    real_tokens = encode(trained.tokenizer, real)
-    length = trained.config.data.length
-    if not dataset.whole:
-        # Of a stream or of packed documents the rows are compared: they are as long as samples.
-        rows = dataset.validation.sample(MAX_REAL_ROWS)
-        real_tokens = [row[:n] for row, n in zip(rows.tokens, rows.valid_length, strict=True)]
-    numbers = {}
-    if dataset.conditional:
-        numbers["exact_match"] = text.exact_match(texts, real)
-    elif dataset.whole and dataset.train_examples:
-        train = [example.text for example in dataset.train_examples]
-        numbers.update(text.membership(texts, train, real))
-    numbers["distinct"] = text.distinct(texts)
-    numbers["entropy"] = text.unigram_entropy(tokens)
-    numbers["entropy_real"] = text.unigram_entropy([row[:length] for row in real_tokens])
-    return numbers
+def _provenance(run, protocol, seeds):
+    """Of the numbers at the top of the summary."""
+    trained = run.trained
+    return {
+        "version": __version__,
+        "protocol": protocol.name,
+        "num_samples": run.count,
+        "seeds": seeds,
+        "checkpoint": trained.source,
+        "data": run.dataset.report,
+        "compute_dtype": np.dtype(trained.model.predictor.network.dtype).name,
+        "device": jax.devices()[0].device_kind,
+        **protocol.settings(),
+        "weights": protocol.sample.weights,
+        **run.judge.provenance(),
+    }
+
+
+def _show(run, numbers, workdir):
+    """Prints the table, and how its numbers came about."""
+    summaries = numbers["protocols"]
+    seeds = len(numbers["provenance"]["seeds"])
+    plain = {name: value for name, value in numbers.items() if not isinstance(value, dict)}
+    if len(summaries) == seeds == 1 and run.judge.scorer is None:
+        print(report.table(plain))
+    else:
+        apart = {name for one in summaries.values() for name in one}
+        apart |= {f"{name}_real" for name in apart}
+        print(report.grid(summaries, numbers["real"]))
+        print(report.table({key: value for key, value in plain.items() if key not in apart}))
+        print(f"{run.count} texts a seed, {seeds} seed(s); ± is the standard error over seeds")
+        print(f"records: {workdir / RECORDS}, all samples: {workdir / DIRECTORY}")
+    for metric, signature in numbers["signatures"].items():
+        print(f"  {metric}: {signature}")
+    for line in run.describe():
+        print(line)
+    output = workdir / run.trained.config.evaluate.output
+    print(f"numbers: {output}, samples: {workdir / SAMPLES}")
 
 
 def validation_losses(trained, dataset):
@@ -132,14 +272,3 @@ def held_out_losses(step, params, model, dataset, config, mesh):
     loss, sums, positions = jax.device_get(totals)
     metrics = loss_metrics(loss / positions, sums, positions, config.objective.decode_fraction)
     return {f"validation_{name}": float(value) for name, value in metrics.items()}
-
-
-def table(numbers):
-    """The numbers as lines of name and value."""
-    shown = {name: value for name, value in numbers.items() if name != "provenance"}
-    width = max(len(name) for name in shown)
-    as_text = {
-        name: f"{value:.4f}" if isinstance(value, float) else str(value)
-        for name, value in shown.items()
-    }
-    return "\n".join(f"  {name:<{width}}  {value:>10}" for name, value in as_text.items())

@@ -22,6 +22,7 @@ from elf_jax.types import Batch
 from elf_jax.weights import Source, load_config, load_weights, tokenizer_path, workdir_source
 
 SAMPLERS = ("ode", "sde")
+SCALES = ("guidance_scale", "gamma", "cfg_scale")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,17 +84,21 @@ def check_settings(sample_settings):
 
 
 def make_sampler(model, config):
-    """The function (params, encoder_params, ids [B], batch or None, key) -> tokens [B, L], to be
-    jitted.
+    """The function (params, encoder_params, ids [B], batch or None, key, scales) -> tokens [B, L],
+    to be jitted.
 
     Args:
-      model: the `Model`. config: whole config; sections sample, objective and data are read.
+      model: the `Model`. config: whole config; sections sample, objective and data are read. Of
+        SCALES it reads only whether there is noise to put back and whether there is CFG: their
+        values are arguments, so that trying others compiles nothing.
     """
     s, law = config.sample, config.objective
     shape = config.data.length, model.encoder.width
-    gamma = s.gamma if s.sampler == "sde" else 0.0
 
-    def run(params, encoder_params, ids, batch, key):
+    def run(params, encoder_params, ids, batch, key, scales):
+        w = scales["guidance_scale"]
+        gamma = scales["gamma"] if s.sampler == "sde" else 0.0
+        cfg_scale = scales["cfg_scale"] if s.cfg_scale != 1 else 1.0
         keys = rng.per_example(key, ids)
         condition = None
         if batch is not None:
@@ -110,7 +115,7 @@ def make_sampler(model, config):
         start = rng.normal(jax.vmap(lambda k: rng.stream(k, "start"))(keys), shape)
         grid_key = rng.stream(key, "time_grid")
         z = sample(
-            model.predictor.guided(params, s.guidance_scale, condition, s.cfg_scale),
+            model.predictor.guided(params, w, condition, cfg_scale),
             law.noise_scale * start,
             flow.time_grid(s.time_grid, s.steps, law.time_mean, law.time_std, grid_key),
             gamma=gamma,
@@ -119,12 +124,25 @@ def make_sampler(model, config):
             t_eps=law.t_eps,
             condition=condition,
         )
-        return decode_tokens(model.predictor, params, z, s.guidance_scale)
+        return decode_tokens(model.predictor, params, z, w)
 
     return run
 
 
-def generate(trained, num_samples, seed, rows=None, progress=lambda count: None):
+def jit_sampler(trained):
+    """`make_sampler`, jitted: one for all settings that differ in SCALES or in the seed only."""
+    return jax.jit(
+        make_sampler(trained.model, trained.config),
+        out_shardings=sharding.replicated(trained.mesh),
+    )
+
+
+def scales(sample_settings):
+    """The SCALES of a section `sample` as arrays."""
+    return {name: np.float32(sample_settings[name]) for name in SCALES}
+
+
+def generate(trained, num_samples, seed, rows=None, progress=lambda count: None, run=None):
     """Token ids of samples, each cut at its EOS.
 
     Args:
@@ -133,6 +151,7 @@ def generate(trained, num_samples, seed, rows=None, progress=lambda count: None)
       rows: `Rows` whose conditions are sampled for, at least num_samples of them; None for
         unconditional text.
       progress: called with the number of samples made after each batch.
+      run: of `jit_sampler`, to compile once for several calls; None makes one.
 
     Returns:
       A list of num_samples integer arrays.
@@ -141,7 +160,7 @@ def generate(trained, num_samples, seed, rows=None, progress=lambda count: None)
     starts = range(0, num_samples, size)
     conditions = ({} if rows is None else take(rows, start, size) for start in starts)
     out = []
-    for tokens in stream(trained, conditions, size, seed):
+    for tokens in stream(trained, conditions, size, seed, run):
         # What only filled up the last batch is dropped.
         tokens = tokens[: num_samples - len(out)]
         out += tokens
@@ -162,22 +181,19 @@ def take(rows, start, size):
     return rows.take(np.minimum(np.arange(start, start + size), len(rows) - 1))
 
 
-def stream(trained, conditions, size, seed):
+def stream(trained, conditions, size, seed, run=None):
     """Samples batch by batch, each as soon as it is made, all by one compilation.
 
     Args:
       trained: a `Trained` model.
       conditions: for each batch the fields of a `Batch` of `size` rows, or {} for unconditional
         text. Sample i is that of row i, counted over all batches.
-      size: rows of every batch. seed: of all randomness.
+      size: rows of every batch. seed: of all randomness. run: as for `generate`.
 
     Yields:
       A list of `size` integer arrays, each cut at its EOS.
     """
-    run = jax.jit(
-        make_sampler(trained.model, trained.config),
-        out_shardings=sharding.replicated(trained.mesh),
-    )
+    run = jit_sampler(trained) if run is None else run
     eos = trained.tokenizer.eos_token_id
     for index, fields in enumerate(conditions):
         ids = np.arange(index * size, (index + 1) * size, dtype=np.int32)
@@ -187,6 +203,7 @@ def stream(trained, conditions, size, seed):
             sharding.share_rows(ids, trained.mesh),
             sharding.share_rows(Batch(**fields), trained.mesh) if fields else None,
             jax.random.key(seed),
+            scales(trained.config.sample),
         )
         yield cut(jax.device_get(tokens), eos, fields.get("is_cond"))
 

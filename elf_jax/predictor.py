@@ -156,14 +156,15 @@ class Predictor:
           params: the network's parameters.
           w: self-conditioning guidance scale, an input of the network; 1 is no guidance.
           condition: the clean prefix, if there is one.
-          cfg_scale: a Python number c; classifier-free guidance on the condition costs a second
-            forward pass unless c is 1.
+          cfg_scale: c; classifier-free guidance on the condition costs a second forward pass
+            unless c is a Python 1.
         """
+        is_guided = condition is not None and (isinstance(cfg_scale, jax.Array) or cfg_scale != 1)
 
         def predict(z, t, x_prev):
             scale = jnp.full(z.shape[0], w, jnp.float32)
             x_hat = self.denoise(params, z, x_prev, t, scale)
-            if condition is None or cfg_scale == 1.0:
+            if not is_guided:
                 return x_hat
             nothing = jnp.zeros_like(z)
             dropped = condition.restore(z, nothing), condition.restore(x_prev, nothing)

@@ -29,7 +29,8 @@ def sample(
       predict: function of z [B, L, C], t [B], x_prev [B, L, C] to the x-prediction [B, L, C].
       z: [B, L, C], the start, already scaled: s eps. Condition positions are overwritten.
       times: [N + 1], increasing from 0 to 1.
-      gamma: how much noise an SDE step puts back; a Python number. 0 is the ODE.
+      gamma: how much noise an SDE step puts back. A Python 0 is the ODE, at no further cost; an
+        array [] is always computed.
       noise: function of the step index (traced, 1 to N - 1 and 0) to eps [B, L, C]; needed unless
         gamma is 0.
       noise_scale: s. t_eps: see `flow.velocity`.
@@ -41,7 +42,8 @@ def sample(
     Raises:
       ValueError: gamma without noise.
     """
-    if gamma and noise is None:
+    is_sde = isinstance(gamma, jax.Array) or gamma != 0
+    if is_sde and noise is None:
         raise ValueError("an SDE sampler (gamma > 0) needs a noise function")
 
     def restore(latents):
@@ -55,7 +57,7 @@ def sample(
     def step(carry, inputs):
         z, x_prev = carry
         index, t, t_next = inputs
-        if gamma:
+        if is_sde:
             z, t = flow.back_to_noise(z, noise(index), t, t_next, gamma, noise_scale)
             z = restore(z)
         return euler(z, t, t_next, x_prev), None

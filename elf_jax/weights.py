@@ -8,6 +8,7 @@ import json
 import pathlib
 
 import jax
+import jax.numpy as jnp
 from flax import traverse_util
 
 from elf_jax import remote, settings, sharding
@@ -209,6 +210,27 @@ def _shapes(tree):
     return {
         name: tuple(leaf.shape) for name, leaf in traverse_util.flatten_dict(tree, sep="/").items()
     }
+
+
+@jax.jit
+def _checksum(params):
+    total = jnp.uint32(0)
+    for leaf in jax.tree.leaves(params):
+        # Odd factors that depend on the place, so that swapped values show.
+        factor = jnp.ones((), jnp.uint32)
+        for axis in range(leaf.ndim):
+            place = jax.lax.broadcasted_iota(jnp.uint32, leaf.shape, axis)
+            factor = factor * 31 + 2 * place
+        bits = jax.lax.bitcast_convert_type(leaf.astype(jnp.float32), jnp.uint32)
+        total = total * 31 + jnp.sum(bits * factor, dtype=jnp.uint32)
+    return total
+
+
+def fingerprint(params):
+    """Eight hexadecimal digits that tell parameters apart: a checksum of their bits, in integers,
+    so that it does not depend on how they are laid out over devices.
+    """
+    return f"{int(jax.device_get(_checksum(params))):08x}"
 
 
 def starting_point(workdir, given):

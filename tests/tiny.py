@@ -17,6 +17,8 @@ from elf_jax.data.pipeline import make_iterator
 from elf_jax.data.tokenizer import TOKENIZER, save_tokenizer, vocab_size
 from elf_jax.encoder import save_encoder
 from elf_jax.files import write_json
+from elf_jax.gpt2_files import save_gpt2
+from elf_jax.networks.gpt2 import GPT2, GPT2Config
 from elf_jax.train_state import TrainState
 
 
@@ -111,6 +113,17 @@ def save_random_weights(config, workdir):
     checkpoints.save(TrainState(np.int32(5), params, ema, {}), iterator, {"train_seconds": 1.5})
     checkpoints.close()
     return workdir
+
+
+def save_random_scorer(directory, tokenizer, length=12):
+    """A directory with a random GPT-2 that reads the tokenizer's tokens."""
+    sizes = GPT2Config(len(tokenizer), n_positions=length, n_embd=8, n_layer=1, n_head=2)
+    shapes = jax.eval_shape(GPT2(sizes).init, jax.random.key(0), np.zeros((1, 1), np.int32))
+    draw = np.random.default_rng(0).standard_normal
+    params = jax.tree.map(lambda leaf: draw(leaf.shape, np.float32), shapes["params"])
+    tokenizer.save_pretrained(directory)
+    save_gpt2(directory, sizes, params, tokenizer.eos_token_id)
+    return directory
 
 
 def save_words(directory, count):

@@ -1,0 +1,88 @@
+"""Numbers of several protocols and seeds as a summary and as a table."""
+
+import math
+import statistics
+
+REAL = "real text"  # what the column of held-out text is called
+WITHOUT_REPORT = ("empty",)  # not worth a line where it is 0
+
+
+def combine(values):
+    """Mean and standard error of one number over seeds.
+
+    Args:
+      values: list of numbers, or None where there was nothing to compute it from.
+
+    Returns:
+      Dict of mean, standard_error (None below two values) and seeds, how many values there were.
+    """
+    values = [value for value in values if value is not None]
+    if not values:
+        return {"mean": None, "standard_error": None, "seeds": 0}
+    error = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
+    mean = values[0] if len(values) == 1 else statistics.fmean(values)
+    return {"mean": mean, "standard_error": error, "seeds": len(values)}
+
+
+def summarise(seeds):
+    """{metric: `combine` of it} of a list of dicts of numbers, one a seed."""
+    return {name: combine([numbers[name] for numbers in seeds]) for name in seeds[0]}
+
+
+def means(summary):
+    """{metric: mean} of a `summarise`."""
+    return {name: one["mean"] for name, one in summary.items()}
+
+
+def flat(summary, real):
+    """The means with those of real text beside them, under "NAME_real"."""
+    numbers = {}
+    for name, value in means(summary).items():
+        numbers[name] = value
+        if name in real:
+            numbers[f"{name}_real"] = real[name]
+    return numbers
+
+
+def table(numbers):
+    """Numbers as lines of name and value."""
+    numbers = _worth_a_line(numbers)
+    width = max(len(name) for name in numbers)
+    return "\n".join(f"  {name:<{width}}  {cell(value):>10}" for name, value in numbers.items())
+
+
+def grid(summaries, real):
+    """A column for each protocol and one for real text: mean ± standard error over seeds.
+
+    Args:
+      summaries: {protocol: its `summarise`}. real: {metric: value} of held-out text.
+    """
+    first = _worth_a_line(means(next(iter(summaries.values()))))
+    lines = [["", *summaries, REAL]]
+    for name in first:
+        cells = [cell(**summary[name]) for summary in summaries.values()]
+        lines.append([name, *cells, cell(real[name]) if name in real else ""])
+    return columns(lines)
+
+
+def columns(lines):
+    """Lists of strings, all of the same length, as lines with aligned columns."""
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    return "\n".join(
+        "  ".join(
+            [f"  {line[0]:<{widths[0]}}"]
+            + [f"{text:>{width}}" for text, width in zip(line[1:], widths[1:], strict=True)]
+        ).rstrip()
+        for line in lines
+    )
+
+
+def _worth_a_line(numbers):
+    return {name: value for name, value in numbers.items() if value or name not in WITHOUT_REPORT}
+
+
+def cell(mean, standard_error=None, seeds=None):
+    """A number, with its standard error if there is one, as it stands in a table."""
+    del seeds
+    text = f"{mean:.4f}" if isinstance(mean, float) else str(mean)
+    return text if standard_error is None else f"{text} ± {standard_error:.4f}"
