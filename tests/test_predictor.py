@@ -47,7 +47,7 @@ def test_parts_equal_the_whole(
         whole, losses(golden_predictor, golden_params, hidden, tokens), strict=True
     ):
         np.testing.assert_allclose(one, two, rtol=2e-5, atol=1e-5)
-    assert {shape[1] for shape in calls} == {positions}  # never all 16 at once
+    assert calls and max(shape[1] for shape in calls) <= positions  # never all 16 at once
 
 
 def test_losses_are_cross_entropy(golden_predictor, golden_params, hidden, tokens):
