@@ -156,11 +156,7 @@ def _statistics(encoder, workdir, rows):
     """(mean, std) of a workdir, or measured; the same on all processes."""
     path = None if workdir is None else pathlib.Path(workdir) / STATISTICS
     if path is not None and path.is_file():
-        try:
-            record = json.loads(path.read_text(encoding="utf-8"))
-            values = float(record["mean"]), float(record["std"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{path} is damaged ({error}): restore it") from None
+        values = _read_statistics(path)
     elif rows is not None:
         values = measure(encoder, rows)
     else:
@@ -170,6 +166,21 @@ def _statistics(encoder, workdir, rows):
         # the workdir may be seen by the first process alone.
         values = multihost_utils.broadcast_one_to_all(np.asarray(values, np.float32))
     return tuple(float(value) for value in values)
+
+
+def _read_statistics(path):
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        return float(record["mean"]), float(record["std"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is damaged ({error}): restore it") from None
+
+
+def kept_statistics(settings, workdir):
+    """(mean, std) that a model in a workdir was trained with, by its config section `encoder`."""
+    if settings.kind == "t5" and not settings.std:
+        return _read_statistics(pathlib.Path(workdir) / STATISTICS)
+    return settings.mean, settings.std or 1.0  # 1 is what both embeddings are made to have
 
 
 def measure(encoder, rows, positions=SAMPLE):

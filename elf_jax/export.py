@@ -69,7 +69,10 @@ def export(trained, output, workdir=None):
         seconds = trained.progress.get("train_seconds")
         info = Info(FORMAT, trained.step, config.sample.weights, seconds)
         extra = {"model_type": "elf", "export": dataclasses.asdict(info)}
-        write_json(scratch / settings.FILE, {**extra, **_config_values(trained, copied)})
+        values = config.to_dict()
+        if copied:
+            values["encoder"]["path"] = ENCODER
+        write_json(scratch / settings.FILE, {**extra, **values})
         count = sum(leaf.size for leaf in params.values())
         vocabulary = trained.model.predictor.network.vocab_size
         workdir = None if workdir is None else pathlib.Path(workdir)
@@ -92,16 +95,6 @@ def _copy_t5(encoder_settings, scratch):
         for file in source.glob(pattern):
             shutil.copyfile(file, scratch / ENCODER / file.name)
     return True
-
-
-def _config_values(trained, encoder_is_copied):
-    """The config as a dict, with the encoder's mean and std as they are used."""
-    values = trained.config.to_dict()
-    values["encoder"]["mean"] = float(trained.model.encoder.mean)
-    values["encoder"]["std"] = float(trained.model.encoder.std)
-    if encoder_is_copied:
-        values["encoder"]["path"] = ENCODER
-    return values
 
 
 def is_export(path):

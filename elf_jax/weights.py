@@ -14,6 +14,7 @@ from flax import traverse_util
 from elf_jax import remote, settings, sharding
 from elf_jax.checkpoint import DIRECTORY, Checkpoints, abstract, directory_of, is_begun
 from elf_jax.data.tokenizer import TOKENIZER, TRAINED
+from elf_jax.encoder import kept_statistics
 from elf_jax.errors import UserError
 from elf_jax.export import is_export, read_config, read_export
 from elf_jax.files import write_json
@@ -92,22 +93,27 @@ def tokenizer_path(source, data_settings):
     return data_settings.tokenizer
 
 
-# Settings that no shape shows, with which weights mean something else.
-_MEANING = ("encoder.kind", "encoder.mean", "encoder.std", "objective.noise_scale")
+def check_meaning(source, config, encoder):
+    """Raises UserError if a source that keeps a config was trained with other latents or noise,
+    which no shape shows.
 
-
-def check_meaning(source, config):
-    """Raises UserError if a source that keeps a config was trained with other latents."""
+    Args:
+      encoder: the `Encoder` built from the config, whose mean and std may be measured ones.
+    """
     if source.home is None:
         return
-    there, now = settings.flatten(load_config(source)), settings.flatten(config)
-    if not now["encoder.std"]:  # the measured ones, which the source keeps
-        now.update({key: there[key] for key in ("encoder.mean", "encoder.std")})
-    for key in _MEANING:
-        if there[key] != now[key]:
+    old = load_config(source)
+    mean, std = kept_statistics(old.encoder, source.home)
+    for key, there, now in (
+        ("encoder.kind", old.encoder.kind, config.encoder.kind),
+        ("encoder.mean", mean, encoder.mean),
+        ("encoder.std", std, encoder.std),
+        ("objective.noise_scale", old.objective.noise_scale, config.objective.noise_scale),
+    ):
+        if there != now:
             raise UserError(
-                f"{source.name} was trained with config.{key}={there[key]}, and the config has "
-                f"{now[key]}: set config.{key}={there[key]}"
+                f"{source.name} was trained with {key} {there}, and it is {now} by the config: "
+                f"set config.{key}={there}"
             )
 
 
@@ -126,7 +132,7 @@ def load_weights(source, config, model, mesh, weights):
     """
     if weights not in WEIGHTS:
         raise UserError(f"weights is {weights!r}; use {' or '.join(WEIGHTS)}")
-    check_meaning(source, config)
+    check_meaning(source, config, model.encoder)
     shapes = jax.eval_shape(
         lambda key: model.predictor.init(key, config.data.length), jax.random.key(0)
     )

@@ -146,6 +146,8 @@ def test_a_local_t5_goes_along(tmp_path):
     shutil.rmtree(vocabulary)
     after = load_trained(find_source(tmp_path / "model"))
     assert_same(after.model.encoder.params, before.model.encoder.params)
+    scales = [(model.model.encoder.mean, model.model.encoder.std) for model in (before, after)]
+    assert scales[0] == scales[1] != (0.0, 1.0)  # measured, and gone along
     assert_same(after.params, before.params)
 
 

@@ -103,7 +103,7 @@ def test_a_workdir_that_does_not_fit(pairs_workdir):
     with pytest.raises(UserError, match="set config.model.depth=1"):
         load_trained(workdir_source(pairs_workdir), config)
     config = pairs_config("unread", **{"encoder.std": 0.5})
-    with pytest.raises(UserError, match="trained with config.encoder.std=0.0"):
+    with pytest.raises(UserError, match="set config.encoder.std=1.0"):
         load_trained(workdir_source(pairs_workdir), config)
     with pytest.raises(UserError, match="use ema or live"):
         load_trained(workdir_source(pairs_workdir), pairs_config("", **{"sample.weights": "best"}))
