@@ -93,7 +93,10 @@ def _arguments():
     parser.add_argument("--copies", type=int, default=8, help="of it, for all cores together")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--batch_size", type=int, default=256)
-    return parser.parse_args()
+    args = parser.parse_args()
+    if args.copies < 2:
+        parser.error("--copies must be 2 or more")
+    return args
 
 
 def _setup(args, scratch):
