@@ -140,6 +140,8 @@ def lower_sample(config, mesh):
 def _devices(topology):
     if not topology:
         return jax.devices()
+    # Where the compiler is installed JAX would look for a TPU, in vain and with many words.
+    jax.config.update("jax_platforms", "cpu")
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # there is no machine to ask
     os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # and no device to keep to oneself
     try:
