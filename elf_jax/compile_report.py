@@ -142,6 +142,9 @@ def _devices(topology):
         return jax.devices()
     # Where the compiler is installed JAX would look for a TPU, in vain and with many words.
     jax.config.update("jax_platforms", "cpu")
+    # What libtpu would ask this machine about, and complain of when it has no answer.
+    os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5p-8")
+    os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # there is no machine to ask
     os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # and no device to keep to oneself
     try:
