@@ -80,7 +80,7 @@ def compile_report(config, topology="", program="train", output=None):
     head["lower_seconds"] = round(lowering, 2)
     began = time.monotonic()
     try:
-        compiled = lowered.compile()
+        compiled = lowered.compile(sharding.compiler_options(mesh))
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise

@@ -134,6 +134,7 @@ def jit_sampler(trained):
     return jax.jit(
         make_sampler(trained.model, trained.config),
         out_shardings=sharding.replicated(trained.mesh),
+        compiler_options=sharding.compiler_options(trained.mesh),
     )
 
 

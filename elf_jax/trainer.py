@@ -123,7 +123,12 @@ def prepare(config, workdir, announce=True, checkpoint=None):
         step_settings(config, mesh, config.train.accumulate),
         shardings.params,
     )
-    train_step = jax.jit(step, donate_argnums=0, out_shardings=(shardings, None))
+    train_step = jax.jit(
+        step,
+        donate_argnums=0,
+        out_shardings=(shardings, None),
+        compiler_options=sharding.compiler_options(mesh),
+    )
     eval_step = jax.jit(
         make_eval_step(model.predictor, model.encoder, step_settings(config, mesh, 1))
     )
