@@ -1,8 +1,7 @@
 """Units of work over the cores of this machine.
 
 The workers are processes, not threads: the tokenizer lets threads run side by side, but what is
-done around it, a sixth of the work, does not (measured in docs/data.md), so threads would end at
-six.
+done around it, a sixth of the work, does not (measured in docs/data.md): threads would end at six.
 """
 
 import concurrent.futures
