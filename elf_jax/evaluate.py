@@ -65,7 +65,7 @@ class Evaluation:
         def score():
             return *self.judge.samples(made), self._provenance(protocol.name, seed, about)
 
-        identity = {"samples": made.made_with, "data": self._data(), **self.judge.provenance()}
+        identity = {"samples": made.made_with, "data": self._data(), **self.judge.identity()}
         return *self.records.once(identity, score), made
 
     def real(self):
@@ -75,7 +75,7 @@ class Evaluation:
             numbers, count = self.judge.real(self.count)
             return numbers, {}, self._provenance(report.REAL, None, {"n": count})
 
-        identity = {"real": self.count, "data": self._data(), **self.judge.provenance()}
+        identity = {"real": self.count, "data": self._data(), **self.judge.identity()}
         return self.records.once(identity, score)[0]
 
     def losses(self):
@@ -85,7 +85,6 @@ class Evaluation:
             "step": self.trained.step,
             "weights": config.sample.weights,
             "weights_fingerprint": self.sampling.weights,
-            "checkpoint": self.trained.source,
             "seed": config.seed,
             "n": min(
                 config.train.batch_size * config.train.validation_batches,
@@ -95,7 +94,8 @@ class Evaluation:
 
         def compute():
             losses = validation_losses(self.trained, self.dataset)
-            return losses, {}, self._provenance(None, config.seed, {**about, **surroundings()})
+            origin = {"checkpoint": self.trained.source, **about, **surroundings()}
+            return losses, {}, self._provenance(None, config.seed, origin)
 
         identity = {"losses": config.objective.to_dict(), "data": self._data(), **about}
         return self.records.once(identity, compute)[0]

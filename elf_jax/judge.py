@@ -66,7 +66,8 @@ def find_scorer(settings, workdir, mesh, asked=None):
       UserError: the one asked for is not to be had, or a directory holds none that works.
     """
     own, path = pathlib.Path(workdir) / OWN_SCORER, asked or settings.path
-    if distributed.share(not asked and own.is_dir() and not pathlib.Path(path or own).is_dir()):
+    is_local = bool(path) and pathlib.Path(path).is_dir()
+    if distributed.share(not asked and not is_local and own.is_dir()):
         path = str(own)
     if not path:
         return None, ""
@@ -126,6 +127,10 @@ class Judge:
         if self.pairs is not None:
             about["references"] = self.pairs.statement
         return about if self.scorer is None else about | self.scorer.provenance()
+
+    def identity(self):
+        """`provenance` without names: a workdir may move, and the scorer in it keeps its revision."""
+        return {name: value for name, value in self.provenance().items() if name != "scorer"}
 
     def samples(self, samples):
         """(numbers, signatures) of a `Samples`: dicts by the name of the metric."""

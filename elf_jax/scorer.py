@@ -171,7 +171,7 @@ def generative_perplexity(scorer, texts, progress=lambda count: None):
         "scored_texts": len(rows),
         "scored_tokens": int(counts.sum()),
         "empty_texts": len(texts) - len(rows),
-        "cut_texts": sum(row[-1] != eos for row in rows),
+        "cut_texts": sum(int(row[-1]) != eos for row in rows),
     }
 
 

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import jax
 import numpy as np
@@ -99,8 +100,6 @@ def test_samples_are_kept_and_are_those_that_were_scored(names, evaluated):
     again = generative_perplexity(scorer, texts)
     assert again["gen_ppl"] == record["value"]
     assert values(records, "gen_entropy")["two", 1] == again["entropy"]
-    held_out = [example.text for example in dataset.validation.sample(COUNT) and []]
-    assert held_out == []
 
 
 def test_means_and_standard_errors(evaluated):
@@ -133,23 +132,23 @@ def test_it_goes_on_where_it_stopped(names, evaluated, tmp_path, monkeypatch):
         return make(trained, count, seed, *args)
 
     monkeypatch.setattr(samples, "generate", counted)
-    evaluate(trained, dataset, workdir, names[0] / "scorer")
-    # Neither sampled nor scored again; the scorer of the copy has another name.
+    evaluate(trained, dataset, workdir)
+    # Neither sampled nor scored again, though the workdir has moved.
     assert sampled == [] and read(workdir) == records
     lost = next(r["samples"] for r in records if (r["protocol"], r["seed"]) == ("two", 0))
     (workdir / samples.DIRECTORY / lost).unlink()
     kept = [r for r in records if r.get("samples") != lost]
     (workdir / RECORDS).write_text("".join(json.dumps(r) + "\n" for r in kept))
-    again = evaluate(trained, dataset, workdir, names[0] / "scorer")
+    again = evaluate(trained, dataset, workdir)
     assert sampled == [(0.5, 0)]
     assert again["protocols"] == numbers["protocols"]
     assert len(read(workdir)) == len(records)
     # Other weights are another matter.
-    live = load_trained(workdir, update(trained.config, {"sample.weights": "live"}))
-    assert fingerprint(live.params) != fingerprint(trained.params)
-    live.config.evaluate.protocols = "one: gamma=1"
-    evaluate(live, dataset, workdir, names[0] / "scorer")
-    assert sampled[1:] == [(1.0, 0), (1.0, 1)]
+    other = jax.tree.map(lambda leaf: leaf * 2, trained.params)
+    sampling = samples.Sampling(replace(trained, params=other), dataset, workdir)
+    (protocol,) = parse_protocols("one: gamma=1", trained.config.sample)
+    sampling.samples(protocol, 0, COUNT)
+    assert sampled[1:] == [(1.0, 0)]
 
 
 def update(config, keys):
@@ -167,16 +166,19 @@ def pairs(pairs_workdir, tmp_path_factory):
     return workdir, trained, load_dataset(trained.config.data, workdir / TOKENIZER)
 
 
-def test_pairs_are_compared_with_their_references(pairs, capsys):
+def test_pairs_are_compared_with_their_references(pairs, capsys, monkeypatch):
     workdir, trained, dataset = pairs
+    monkeypatch.setattr(module, "validation_losses", lambda *_: {"validation_loss": 1.0})
     numbers = evaluate(trained, dataset, workdir)
     count = len(dataset.validation)
-    texts, tokens = generate_texts(trained, count, 0, dataset.validation)
+    (file,) = (workdir / samples.DIRECTORY).glob("*.jsonl")
+    lines = [json.loads(line) for line in file.open(encoding="utf-8")]
+    texts = [line["text"] for line in lines]
     real = [example.text for example in dataset.validation_examples]
     for name, value in {**references.bleu(texts, real), **references.rouge(texts, real)}.items():
         if not isinstance(value, str):
             assert numbers[name] == value, name
-    lengths = sum(map(len, tokens)) / sum(
+    lengths = sum(len(line["tokens"]) for line in lines) / sum(
         len(trained.tokenizer(one, add_special_tokens=False).input_ids) for one in real
     )
     assert numbers["length_ratio"] == pytest.approx(lengths)
@@ -184,8 +186,8 @@ def test_pairs_are_compared_with_their_references(pairs, capsys):
     records = {record["metric"]: record for record in read(workdir)}
     assert records["bleu"]["signature"] != records["bleu_lowercase"]["signature"]
     assert records["bleu"]["references"].startswith(f"references whole, 0 of {count} sources cut")
-    line = json.loads((workdir / "samples" / records["bleu"]["samples"]).open().readline())
-    assert line["source"][::-1] == line["reference"] == real[0] and line["text"] == texts[0]
+    assert records["bleu"]["samples"] == file.name
+    assert [line["source"][::-1] for line in lines] == [line["reference"] for line in lines] == real
     printed = capsys.readouterr().out
     assert records["bleu"]["signature"] in printed and "references whole" in printed
 
@@ -197,10 +199,10 @@ def test_references_cut_in_preparing_are_counted(pairs, tmp_path):
     )
     keys = {"data.prepared": str(tmp_path / "prepared"), "data.validation_path": str(path)}
     train = tmp_path / "train.jsonl"
-    train.write_text(path.read_text().replace("ab", "cd"))
+    train.write_text("".join(f'{{"source": "c{x}", "target": "d{x}"}}\n' for x in "abcx"))
     config = pairs_config(train, **keys)
     dataset = load_dataset(config.data, tmp_path / TOKENIZER)
-    trained = samples.dataclasses.replace(pairs[1], config=config, tokenizer=dataset.tokenizer)
+    trained = replace(pairs[1], config=config, tokenizer=dataset.tokenizer)
     found = held_out_pairs(trained, dataset, 2)
     assert "1 of 2 references cut to the row" in found.statement
     assert found.references[0] == "x" and 1 < len(found.references[1]) < 90
@@ -264,7 +266,7 @@ def test_what_cannot_be_evaluated(names, tmp_path):
     with pytest.raises(UserError, match="'bleu'"):
         resolve_metrics("gen_ppl,bleu", False)
     for key, value in {"evaluate.seeds": 0, "evaluate.num_samples": 0}.items():
-        bad = samples.dataclasses.replace(trained, config=update(trained.config, {key: value}))
+        bad = replace(trained, config=update(trained.config, {key: value}))
         with pytest.raises(UserError, match=key):
             evaluate(bad, dataset, tmp_path)
     (tmp_path / RECORDS).write_text('{"metric": "x"}\n')
