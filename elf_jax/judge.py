@@ -129,7 +129,7 @@ class Judge:
         return about if self.scorer is None else about | self.scorer.provenance()
 
     def identity(self):
-        """`provenance` without names: a workdir may move, and the scorer in it keeps its revision."""
+        """`provenance` without names: a workdir may move, its scorer keeps its revision."""
         return {name: value for name, value in self.provenance().items() if name != "scorer"}
 
     def samples(self, samples):
