@@ -27,9 +27,14 @@ from elf_jax.reference import from_reference  # noqa: E402
 if "ELF_JAX_TEST_CACHE" not in os.environ:
     os.environ["ELF_JAX_TEST_CACHE"] = tempfile.mkdtemp(prefix="elf-jax-test-cache-")
     atexit.register(shutil.rmtree, os.environ["ELF_JAX_TEST_CACHE"], ignore_errors=True)
-jax.config.update("jax_compilation_cache_dir", os.environ["ELF_JAX_TEST_CACHE"])
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
-jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
+# Set in the environment as well: commands that tests start compile with it.
+for _name, _value in {
+    "compilation_cache_dir": os.environ["ELF_JAX_TEST_CACHE"],
+    "persistent_cache_min_compile_time_secs": 0.1,
+    "persistent_cache_min_entry_size_bytes": 0,
+}.items():
+    os.environ[f"JAX_{_name.upper()}"] = str(_value)
+    jax.config.update(f"jax_{_name}", _value)
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 

@@ -26,7 +26,6 @@ def start_two(workdir):
         port = listener.getsockname()[1]
     flags = os.environ["XLA_FLAGS"].replace("device_count=8", "device_count=4")
     job = {"JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}", "JAX_NUM_PROCESSES": "2"}
-    job["JAX_COMPILATION_CACHE_DIR"] = os.environ["ELF_JAX_TEST_CACHE"]
     return [
         subprocess.Popen(
             [sys.executable, "-m", "tests.distributed_run", str(workdir)],

@@ -1,6 +1,7 @@
 """The command line: modes, overrides, and one line with exit code 2 for every mistake."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -74,30 +75,49 @@ def test_another_config_in_the_workdir(book_run):
     assert run.returncode == 2 and "model.depth" in run.stderr and run.stderr.count("\n") == 1
 
 
-@pytest.mark.parametrize(
-    "argv, message",
-    [
-        ([], "--config is missing"),
-        (["--mode=dream"], "use one of train, sample, evaluate, export, prepare"),
-        (["--mode=sample"], "--workdir is missing"),
-        (["--mode=sample", "--workdir=/nowhere"], "no trained model in '/nowhere'"),
-        (["--config=configs/none.py"], "none.py"),
-        ([QUICKSTART, "--config.train.batchsize=3"], "did you mean 'train.batch_size'?"),
-        ([QUICKSTART, "--config.train.batch_size=many"], "many"),
-        ([QUICKSTART, "--config.train.batch_size=1.5"], "1.5"),
-        ([QUICKSTART, "--config.optimizer.learning_rate=fast"], "fast"),
-        ([QUICKSTART, "--stpes=3"], "stpes"),
-        ([QUICKSTART, "--steps=many"], "many"),
-        ([QUICKSTART, "stray"], "'stray'"),
-        ([QUICKSTART, "--config.data.lenght=3"], "'data.lenght': did you mean 'data.length'?"),
-    ],
-)
-def test_mistakes_are_one_line_and_exit_code_2(argv, message, tmp_path):
-    run = cli(*argv, cwd=tmp_path)
-    assert run.returncode == 2
-    assert message in run.stderr and run.stderr.startswith("error: ")
-    assert run.stderr.count("\n") == 1
-    assert not list(tmp_path.iterdir())
+# Command lines with a mistake in them, and what the one line must say.
+MISTAKES = [
+    ([], "--config is missing"),
+    (["--mode=dream"], "use one of train, sample, evaluate"),
+    (["--mode=sample"], "--workdir is missing"),
+    (["--mode=sample", "--workdir=/nowhere"], "no trained model in '/nowhere'"),
+    (["--config=configs/none.py"], "none.py"),
+    ([QUICKSTART, "--config.train.batchsize=3"], "did you mean 'train.batch_size'?"),
+    ([QUICKSTART, "--config.train.batch_size=many"], "many"),
+    ([QUICKSTART, "--config.train.batch_size=1.5"], "1.5"),
+    ([QUICKSTART, "--config.optimizer.learning_rate=fast"], "fast"),
+    ([QUICKSTART, "--stpes=3"], "stpes"),
+    ([QUICKSTART, "--steps=many"], "many"),
+    ([QUICKSTART, "stray"], "'stray'"),
+    ([QUICKSTART, "--config.data.lenght=3"], "'data.lenght': did you mean 'data.length'?"),
+    ([QUICKSTART, "--topology=v5p:2x2x1"], "--topology is for --mode=compile"),
+]
+# Importing takes seconds and parsing nothing: one process imports, and forks for every line.
+FORKING = """
+import json, os, sys
+import main
+for index, argv in enumerate(json.loads(sys.argv[1])):
+    if os.fork() == 0:
+        for number, name in ((1, "out"), (2, "err")):
+            os.dup2(os.open(f"{index}.{name}", os.O_WRONLY | os.O_CREAT), number)
+        os.mkdir(f"{index}.cwd")
+        os.chdir(f"{index}.cwd")
+        sys.argv = ["main.py", *argv]
+        main.app.run(main.run, flags_parser=main._parse)
+    print(os.waitstatus_to_exitcode(os.wait()[1]), flush=True)
+"""
+
+
+def test_mistakes_are_one_line_and_exit_code_2(tmp_path):
+    command = [sys.executable, "-c", FORKING, json.dumps([argv for argv, _ in MISTAKES])]
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    codes = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True).stdout
+    assert codes.split() == ["2"] * len(MISTAKES)
+    for index, (argv, message) in enumerate(MISTAKES):
+        error = (tmp_path / f"{index}.err").read_text()
+        assert message in error and error.startswith("error: "), (argv, error)
+        assert error.count("\n") == 1, (argv, error)
+        assert not list((tmp_path / f"{index}.cwd").iterdir()), argv
 
 
 def test_help_fits_a_screen(tmp_path):
