@@ -39,6 +39,14 @@ KEYS = {
 }
 
 
+@pytest.fixture(scope="module", autouse=True)
+def compiled_quickly():
+    """Compiling is most of the time here, and the programs run for a moment only."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
 def config_for(book, **keys):
     return tiny_config(**{**KEYS, "data.path": str(book), **keys})
 
@@ -128,6 +136,7 @@ def test_elf_trains_on_it(finished, tmp_path):
             "data.tokenizer": str(directory),
             "encoder.kind": "t5",
             "encoder.path": str(directory),
+            "optimizer.name": "adamw",
             "train.duration.steps": 1,
         }
     )
