@@ -76,7 +76,7 @@ def test_points_are_those_of_an_evaluation(swept, monkeypatch):
     # Two seeds of so small a model may agree at one point, but not at all of them.
     errors = [point["gen_ppl_standard_error"] for point in result["points"]]
     assert any(error > 0 for error in errors), errors
-    assert len({point["gen_ppl"] for point in result["points"]}) > 2
+    assert len({point["gen_ppl"] for point in result["points"]}) > 1
 
 
 def test_it_goes_on_and_draws_again(swept, monkeypatch):
