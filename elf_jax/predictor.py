@@ -100,7 +100,7 @@ class Predictor:
             # No argmax: whether no other logit is larger needs one pass with no indices.
             return jax.nn.logsumexp(logits, axis=-1) - right, right >= jnp.max(logits, axis=-1)
 
-        return self._in_parts(jax.checkpoint(some), (hidden, tokens), rows)
+        return self._in_parts(some, (hidden, tokens), rows)
 
     def likeliest(self, params, hidden, rows=None):
         """Token ids [B, L] int32 with the largest logit; `rows` as in `token_losses`."""
@@ -129,7 +129,9 @@ class Predictor:
             array = array.swapaxes(0, 1)
             return array.reshape(len(array), parts * size, *array.shape[3:])[:, :length]
 
-        return jax.tree.map(join, jax.lax.map(function, tuple(cut(array) for array in arrays)))
+        # Of each part only its input is kept for the backward pass.
+        results = jax.lax.map(jax.checkpoint(function), tuple(cut(array) for array in arrays))
+        return jax.tree.map(join, results)
 
     def denoise(self, params, z, x_prev, t, w):
         """x-prediction [B, L, C] in denoise mode."""
