@@ -9,7 +9,7 @@ matplotlib.use("Agg")  # no display is needed
 
 import matplotlib.pyplot as plt  # noqa: E402
 from matplotlib.lines import Line2D  # noqa: E402
-from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter  # noqa: E402
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter  # noqa: E402
 
 LABELS = {
     "gen_entropy": "unigram entropy of the scorer's tokens (nats)",
@@ -47,7 +47,7 @@ def draw_frontier(points, real, panels, picture, title):
 def _draw_panel(axis, points, real, x, y):
     steps, gammas, grids = (_values(points, name) for name in ("steps", "gamma", "time_grid"))
     shades = plt.get_cmap("viridis")
-    colours = {n: shades(0.85 * i / max(len(steps) - 1, 1)) for i, n in enumerate(steps)}
+    colours = {n: shades(0.75 * i / max(len(steps) - 1, 1)) for i, n in enumerate(steps)}
     markers = {n: MARKERS[i % len(MARKERS)] for i, n in enumerate(gammas)}
     styles = {n: STYLES[i % len(STYLES)] for i, n in enumerate(grids)}
     for line in _lines(points, x):
@@ -82,7 +82,7 @@ def _draw_panel(axis, points, real, x, y):
 def _lines(points, x):
     """The points that one line joins, each list in the order of what changes along it."""
     fixed = [name for name in ("steps", "gamma", "time_grid", "cfg_scale") if name != x]
-    if x != POINTS_NAMED and x in ("cfg_scale",):
+    if x == "cfg_scale":
         fixed.append(POINTS_NAMED)
     groups = {}
     for point in points:
@@ -92,12 +92,16 @@ def _lines(points, x):
 
 
 def _name_points(axis, line, x, y, colour):
-    for point in (line[0], line[-1]) if len(line) > 2 else line:
+    """The guidance scale at both ends of a line, written outside of it."""
+    ends = sorted((line[0], line[-1]), key=lambda point: point[x])
+    for point, side, shift in zip(ends, ("right", "left"), (-7, 7), strict=True):
         axis.annotate(
             f"w={point[POINTS_NAMED]:g}",
             (point[x], point[y]),
             textcoords="offset points",
-            xytext=(5, 5),
+            xytext=(shift, 0),
+            ha=side,
+            va="center",
             fontsize=7,
             color=colour,
         )
@@ -106,11 +110,12 @@ def _name_points(axis, line, x, y, colour):
 def _finish_panel(axis, x, y):
     axis.set_xlabel(LABELS.get(x, x))
     axis.set_ylabel(LABELS.get(y, y))
-    axis.grid(alpha=0.3, which="both")
+    axis.grid(alpha=0.3)
+    axis.margins(0.1)
     if y == "gen_ppl":
         axis.set_yscale("log")
-        axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axis.yaxis.set_major_formatter(ScalarFormatter())
+        axis.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 4, 5, 7)))
+        axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axis.yaxis.set_minor_formatter(NullFormatter())
 
 
