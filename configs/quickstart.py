@@ -50,11 +50,11 @@ def get_config() -> ConfigDict:
     config.optimizer.ema = 0.995
 
     config.train.batch_size = 128
-    config.train.duration = base.duration(steps=1300)
+    config.train.duration = base.duration(steps=1100)
     config.train.max_minutes = 5.0
     config.train.log_every = 20
-    config.train.validate_every = 260
-    config.train.checkpoint_every = 650
+    config.train.validate_every = 220
+    config.train.checkpoint_every = 550
 
     config.sample.num_samples = 16
     config.sample.batch_size = 250
