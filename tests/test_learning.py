@@ -4,58 +4,63 @@ CFG.
 
 import itertools
 import json
+import os
+import pathlib
+import subprocess
+import sys
 
-from configs import base
-from elf_jax import trainer
+ROOT = pathlib.Path(__file__).parent.parent
+SETTINGS = {
+    "data.source": "jsonl",
+    "data.field": "target",
+    "data.source_field": "source",
+    "data.source_length": 5,
+    "data.length": 10,
+    "data.pad": "eos",
+    "data.tokenizer": "words",
+    "data.validation_fraction": 0.15,
+    "encoder.width": 16,
+    "model.depth": 2,
+    "model.width": 64,
+    "model.heads": 4,
+    "model.bottleneck": 32,
+    "model.time_tokens": 1,
+    "model.guidance_tokens": 1,
+    "model.mode_tokens": 1,
+    "objective.decode_noise_scale": 1.0,
+    "objective.condition_dropout": 0.1,
+    "objective.time_mean": -0.5,
+    "optimizer.learning_rate": 0.04,
+    "optimizer.schedule": "linear",
+    "optimizer.warmup.epochs": 0.0,
+    "optimizer.warmup.steps": 20,
+    "optimizer.ema": 0.99,
+    "train.batch_size": 64,
+    "train.duration.epochs": 0.0,
+    "train.duration.steps": 700,
+    "train.validate_every": 0,
+    "sample.sampler": "ode",
+    "sample.steps": 16,
+    "sample.cfg_scale": 2.0,
+    "sample.guidance_scale": 1.0,
+    "sample.batch_size": 256,
+    "evaluate.after_training": True,
+}
 
 
 def test_reversing_strings_is_learned(tmp_path):
+    """To over 95% exact match within two minutes, by the command, with optimised code as for users:
+    in this process the compiler does not optimise.
+    """
     pairs = tmp_path / "pairs.jsonl"
     words = [" ".join(letters) for letters in itertools.product("abcdef", repeat=4)]
     lines = [json.dumps({"source": word, "target": word[::-1]}) for word in words]
     pairs.write_text("\n".join(lines))
-    config = base.get_config()
-    config.update_from_flattened_dict(
-        {
-            "data.source": "jsonl",
-            "data.path": str(pairs),
-            "data.field": "target",
-            "data.source_field": "source",
-            "data.source_length": 5,
-            "data.length": 10,
-            "data.pad": "eos",
-            "data.tokenizer": "words",
-            "data.validation_fraction": 0.15,
-            "encoder.width": 16,
-            "model.depth": 2,
-            "model.width": 64,
-            "model.heads": 4,
-            "model.bottleneck": 32,
-            "model.time_tokens": 1,
-            "model.guidance_tokens": 1,
-            "model.mode_tokens": 1,
-            "objective.decode_noise_scale": 1.0,
-            "objective.condition_dropout": 0.1,
-            "objective.time_mean": -0.5,
-            "optimizer.learning_rate": 0.04,
-            "optimizer.schedule": "linear",
-            "optimizer.warmup.epochs": 0.0,
-            "optimizer.warmup.steps": 20,
-            "optimizer.ema": 0.99,
-            "train.batch_size": 64,
-            "train.duration.epochs": 0.0,
-            "train.duration.steps": 700,
-            "train.max_minutes": 2.0,
-            "train.validate_every": 0,
-            "mesh.data": 1,
-            "sample.sampler": "ode",
-            "sample.steps": 16,
-            "sample.cfg_scale": 2.0,
-            "sample.guidance_scale": 1.0,
-            "sample.batch_size": 256,
-            "evaluate.after_training": True,
-        }
-    )
-    trainer.train(config, tmp_path / "run")
+    settings = {**SETTINGS, "data.path": str(pairs), "train.max_minutes": 2.0}
+    command = [sys.executable, "main.py", "--config=configs/base.py", f"--workdir={tmp_path}/run"]
+    command += [f"--config.{key}={value}" for key, value in settings.items()]
+    environ = {**os.environ, "XLA_FLAGS": ""}
+    done = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
     numbers = json.loads((tmp_path / "run" / "evaluation.json").read_text())
     assert numbers["exact_match"] > 0.95, numbers
