@@ -8,8 +8,11 @@ import pathlib
 from huggingface_hub import EvalResult, ModelCardData
 
 from elf_jax.data.dataset import REPORT
+from elf_jax.errors import UserError
+from elf_jax.report import REAL, cell
 
 _NO_METRICS = ("steps", "train_seconds")  # what else an evaluation says in numbers
+_PRIVATE = ("checkpoint",)
 PAPER = "https://arxiv.org/abs/2605.10938"
 
 
@@ -22,7 +25,7 @@ def model_card(name, config, step, parameters, vocab_size, workdir=None):
       workdir: holds the report of the training data and the evaluation results; None if there is
         no such place.
     """
-    results = [] if workdir is None else read_results(workdir / config.evaluate.output)
+    results = {} if workdir is None else read_results(workdir / config.evaluate.output)
     weights = "moving average" if config.sample.weights == "ema" else "live"
     parts = [
         f"---\n{_front_matter(name, config, results)}\n---",
@@ -50,28 +53,29 @@ def model_card(name, config, step, parameters, vocab_size, workdir=None):
 
 
 def read_results(path):
-    """Evaluation results as a list of dicts: a JSON object, a list of them, or JSON lines; an
-    empty list where there are none.
+    """The summary that --mode=evaluate left at `path`; an empty dict where there is none.
+
+    Raises:
+      UserError: the file is no JSON object.
     """
     if not path.is_file():
-        return []
-    text = path.read_text(encoding="utf-8")
+        return {}
     try:
-        values = json.loads(text)
+        summary = json.loads(path.read_text(encoding="utf-8"))
     except ValueError:
-        values = [json.loads(line) for line in text.splitlines() if line.strip()]
-    return values if isinstance(values, list) else [values]
+        summary = None
+    if not isinstance(summary, dict):
+        raise UserError(f"{path} is damaged: remove it and run --mode=evaluate again")
+    return summary
 
 
-def _metrics(result):
-    """(metric, number) pairs of one result: a record of one metric, or a dict of many."""
-    if isinstance(result.get("metric"), str) and "value" in result:
-        return [(result["metric"], result["value"])]
-    return [
-        (name, value)
-        for name, value in result.items()
+def _metrics(results):
+    """{metric: number} at the top of a summary."""
+    return {
+        name: value
+        for name, value in results.items()
         if isinstance(value, int | float) and name not in _NO_METRICS
-    ]
+    }
 
 
 def _front_matter(name, config, results):
@@ -85,8 +89,7 @@ def _front_matter(name, config, results):
             metric_type=metric,
             metric_value=value,
         )
-        for result in results
-        for metric, value in _metrics(result)
+        for metric, value in _metrics(results).items()
     ]
     data = ModelCardData(
         library_name="elf-jax",
@@ -132,16 +135,23 @@ def _evaluation(results):
             "None was made. `python main.py --mode=evaluate --workdir=DIR` makes it; export again "
             "after it."
         )
-    parts = []
-    for result in results:
-        plain = {key: value for key, value in result.items() if not isinstance(value, dict | list)}
-        parts.append(_table(plain))
-        parts += [
-            f"{key.capitalize()}:\n\n```json\n{json.dumps(value, indent=2)}\n```"
-            for key, value in result.items()
-            if isinstance(value, dict | list)
-        ]
+    protocols, real = results.get("protocols", {}), results.get("real", {})
+    names = list(dict.fromkeys(name for summary in protocols.values() for name in summary))
+    lines = [["", *protocols, REAL], ["---"] * (len(protocols) + 2)]
+    for name in names:
+        cells = [cell(**summary[name]) if name in summary else "" for summary in protocols.values()]
+        lines.append([name, *cells, cell(real[name]) if name in real else ""])
+    parts = ["\n".join(f"| {' | '.join(line)} |" for line in lines)] if protocols else []
+    seen = {*names, *(f"{name}_real" for name in real)}
+    parts.append(_table({k: v for k, v in _metrics(results).items() if k not in seen}))
+    parts.append(_table({**results.get("signatures", {}), **_how(results)}))
     return "\n\n".join(parts)
+
+
+def _how(results):
+    """The provenance without what says where on a disk the model was, and without nesting."""
+    provenance = results.get("provenance", {})
+    return {k: v for k, v in provenance.items() if k not in _PRIVATE and not isinstance(v, dict)}
 
 
 def _table(values):

@@ -70,20 +70,33 @@ def test_the_card_without_and_with_results(pairs_workdir, exported, tmp_path):
     card = (exported / "README.md").read_text()
     assert "None was made" in card and "train_rows" in card and "--source=FILE" in card
     copy = shutil.copytree(pairs_workdir, tmp_path / "run")
-    numbers = {"bleu": 12.5, "steps": 7, "provenance": {"seed": 3, "num_samples": 9}}
+    numbers = {
+        "bleu": 12.5,
+        "validation_loss": 2.0,
+        "steps": 7,
+        "signatures": {"bleu": "nrefs:1|case:mixed"},
+        "protocols": {
+            "ode": {"bleu": {"mean": 12.5, "standard_error": 0.25, "seeds": 2}},
+            "sde": {"bleu": {"mean": 11.0, "standard_error": None, "seeds": 1}},
+        },
+        "provenance": {"num_samples": 9, "checkpoint": str(copy)},
+    }
     (copy / "evaluation.json").write_text(json.dumps(numbers))
     export(load_trained(copy), tmp_path / "out", copy)
     card = huggingface_hub.ModelCard.load(tmp_path / "out" / "README.md")
     assert card.data.library_name == "elf-jax" and card.data.pipeline_tag == "translation"
-    assert [(r.metric_type, r.metric_value) for r in card.data.eval_results] == [("bleu", 12.5)]
-    assert "| bleu | 12.5000 |" in card.text and '"num_samples": 9' in card.text
-    lines = [json.dumps({"metric": "rouge1", "value": 0.25, "seed": seed}) for seed in range(2)]
-    (copy / "evaluation.json").write_text("\n".join(lines))
-    export(load_trained(copy), tmp_path / "out", copy)
-    card = huggingface_hub.ModelCard.load(tmp_path / "out" / "README.md")
     assert [(r.metric_type, r.metric_value) for r in card.data.eval_results] == [
-        ("rouge1", 0.25)
-    ] * 2
+        ("bleu", 12.5),
+        ("validation_loss", 2.0),
+    ]
+    assert "| bleu | 12.5000 ± 0.2500 | 11.0000 |" in card.text
+    assert "| num_samples | 9 |" in card.text and "| bleu | nrefs:1\\|case:mixed |" in card.text
+    # Where on a disk the model was is nobody's business.
+    assert str(tmp_path) not in card.text
+    (copy / "evaluation.json").write_text("{")
+    with pytest.raises(UserError, match="evaluation.json is damaged"):
+        export(load_trained(copy), tmp_path / "other", copy)
+    assert not (tmp_path / "other").exists()
 
 
 def test_live_weights_are_exported_when_asked_for(pairs_workdir, tmp_path):
