@@ -122,6 +122,29 @@ def test_resuming_changes_nothing(finished, tmp_path):
         pretrain.pretrain_encoder(config, tmp_path / "encoder")
 
 
+def test_four_devices_equal_one(finished, tmp_path):
+    """Rows over one axis of the mesh, parameters over the other; losses to float32's rounding."""
+    config, _ = finished
+    histories = []
+    for data, fsdp in ((1, 1), (2, 2)):
+        config = config_for(
+            config.data.path,
+            **{
+                "mesh.data": data,
+                "mesh.fsdp": fsdp,
+                "pretrain.duration.steps": 3,
+                "pretrain.log_every": 1,
+            },
+        )
+        run = pretrain.prepare(config, tmp_path / f"{data}x{fsdp}")
+        pretrain.loop(run)
+        run.checkpoints.close()
+        histories.append(json.loads((tmp_path / f"{data}x{fsdp}" / pretrain.HISTORY).read_text()))
+    one, four = ([entry["loss"] for entry in history] for history in histories)
+    assert len(one) == 3
+    np.testing.assert_allclose(four, one, rtol=1e-5)
+
+
 def test_elf_trains_on_it(finished, tmp_path):
     _, directory = finished
     config = tiny_config(
