@@ -6,7 +6,7 @@ import jax
 import orbax.checkpoint as ocp
 from etils import epath
 
-from elf_jax import remote
+from elf_jax import remote, settings
 from elf_jax.errors import UserError
 
 DIRECTORY = remote.CHECKPOINTS
@@ -24,6 +24,15 @@ def is_begun(workdir):
     """Whether the workdir has a finished checkpoint to go on from."""
     directory = directory_of(workdir)
     return directory.is_dir() and any(entry.name.isdigit() for entry in directory.iterdir())
+
+
+def check_whole(workdir):
+    """Raises UserError for checkpoints without the config that made them."""
+    if is_begun(workdir) and not (workdir / settings.FILE).is_file():
+        raise UserError(
+            f"{workdir} has checkpoints and no {settings.FILE}, which says how they were made: "
+            "restore it, or use another --workdir"
+        )
 
 
 class Checkpoints:

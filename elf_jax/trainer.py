@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from elf_jax import distributed, remote, rng, settings, sharding
 from elf_jax.build import build_model
-from elf_jax.checkpoint import Checkpoints, abstract
+from elf_jax.checkpoint import Checkpoints, abstract, check_whole
 from elf_jax.curve import draw_curve
 from elf_jax.data.dataset import REPORT, load_dataset
 from elf_jax.data.pipeline import make_iterator
@@ -89,6 +89,7 @@ def prepare(config, workdir, announce=True, checkpoint=None):
     there is a checkpoint.
     """
     settings.check_same(workdir, config)
+    check_whole(workdir)
     check_settings(config.sample)
     mesh = sharding.make_mesh(config.mesh)
     sharding.check_batch(config.train.batch_size, config.train.accumulate, mesh)

@@ -83,6 +83,14 @@ def test_another_config_is_refused_by_name(workdir_copy):
     assert {path: path.read_bytes() for path in workdir_copy.rglob("*") if path.is_file()} == files
 
 
+def test_checkpoints_without_their_config_are_refused(workdir_copy):
+    (workdir_copy / settings.FILE).unlink()
+    files = {path: path.read_bytes() for path in workdir_copy.rglob("*") if path.is_file()}
+    with pytest.raises(UserError, match="has checkpoints and no config.json"):
+        trainer.train(tiny_config(**{"optimizer.learning_rate": 0.5}), workdir_copy)
+    assert {path: path.read_bytes() for path in workdir_copy.rglob("*") if path.is_file()} == files
+
+
 def test_changed_data_is_refused(tmp_path):
     book = write_book(tmp_path / "book.txt")
     config = tiny_config(
