@@ -9,7 +9,7 @@ Expect:    depends on the text. Train a scorer on it (--mode=train_scorer) and c
 
 What differs from the published setting: a tokenizer trained on your text and a frozen embedding
 from its co-occurrences in place of T5's (for a contextual encoder set config.encoder.kind=t5 with a
-pretrained one, or train one with --mode=pretrain_encoder); a network of 15M parameters; a learning
+pretrained one, or train one with --mode=pretrain_encoder); a network of 14M parameters; a learning
 rate that falls to zero.
 """
 
