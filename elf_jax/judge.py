@@ -7,7 +7,7 @@ from tqdm import tqdm
 
 from elf_jax import distributed
 from elf_jax.data.corpora import VALIDATION
-from elf_jax.data.manifest import read_manifest
+from elf_jax.data.manifest import on_this_machine, read_manifest
 from elf_jax.data.tokenizer import decode, encode
 from elf_jax.decode import cut
 from elf_jax.errors import UserError
@@ -91,7 +91,7 @@ def held_out_pairs(trained, dataset, count):
     examples = dataset.validation_examples[:count]
     sources, targets = ([getattr(e, side) for e in examples] for side in ("source", "text"))
     if data.prepared:
-        counts = read_manifest(data.prepared)["counts"][VALIDATION]
+        counts = read_manifest(on_this_machine(data).prepared)["counts"][VALIDATION]
         total, cut_sources = counts["documents"], counts["sources_cut"]
         kept = f"{counts['targets_cut']} of {total} references cut to the row"
     else:

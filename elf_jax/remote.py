@@ -1,17 +1,23 @@
-"""Workdirs in a store, such as gs://bucket/run: small files are mirrored, checkpoints go straight.
+"""Workdirs and data in a store, such as gs://bucket/run.
 
-Everything but the checkpoints is kept in a directory of this machine, fetched from the store at the
-start and sent there after every checkpoint, so that the rest of the code knows files only. Orbax
-writes checkpoints into the store itself, all processes at once. The store is whatever fsspec knows
-by the URL's scheme; gs:// takes `pip install -e '.[gcs]'`.
+Of a workdir everything but the checkpoints is kept in a directory of this machine, fetched from the
+store at the start and sent there after every checkpoint, so that the rest of the code knows files
+only. Orbax writes checkpoints into the store itself, all processes at once. Data is copied to every
+machine before it is read, since rows are read by random access, in files only. The store is
+whatever fsspec knows by the URL's scheme; gs:// takes `pip install -e '.[gcs]'`.
 """
 
+import functools
+import glob
 import hashlib
+import json
+import os
 import pathlib
 import tempfile
 
 import fsspec
 import jax
+from tqdm import tqdm
 
 from elf_jax.errors import UserError
 
@@ -47,10 +53,7 @@ def fetch(path):
                 store.get_file(found, str(target))
                 _SENT[mirror, inside] = _state(target)
     except Exception as error:  # every store's library has errors of its own
-        raise UserError(
-            f"{url} cannot be read ({' '.join(str(error).split())[:160]}): check the name, the "
-            "network and the rights of this machine"
-        ) from None
+        raise _unreadable(url, error) from None
     return mirror
 
 
@@ -76,6 +79,57 @@ def send(workdir):
             store.makedirs(f"{root}/{inside}".rsplit("/", 1)[0], exist_ok=True)
             store.put_file(str(file), f"{root}/{inside}")
             _SENT[workdir, inside] = state
+
+
+@functools.cache
+def copy(url):
+    """Copies of files in a store, on this machine; what is there already and has not changed in the
+    store is not copied again.
+
+    Args:
+      url: of a directory, a file, or a glob.
+
+    Returns:
+      (directory, [path]): the copies, placed in the directory as below the last part of `url` that
+      is no glob; an empty list where nothing matches.
+
+    Raises:
+      UserError: the store cannot be read, or its library is not installed.
+    """
+    store, root = _open(url.rstrip("/"))
+    try:
+        names = sorted(store.glob(root) if glob.has_magic(root) else store.find(root))
+        files = {name: store.info(name) for name in names if store.isfile(name)}
+        states = [[name, _remote_state(info)] for name, info in files.items()]
+        digest = hashlib.sha256(json.dumps([url, states]).encode()).hexdigest()[:16]
+        directory = pathlib.Path(tempfile.gettempdir()) / "elf_jax" / f"data-{digest}"
+        base = root if not files.keys() & {root} else root.rpartition("/")[0]
+        while glob.has_magic(base):
+            base = base.rpartition("/")[0]
+        paths = []
+        for name, info in tqdm(files.items(), f"copying {url}", disable=len(files) < 2):
+            paths.append(directory / name[len(base) :].strip("/"))
+            if not paths[-1].is_file() or paths[-1].stat().st_size != info["size"]:
+                paths[-1].parent.mkdir(parents=True, exist_ok=True)
+                scratch = paths[-1].with_name(f".{paths[-1].name}.{os.getpid()}")
+                store.get_file(name, str(scratch))
+                os.replace(scratch, paths[-1])
+    except Exception as error:  # every store's library has errors of its own
+        raise _unreadable(url, error) from None
+    return directory, paths
+
+
+def _remote_state(info):
+    """What changes when a file in a store does, by what its library tells of it."""
+    told = (info.get(key) for key in ("etag", "generation", "ETag", "mtime", "LastModified"))
+    return [info["size"], next((str(value) for value in told if value), "")]
+
+
+def _unreadable(url, error):
+    return UserError(
+        f"{url} cannot be read ({' '.join(str(error).split())[:160]}): check the name, the "
+        "network and the rights of this machine"
+    )
 
 
 def location(workdir):

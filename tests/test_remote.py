@@ -1,15 +1,21 @@
 """Workdirs in a store, here file://: mirrored, resumed from another machine, sampled from."""
 
+import pathlib
 import shutil
+import tempfile
 
 import jax
 import numpy as np
 import pytest
 
 from elf_jax import remote, trainer
+from elf_jax.data.dataset import load_dataset
+from elf_jax.data.pipeline import make_iterator
+from elf_jax.data.prepare import prepare
+from elf_jax.data.sources import find_files
 from elf_jax.errors import UserError
 from elf_jax.generate import load_trained
-from tests.tiny import tiny_config
+from tests.tiny import tiny_config, write_book
 
 
 @pytest.fixture
@@ -48,5 +54,74 @@ def test_a_local_workdir_is_left_alone(tmp_path):
 
 
 def test_a_store_that_is_not_there():
-    with pytest.raises(UserError, match="nosuch://bucket/run needs a library"):
-        remote.fetch("nosuch://bucket/run")
+    for read in (remote.fetch, remote.copy):
+        with pytest.raises(UserError, match="nosuch://bucket/run needs a library"):
+            read("nosuch://bucket/run")
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """Where copies of a store's files are kept."""
+    (tmp_path / "cache").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "cache"))
+    remote.copy.cache_clear()
+    return tmp_path / "cache" / "elf_jax"
+
+
+def assert_same_rows(one, two):
+    assert one.report["fingerprint"] == two.report["fingerprint"]
+    assert len(one.train) == len(two.train) > 0
+    batches = [make_iterator(dataset.train, 16, 0) for dataset in (one, two)]
+    for _ in range(3):
+        np.testing.assert_equal(*(next(iterator) for iterator in batches))
+
+
+def test_text_in_a_store_is_that_on_a_disk(tmp_path, cache):
+    bucket = tmp_path / "bucket"
+    (bucket / "more").mkdir(parents=True)
+    write_book(bucket / "a.txt", 30)
+    write_book(bucket / "more" / "b.txt", 30, seed=1)
+    paths = (f"{bucket}/a.txt,{bucket}/m*/*.txt", f"file://{bucket}/a.txt,file://{bucket}/m*/*.txt")
+    keys = {"data.source": "text", "data.validation_fraction": 0.3}
+    one, two = (
+        load_dataset(tiny_config(**keys, **{"data.path": path}).data, tmp_path / "none")
+        for path in paths
+    )
+    assert_same_rows(one, two)
+    # What has not changed is not copied again, and what has is.
+    times = {path: path.stat().st_mtime_ns for path in cache.rglob("*.txt")}
+    assert len(times) == 2
+    remote.copy.cache_clear()
+    find_files(paths[1])
+    assert {path: path.stat().st_mtime_ns for path in cache.rglob("*.txt")} == times
+    write_book(bucket / "a.txt", 31)
+    remote.copy.cache_clear()
+    assert (bucket / "a.txt").read_text() in [
+        pathlib.Path(path).read_text() for path in find_files(paths[1])
+    ]
+    with pytest.raises(UserError, match="no file matches 'file://.*none"):
+        find_files(f"file://{bucket}/none*.txt")
+
+
+def test_shards_in_a_store_are_those_on_a_disk(tmp_path, cache):
+    keys = {
+        "data.source": "text",
+        "data.path": str(write_book(tmp_path / "book.txt")),
+        "data.validation_fraction": 0.3,
+    }
+    config = tiny_config(**keys, **{"data.prepared": str(tmp_path / "disk")})
+    one = load_dataset(config.data, tmp_path / "none")
+    shutil.copytree(tmp_path / "disk", tmp_path / "bucket")
+    config.data.prepared = f"file://{tmp_path}/bucket"
+    two = load_dataset(config.data, tmp_path / "none")
+    assert_same_rows(one, two)
+    assert list(cache.rglob("*.array_record")) and config.data.prepared.startswith("file://")
+    config.data.prepared = f"file://{tmp_path}/nothing"
+    for read in (
+        lambda: load_dataset(config.data, tmp_path / "none"),
+        lambda: prepare(config.data),
+    ):
+        with pytest.raises(
+            UserError, match="no prepared data in file://.*then copy that directory"
+        ):
+            read()

@@ -11,7 +11,7 @@ import transformers
 from jax.experimental import multihost_utils
 
 from elf_jax.data.corpora import TRAIN, VALIDATION
-from elf_jax.data.manifest import open_prepared, read_manifest, shards
+from elf_jax.data.manifest import on_this_machine, open_prepared, read_manifest, shards
 from elf_jax.data.packing import Rows, pack_documents, pack_rows, pack_stream, resolve_packing
 from elf_jax.data.prepare import prepare
 from elf_jax.data.shards import PreparedRows, RowTexts
@@ -101,6 +101,7 @@ def _load_prepared(settings, tokenizer_directory):
 
     With several processes the first one prepares, and all must see the directory.
     """
+    settings = on_this_machine(settings)
     several = jax.process_count() > 1
     if jax.process_index() == 0 and read_manifest(settings.prepared) is None:
         print(f"no prepared data in {settings.prepared!r}: preparing it first", flush=True)

@@ -19,6 +19,7 @@ import hashlib
 import json
 import pathlib
 
+from elf_jax import remote
 from elf_jax.data.corpora import TRAIN, VALIDATION, Files
 from elf_jax.data.packing import resolve_packing, short_stream
 from elf_jax.data.shards import file_sha256
@@ -92,6 +93,31 @@ def find_tokenizer(settings, run_directory=None):
         return load_tokenizer(settings.tokenizer)
     kept = pathlib.Path(settings.prepared) / TOKENIZER
     return load_tokenizer(kept) if kept.is_dir() else None
+
+
+def on_this_machine(settings):
+    """Config section `data` with the copy of settings.prepared on this machine, where it is in a
+    store.
+
+    Raises:
+      UserError: nothing was prepared there.
+    """
+    if not remote.is_url(settings.prepared):
+        return settings
+    directory = remote.copy(settings.prepared)[0]
+    if read_manifest(directory) is None:
+        raise no_store(settings.prepared)
+    settings = settings.copy_and_resolve_references()
+    settings.prepared = str(directory)
+    return settings
+
+
+def no_store(url):
+    """The UserError of data that is to be prepared in a store."""
+    return UserError(
+        f"there is no prepared data in {url}, and shards are made on a disk only: run "
+        "--mode=prepare with a directory in config.data.prepared, then copy that directory there"
+    )
 
 
 def open_prepared(settings, run_directory=None):

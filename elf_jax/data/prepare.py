@@ -14,6 +14,7 @@ import types
 
 from tqdm import tqdm
 
+from elf_jax import remote
 from elf_jax.data import corpora
 from elf_jax.data.corpora import SPLIT, TRAIN, VALIDATION, is_empty, open_corpus, split_document
 from elf_jax.data.manifest import (
@@ -25,6 +26,7 @@ from elf_jax.data.manifest import (
     fault,
     find_tokenizer,
     make_manifest,
+    no_store,
     read_manifest,
     shards,
     verify,
@@ -61,6 +63,8 @@ def prepare(settings, run_directory=None, workers=None):
         raise UserError(
             "config.data.prepared is empty: name a directory for the shards, such as data/owt"
         )
+    if remote.is_url(settings.prepared):
+        raise no_store(settings.prepared)
     resolve_packing(settings)
     directory = pathlib.Path(settings.prepared)
     if not read_manifest(directory):  # whatever is wrong is told before anything is written

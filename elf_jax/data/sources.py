@@ -20,6 +20,7 @@ from typing import NamedTuple
 
 from absl import logging
 
+from elf_jax import remote
 from elf_jax.errors import UserError
 
 SOURCES = ("unicode_names", "text", "jsonl", "tfds", "hf")
@@ -262,9 +263,11 @@ def find_files(path):
     found = set()
     for pattern in path.split(","):
         pattern = pattern.strip()
-        matches = {pattern} if pathlib.Path(pattern).is_file() else set()
-        matches |= {match for match in glob.glob(pattern, recursive=True)}
-        matches = {match for match in matches if pathlib.Path(match).is_file()}
+        if remote.is_url(pattern):
+            matches = {str(path) for path in remote.copy(pattern)[1]}
+        else:
+            matches = {pattern, *glob.glob(pattern, recursive=True)}
+            matches = {match for match in matches if pathlib.Path(match).is_file()}
         if not matches:
             raise UserError(f"no file matches {pattern!r}: check config.data.path")
         found |= matches
