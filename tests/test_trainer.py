@@ -290,7 +290,7 @@ def test_resuming_on_another_mesh(trained_workdir, tmp_path):
     """The checkpoint of one device goes on over eight, with rows split over them."""
     shutil.copytree(trained_workdir, tmp_path / "run")
     config = tiny_config(**{"mesh.data": -1})
-    (tmp_path / "run" / "config.json").unlink()
+    settings.save(tmp_path / "run", config)
     run = trainer.prepare(config, tmp_path / "run", announce=False)
     assert int(run.state.step) == 6
     assert run.state.params["x_out"]["kernel"].sharding.mesh.size == 8
