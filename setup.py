@@ -19,7 +19,7 @@ setup(
         "tpu": ["jax[tpu]>=0.10,<0.12"],
         "gpu": ["jax[cuda13]>=0.10,<0.12"],
         "hf": ["datasets>=4"],
-        # Workdirs on gs://
+        # Workdirs and data on gs://
         "gcs": ["etils[epath-gcs]>=1.9", "gcsfs"],
         "test": [
             "datasets>=4",
