@@ -7,6 +7,8 @@ machine before it is read, since rows are read by random access, in files only. 
 whatever fsspec knows by the URL's scheme; gs:// takes `pip install -e '.[gcs]'`.
 """
 
+import contextlib
+import errno
 import functools
 import glob
 import hashlib
@@ -43,17 +45,16 @@ def fetch(path):
     mirror.mkdir(parents=True, exist_ok=True)
     (mirror / MARK).write_text(url, encoding="utf-8")
     store, root = _open(url)
-    try:
+    with _reading(url):
         names = store.find(root) if store.exists(root) else []
-        for found in names:
-            inside = found[len(root) :].strip("/")
-            if inside.split("/")[0] != CHECKPOINTS:
-                target = mirror / inside
-                target.parent.mkdir(parents=True, exist_ok=True)
+    for found in names:
+        inside = found[len(root) :].strip("/")
+        if inside.split("/")[0] != CHECKPOINTS:
+            target = mirror / inside
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with _reading(url):
                 store.get_file(found, str(target))
-                _SENT[mirror, inside] = _state(target)
-    except Exception as error:  # every store's library has errors of its own
-        raise _unreadable(url, error) from None
+            _SENT[mirror, inside] = _state(target)
     return mirror
 
 
@@ -83,8 +84,9 @@ def send(workdir):
 
 @functools.cache
 def copy(url):
-    """Copies of files in a store, on this machine; what is there already and has not changed in the
-    store is not copied again.
+    """Copies of files in a store, on this machine. They are made once for each state of the files:
+    when one of them changes in the store, all are copied anew, and whoever reads the old ones is
+    not disturbed.
 
     Args:
       url: of a directory, a file, or a glob.
@@ -94,29 +96,35 @@ def copy(url):
       is no glob; an empty list where nothing matches.
 
     Raises:
-      UserError: the store cannot be read, or its library is not installed.
+      UserError: the store cannot be read, its library is not installed, or the disk is full.
     """
     store, root = _open(url.rstrip("/"))
-    try:
+    with _reading(url):
         names = sorted(store.glob(root) if glob.has_magic(root) else store.find(root))
         files = {name: store.info(name) for name in names if store.isfile(name)}
-        states = [[name, _remote_state(info)] for name, info in files.items()]
-        digest = hashlib.sha256(json.dumps([url, states]).encode()).hexdigest()[:16]
-        directory = pathlib.Path(tempfile.gettempdir()) / "elf_jax" / f"data-{digest}"
-        base = root if not files.keys() & {root} else root.rpartition("/")[0]
-        while glob.has_magic(base):
-            base = base.rpartition("/")[0]
-        paths = []
-        for name, info in tqdm(files.items(), f"copying {url}", disable=len(files) < 2):
-            paths.append(directory / name[len(base) :].strip("/"))
-            if not paths[-1].is_file() or paths[-1].stat().st_size != info["size"]:
-                paths[-1].parent.mkdir(parents=True, exist_ok=True)
-                scratch = paths[-1].with_name(f".{paths[-1].name}.{os.getpid()}")
-                store.get_file(name, str(scratch))
-                os.replace(scratch, paths[-1])
-    except Exception as error:  # every store's library has errors of its own
-        raise _unreadable(url, error) from None
-    return directory, paths
+    states = [[name, _remote_state(info)] for name, info in files.items()]
+    digest = hashlib.sha256(json.dumps([url, states]).encode()).hexdigest()[:16]
+    directory = pathlib.Path(tempfile.gettempdir()) / "elf_jax" / f"data-{digest}"
+    base = root.rpartition("/")[0] if root in files else root
+    while glob.has_magic(base):
+        base = base.rpartition("/")[0]
+    paths = {name: directory / name[len(base) :].strip("/") for name in files}
+    for name, path in tqdm(paths.items(), f"copying {url}", disable=len(files) < 2):
+        if not path.is_file():
+            _copy_whole(store, name, path, url)
+    return directory, list(paths.values())
+
+
+def _copy_whole(store, name, path, url):
+    """One file, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with _reading(url):
+            store.get_file(name, str(scratch))
+        os.replace(scratch, path)
+    finally:
+        scratch.unlink(missing_ok=True)
 
 
 def _remote_state(info):
@@ -125,11 +133,21 @@ def _remote_state(info):
     return [info["size"], next((str(value) for value in told if value), "")]
 
 
-def _unreadable(url, error):
-    return UserError(
-        f"{url} cannot be read ({' '.join(str(error).split())[:160]}): check the name, the "
-        "network and the rights of this machine"
-    )
+@contextlib.contextmanager
+def _reading(url):
+    """Around calls of a store's library: what they raise becomes a UserError."""
+    try:
+        yield
+    except Exception as error:  # OSError, aiohttp's, google.auth's: they have no other ancestor
+        if getattr(error, "errno", None) == errno.ENOSPC:
+            raise UserError(
+                f"{tempfile.gettempdir()} has no room for the files of {url}: set TMPDIR to a "
+                "directory on a larger disk"
+            ) from None
+        raise UserError(
+            f"{url} cannot be read ({' '.join(str(error).split())[:160]}): check the name, the "
+            "network and the rights of this machine"
+        ) from None
 
 
 def location(workdir):

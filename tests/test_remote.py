@@ -1,5 +1,6 @@
 """Workdirs in a store, here file://: mirrored, resumed from another machine, sampled from."""
 
+import errno
 import pathlib
 import shutil
 import tempfile
@@ -7,6 +8,7 @@ import tempfile
 import jax
 import numpy as np
 import pytest
+from fsspec.implementations.local import LocalFileSystem
 
 from elf_jax import remote, trainer
 from elf_jax.data.dataset import load_dataset
@@ -94,13 +96,26 @@ def test_text_in_a_store_is_that_on_a_disk(tmp_path, cache):
     remote.copy.cache_clear()
     find_files(paths[1])
     assert {path: path.stat().st_mtime_ns for path in cache.rglob("*.txt")} == times
-    write_book(bucket / "a.txt", 31)
+    (bucket / "a.txt").write_text((bucket / "a.txt").read_text()[::-1])  # of the same size
     remote.copy.cache_clear()
     assert (bucket / "a.txt").read_text() in [
         pathlib.Path(path).read_text() for path in find_files(paths[1])
     ]
     with pytest.raises(UserError, match="no file matches 'file://.*none"):
         find_files(f"file://{bucket}/none*.txt")
+
+
+def test_a_full_disk_leaves_nothing_half_copied(tmp_path, cache, monkeypatch):
+    (tmp_path / "a.txt").write_text("text")
+
+    def get_file(self, name, target):
+        pathlib.Path(target).write_text("te")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(LocalFileSystem, "get_file", get_file)
+    with pytest.raises(UserError, match="has no room for the files of file://.*set TMPDIR"):
+        remote.copy(f"file://{tmp_path}/a.txt")
+    assert not [path for path in cache.rglob("*") if path.is_file()]
 
 
 def test_shards_in_a_store_are_those_on_a_disk(tmp_path, cache):
