@@ -92,8 +92,8 @@ def copy(url):
       url: of a directory, a file, or a glob.
 
     Returns:
-      (directory, [path]): the copies, placed in the directory as below the last part of `url` that
-      is no glob; an empty list where nothing matches.
+      (directory, {url: path}): the copies of the single files, placed in the directory as below the
+      last part of `url` that is no glob; an empty dict where nothing matches.
 
     Raises:
       UserError: the store cannot be read, its library is not installed, or the disk is full.
@@ -112,7 +112,7 @@ def copy(url):
     for name, path in tqdm(paths.items(), f"copying {url}", disable=len(files) < 2):
         if not path.is_file():
             _copy_whole(store, name, path, url)
-    return directory, list(paths.values())
+    return directory, {store.unstrip_protocol(name): str(path) for name, path in paths.items()}
 
 
 def _copy_whole(store, name, path, url):

@@ -83,16 +83,20 @@ def test_text_in_a_store_is_that_on_a_disk(tmp_path, cache):
     (bucket / "more").mkdir(parents=True)
     write_book(bucket / "a.txt", 30)
     write_book(bucket / "more" / "b.txt", 30, seed=1)
-    paths = (f"{bucket}/a.txt,{bucket}/m*/*.txt", f"file://{bucket}/a.txt,file://{bucket}/m*/*.txt")
+    write_book(bucket / "more" / "c.txt", 30, seed=2)
+    names = ("a.txt", "m*/b.txt", "more/*.txt")  # the second and the third overlap
+    paths = [",".join(f"{scheme}{bucket}/{name}" for name in names) for scheme in ("", "file://")]
     keys = {"data.source": "text", "data.validation_fraction": 0.3}
     one, two = (
         load_dataset(tiny_config(**keys, **{"data.path": path}).data, tmp_path / "none")
         for path in paths
     )
     assert_same_rows(one, two)
+    texts = [[pathlib.Path(file).read_text() for file in find_files(path)] for path in paths]
+    assert texts[0] == texts[1] and len(texts[0]) == 3
     # What has not changed is not copied again, and what has is.
     times = {path: path.stat().st_mtime_ns for path in cache.rglob("*.txt")}
-    assert len(times) == 2
+    assert len(times) == 4
     remote.copy.cache_clear()
     find_files(paths[1])
     assert {path: path.stat().st_mtime_ns for path in cache.rglob("*.txt")} == times
@@ -103,6 +107,9 @@ def test_text_in_a_store_is_that_on_a_disk(tmp_path, cache):
     ]
     with pytest.raises(UserError, match="no file matches 'file://.*none"):
         find_files(f"file://{bucket}/none*.txt")
+    keys |= {"data.path": paths[1], "data.validation_path": f"file://{bucket}/more/b*"}
+    with pytest.raises(UserError, match="file://.*more/b.txt is in config.data.path and in"):
+        load_dataset(tiny_config(**keys).data, tmp_path / "none")
 
 
 def test_a_full_disk_leaves_nothing_half_copied(tmp_path, cache, monkeypatch):

@@ -121,8 +121,7 @@ def check_apart(settings):
     """Raises UserError if a file is to be both trained on and validated with."""
     if settings.source == "unicode_names":
         return
-    train = {os.path.realpath(file) for file in find_files(settings.path)}
-    both = train & {os.path.realpath(file) for file in find_files(settings.validation_path)}
+    both = set(_locate(settings.path)) & set(_locate(settings.validation_path))
     if both:
         raise UserError(
             f"{min(both)} is in config.data.path and in config.data.validation_path: take it out "
@@ -257,22 +256,34 @@ def _field(record, name, file, number):
 
 
 def find_files(path):
-    """The files that comma-separated paths and globs name, sorted, each once however spelt."""
+    """The files that comma-separated paths and globs name, sorted, each once however spelt; for
+    those of a store their copies on this machine, in the order of their URLs.
+    """
+    return list(_locate(path).values())
+
+
+def _locate(path):
+    """{where a file really is, a path or a URL: the file to read} of `find_files`."""
     if not path:
         raise UserError("config.data.path is empty: give a file or a glob, such as books/*.txt")
-    found = set()
+    found = {}  # what a file is called -> the file to read
     for pattern in path.split(","):
         pattern = pattern.strip()
         if remote.is_url(pattern):
-            matches = {str(path) for path in remote.copy(pattern)[1]}
+            matches = remote.copy(pattern)[1]
         else:
-            matches = {pattern, *glob.glob(pattern, recursive=True)}
-            matches = {match for match in matches if pathlib.Path(match).is_file()}
+            names = {pattern, *glob.glob(pattern, recursive=True)}
+            matches = {name: name for name in names if pathlib.Path(name).is_file()}
         if not matches:
             raise UserError(f"no file matches {pattern!r}: check config.data.path")
         found |= matches
-    # The name is kept, not what a link leads to: the name says whether it is compressed.
-    return sorted({os.path.realpath(file): file for file in sorted(found)}.values())
+    # Sorted by name, not by what a link leads to: the name says whether it is compressed.
+    names = {_real(name): name for name in sorted(found)}
+    return {real: found[name] for real, name in sorted(names.items(), key=lambda item: item[1])}
+
+
+def _real(name):
+    return name if remote.is_url(name) else os.path.realpath(name)
 
 
 def read_lines(file):
