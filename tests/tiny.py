@@ -1,6 +1,7 @@
 """Small configs for tests: the shipped ones with everything shrunk that costs time."""
 
 import json
+import pathlib
 import random
 
 import jax
@@ -21,12 +22,15 @@ from elf_jax.gpt2_files import save_gpt2
 from elf_jax.networks.gpt2 import GPT2, GPT2Config
 from elf_jax.train_state import TrainState
 
+NAMES = pathlib.Path(__file__).parent / "names.jsonl"  # every fiftieth name of a character
+
 
 def tiny_config(**keys):
-    """A config that trains in seconds on the names; `keys` are "section__key"."""
+    """A config that trains in seconds on some names; `keys` are "section.key"."""
     config = base.get_config()
     values = {
-        "data.source": "unicode_names",
+        "data.source": "jsonl",
+        "data.path": str(NAMES),
         "data.validation_fraction": 0.1,
         "data.length": 8,
         "data.pad": "eos",
