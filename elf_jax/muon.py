@@ -19,6 +19,8 @@ import optax
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from elf_jax import sharding
+
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 STEPS = 5
 BETA = 0.95
@@ -67,7 +69,7 @@ def orthogonalize(tree, dtype=jnp.float32, mesh=None):
       The tree, float32.
     """
     leaves, structure = jax.tree.flatten(tree)
-    wide = [_wide(leaf) for leaf in leaves]
+    wide = [_wide(leaf).astype(dtype) for leaf in leaves]
     out = [None] * len(leaves)
     for members in _groups([array.shape for array in wide], 1 if mesh is None else mesh.size):
         _, rows, columns = wide[members[0]].shape
@@ -129,36 +131,38 @@ def _by_columns(count, rows, columns):
 
 
 def _newton_schulz(x, dtype, mesh):
-    """Five steps on a batch of matrices [N, m, n], m <= n, spread over the mesh."""
-    x = x / (jnp.linalg.norm(x, axis=(1, 2), keepdims=True) + EPSILON)
-    x, spread = _spread(x.astype(dtype), mesh)
+    """Five steps on a batch of matrices [N, m, n], m <= n, each chip on its part of them."""
+    x, at_home, spread = _layouts(x, mesh)
+    # Both ways the batch moves as a whole and in `dtype`. Left to itself, XLA sends its parts
+    # around one by one, and then the updated parameters, averages and momenta in float32.
+    x = spread(at_home(x)).astype(jnp.float32)
+    x = (x / (jnp.linalg.norm(x, axis=(1, 2), keepdims=True) + EPSILON)).astype(dtype)
     a, b, c = COEFFICIENTS
 
     def step(_, x):
         gram = _product(x, x.swapaxes(1, 2))
         return spread(a * x + _product(b * gram + c * _product(gram, gram), x))
 
-    return jax.lax.fori_loop(0, STEPS, step, x)
+    return at_home(jax.lax.fori_loop(0, STEPS, step, spread(x)))
 
 
 def _product(x, y):
     return jnp.matmul(x, y, preferred_element_type=x.dtype)
 
 
-def _spread(x, mesh):
-    """x [N, m, n] padded so that it splits over the mesh, and the function that splits it."""
+def _layouts(x, mesh):
+    """(x [N, m, n] padded so that it splits over the mesh, a function that lays it out as the
+    parameters are, and one that spreads it over the chips).
+    """
     count, rows, columns = x.shape
     by_columns = _by_columns(count, rows, columns)
     if mesh is None or mesh.size == 1 or (count == 1 and not by_columns):
         # One small matrix is sooner repeated than sent around.
-        return x, lambda x: x
+        return x, lambda x: x, lambda x: x
     shape, spec = [count, rows, columns], [None] * 3
     axis = 2 if by_columns else 0
     shape[axis] += -shape[axis] % mesh.size
     spec[axis] = mesh.axis_names
-    sharding = NamedSharding(mesh, P(*spec))
-
-    def spread(x):
-        return jax.lax.with_sharding_constraint(x, sharding)
-
-    return spread(_pad(x, *shape)), spread
+    home, spread = sharding.of_kernels(shape, mesh), NamedSharding(mesh, P(*spec))
+    at = lambda layout: lambda x: jax.lax.with_sharding_constraint(x, layout)  # noqa: E731
+    return _pad(x, *shape), at(home), at(spread)

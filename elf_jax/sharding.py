@@ -88,6 +88,11 @@ def replicated(mesh):
     return NamedSharding(mesh, P())
 
 
+def of_kernels(shape, mesh):
+    """Sharding of stacked kernels [layers, inputs, outputs], as most of them have it."""
+    return NamedSharding(mesh, _spec("mlp/in/kernel", shape, mesh))
+
+
 def of_tree(tree, mesh):
     """Shardings of parameters, or of anything that holds subtrees shaped and named like them.
 

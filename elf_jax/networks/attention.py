@@ -14,7 +14,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import PartitionSpec as P
 
 from elf_jax.networks import fused_attention as fused
-from elf_jax.networks.layers import normalize, rotate
+from elf_jax.networks.layers import add_bias, normalize, rotate
 
 IMPLEMENTATIONS = ("auto", "xla", "cudnn", "fused")
 CUDNN_WIDTH = 8  # head widths are multiples of this for cuDNN
@@ -58,7 +58,7 @@ def self_attention(
 
     Args:
       x: [B, T, D].
-      kernel, bias: [D, 3 D] and [3 D], columns [q | k | v] with heads inside, in x's dtype.
+      kernel: [D, 3 D] in x's dtype, columns [q | k | v] with heads inside. bias: [3 D] float32.
       q_scale, k_scale: [K] float32, scales of the two norms, K = D / heads.
       angles: [T, K / 2], of the rotary embedding. heads: H.
       implementation: "xla", "cudnn" or "fused". mesh: "fused": rows lie over its axes data and
@@ -70,10 +70,15 @@ def self_attention(
     head_width = x.shape[-1] // heads
     if implementation == "fused" and _splits(x, mesh):
         layout = fused.HeadLayout(heads, head_width)
-        qkv = checkpoint_name(x @ fused.pack(kernel, layout) + fused.pack(bias, layout), "qkv")
+        # Without the barrier XLA moves the packing into the gradient's product, and transposes all
+        # activations for it.
+        packed = jax.lax.optimization_barrier(fused.pack(kernel, layout))
+        qkv = checkpoint_name(add_bias(x @ packed, fused.pack(bias, layout)), "qkv")
         return _fused(qkv, q_scale, k_scale, fused.tables(angles, layout), layout, mesh)
     implementation = "xla" if implementation == "fused" else implementation
-    qkv = checkpoint_name(x @ kernel + bias, "qkv").reshape(*x.shape[:2], 3, heads, head_width)
+    qkv = checkpoint_name(add_bias(x @ kernel, bias), "qkv").reshape(
+        *x.shape[:2], 3, heads, head_width
+    )
     q, k, v = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
     q, k = (
         rotate(normalize(part, scale), angles).astype(x.dtype)

@@ -14,6 +14,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from elf_jax.networks.attention import self_attention
 from elf_jax.networks.layers import (
+    Dense,
     RMSNorm,
     ScalarEmbedder,
     Scale,
@@ -21,7 +22,6 @@ from elf_jax.networks.layers import (
     Weights,
     rotary_angles,
     small_normal,
-    xavier,
 )
 
 # What the backward pass of a block finds in memory; the rest of the block is computed again.
@@ -60,7 +60,7 @@ class Attention(nn.Module):
         how = self.implementation, self.mesh
         out = self_attention(x, kernel, bias, *scales, angles, self.heads, *how)
         out = checkpoint_name(out, "attended")
-        return nn.Dense(width, dtype=self.dtype, kernel_init=xavier, name="out")(out)
+        return Dense(width, self.dtype, name="out")(out)
 
 
 class Block(nn.Module):
@@ -113,7 +113,7 @@ class ELF(nn.Module):
     mesh: jax.sharding.Mesh | None = None
 
     def setup(self):
-        dense = partial(nn.Dense, dtype=self.dtype, kernel_init=xavier)
+        dense = partial(Dense, dtype=self.dtype)
         self.self_cond_proj = dense(self.latent_width)
         self.text_in = dense(self.bottleneck, use_bias=False)
         self.text_out = dense(self.width)
@@ -133,9 +133,7 @@ class ELF(nn.Module):
             unroll=self.unroll,
         )(self.heads, self.dtype, self.attention, self.mesh)
         self.final_norm = RMSNorm()
-        self.x_out = nn.Dense(
-            self.latent_width, dtype=self.dtype, kernel_init=nn.initializers.zeros
-        )
+        self.x_out = dense(self.latent_width, kernel_init=nn.initializers.zeros)
         self.decode_proj = dense(self.latent_width)
         self.unembed = dense(self.vocab_size)
 

@@ -27,7 +27,7 @@ class Scale(nn.Module):
 
 
 class Weights(nn.Module):
-    """Kernel and bias of a dense layer that is computed elsewhere, in `dtype`."""
+    """Kernel in `dtype` and float32 bias of a dense layer that is computed elsewhere."""
 
     width: int
     dtype: jnp.dtype = jnp.float32
@@ -36,7 +36,39 @@ class Weights(nn.Module):
     def __call__(self, width_in):
         kernel = self.param("kernel", xavier, (width_in, self.width), jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, (self.width,), jnp.float32)
-        return kernel.astype(self.dtype), bias.astype(self.dtype)
+        return kernel.astype(self.dtype), bias
+
+
+@jax.custom_vjp
+def add_bias(y, bias):
+    """y + bias over the last axis, in the dtype of y; the gradient of the bias, a sum over all
+    positions, is accumulated in float32.
+    """
+    return y + bias.astype(y.dtype)
+
+
+def _add_bias_backward(_, d_y):
+    return d_y, jnp.sum(d_y.astype(jnp.float32), axis=tuple(range(d_y.ndim - 1)))
+
+
+add_bias.defvjp(lambda y, bias: (add_bias(y, bias), None), _add_bias_backward)
+
+
+class Dense(nn.Module):
+    """x @ kernel + bias in `dtype`, of float32 parameters."""
+
+    width: int
+    dtype: jnp.dtype = jnp.float32
+    use_bias: bool = True
+    kernel_init: nn.initializers.Initializer = xavier
+
+    @nn.compact
+    def __call__(self, x):
+        kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.width), jnp.float32)
+        y = x.astype(self.dtype) @ kernel.astype(self.dtype)
+        if not self.use_bias:
+            return y
+        return add_bias(y, self.param("bias", nn.initializers.zeros, (self.width,), jnp.float32))
 
 
 class RMSNorm(nn.Module):
@@ -83,12 +115,13 @@ class SwiGLU(nn.Module):
 
     @nn.compact
     def __call__(self, x, dropout):
-        gate_value = nn.Dense(2 * self.hidden, dtype=self.dtype, kernel_init=xavier, name="in")(x)
-        gate_value = checkpoint_name(gate_value, "mlp_in")
-        gate, value = jnp.split(gate_value, 2, axis=-1)
-        return nn.Dense(x.shape[-1], dtype=self.dtype, kernel_init=xavier, name="out")(
-            dropout(nn.silu(gate) * value)
+        kernel, bias = Weights(2 * self.hidden, self.dtype, name="in")(x.shape[-1])
+        # Two products: of one, the backward pass would have to join both gradients in memory.
+        gate, value = (
+            checkpoint_name(add_bias(x @ part, shift), "mlp_in")
+            for part, shift in zip(jnp.split(kernel, 2, -1), jnp.split(bias, 2), strict=True)
         )
+        return Dense(x.shape[-1], self.dtype, name="out")(dropout(nn.silu(gate) * value))
 
 
 def rotary_angles(num_control, length, head_width, base=10000.0):
