@@ -3,7 +3,9 @@
 XLA's own cost analysis counts the body of a loop once, so that a network scanned over its layers
 seems to have one. Here the analysis is run on every loop body by itself, and the results are put
 together: T(c) = A(c) + sum over the loops of c of (trips T(body) - A(body)), where A is XLA's
-analysis. The text of the optimised program is the input, so it works for any backend.
+analysis. The text of the optimised program is the input, so it works for any backend. The TPU
+compiler also writes beside every instruction how many clock cycles it expects; they are added up
+in the same way.
 """
 
 import dataclasses
@@ -29,7 +31,9 @@ _WHILE = re.compile(r" while\(.*condition=%?([\w.\-]+), body=%?([\w.\-]+)")
 _KNOWN_TRIPS = re.compile(r'known_trip_count":?=?\{"n":"(\d+)"')
 _CONSTANT = re.compile(r"%?([\w.\-]+) = [su]32\[\][^ ]* constant\((\d+)\)")
 _COLLECTIVE = re.compile(rf"= (.*?) ({'|'.join(COLLECTIVES)})(-start)?\(")
+_TWICE = ("all-reduce",)  # sums go round, then their results
 _SHAPE = re.compile(r"\b([a-z]+\d+)\[([\d,]*)\]")
+_CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
 _ESTIMATE = re.compile(r'"cost_estimate":\s*(\{[^{}]*\})')
 
 
@@ -41,6 +45,10 @@ class Cost:
       flops, transcendentals: operations.
       hbm_bytes: operands read and results written by all instructions.
       collective_bytes: results of collective operations.
+      sent_bytes: what a device sends for them, in a ring: the results, of an all-reduce twice.
+      cycles: clock cycles that the compiler expects of all instructions but kernels and
+        collectives, one after another; 0 where the compiler says nothing.
+      kernel_flops: the part of `flops` that is in kernels.
       unknown_loops: loops whose number of trips could not be told; their bodies count once.
     """
 
@@ -48,17 +56,17 @@ class Cost:
     transcendentals: float = 0.0
     hbm_bytes: float = 0.0
     collective_bytes: float = 0.0
+    sent_bytes: float = 0.0
+    cycles: float = 0.0
+    kernel_flops: float = 0.0
     unknown_loops: int = 0
 
     def plus(self, other, times=1.0):
         """The sum with `other`, counted so often."""
-        return Cost(
-            self.flops + times * other.flops,
-            self.transcendentals + times * other.transcendentals,
-            self.hbm_bytes + times * other.hbm_bytes,
-            self.collective_bytes + times * other.collective_bytes,
-            self.unknown_loops + (other.unknown_loops if times > 0 else 0),
-        )
+        unknown = self.unknown_loops + (other.unknown_loops if times > 0 else 0)
+        names = [field.name for field in dataclasses.fields(Cost)]
+        sums = {name: getattr(self, name) + times * getattr(other, name) for name in names}
+        return Cost(**{**sums, "unknown_loops": unknown})
 
 
 def program_cost(text):
@@ -109,7 +117,9 @@ class _Program:
         return cost.plus(self.unseen(name))
 
     def unseen(self, name):
-        """Kernels' own estimates and the bytes of collectives, of a computation and its loops."""
+        """Kernels' own estimates, cycles, and the bytes of collectives, of a computation and its
+        loops.
+        """
         cost = Cost()
         for line in self.bodies[name][1]:
             estimate = _ESTIMATE.search(line) if " custom-call(" in line else None
@@ -117,10 +127,15 @@ class _Program:
                 # The bytes of a kernel's operands and results are in XLA's analysis already.
                 values = {key: float(value) for key, value in json.loads(estimate[1]).items()}
                 cost.flops += values.get("flops", 0.0)
+                cost.kernel_flops += values.get("flops", 0.0)
                 cost.transcendentals += values.get("transcendentals", 0.0)
             collective = _COLLECTIVE.search(line)
             if collective:
-                cost.collective_bytes += _largest(collective[1])
+                size = _result_bytes(collective[1], started=bool(collective[3]))
+                cost.collective_bytes += size
+                cost.sent_bytes += size * (2 if collective[2] in _TWICE else 1)
+            cycles = _CYCLES.search(line)
+            cost.cycles += float(cycles[1]) if cycles else 0.0
         for _, body, _ in self.loops(name):
             cost = cost.plus(self.unseen(body))
         return cost
@@ -149,12 +164,14 @@ def _computations(text):
     return found
 
 
-def _largest(shapes):
-    """Bytes of the largest array of a result: a started collective lists its operand too."""
+def _result_bytes(shapes, started):
+    """Bytes of a collective's results; one that is only started lists its operands before them."""
     sizes = []
     for kind, dims in _SHAPE.findall(shapes):
         size = _BYTES.get(kind, 1)
         for dim in filter(None, dims.split(",")):
             size *= int(dim)
         sizes.append(size)
-    return max(sizes, default=0)
+    if shapes.startswith("(("):  # ((operands), (results))
+        return sum(sizes[len(sizes) // 2 :])
+    return max(sizes, default=0) if started else sum(sizes)  # (operand, result, ...)

@@ -73,8 +73,8 @@ def self_attention(
         # Without the barrier XLA moves the packing into the gradient's product, and transposes all
         # activations for it.
         packed = jax.lax.optimization_barrier(fused.pack(kernel, layout))
-        qkv = checkpoint_name(add_bias(x @ packed, fused.pack(bias, layout)), "qkv")
-        return _fused(qkv, q_scale, k_scale, fused.tables(angles, layout), layout, mesh)
+        qkv, bias = checkpoint_name(x @ packed, "qkv"), fused.pack(bias, layout)[None]
+        return _fused(qkv, bias, q_scale, k_scale, fused.tables(angles, layout), layout, mesh)
     implementation = "xla" if implementation == "fused" else implementation
     qkv = checkpoint_name(add_bias(x @ kernel, bias), "qkv").reshape(
         *x.shape[:2], 3, heads, head_width
@@ -138,14 +138,14 @@ def _on_every_device(function, mesh, in_specs, out_specs):
     )
 
 
-def _fused(qkv, q_scale, k_scale, tables, layout, mesh):
+def _fused(qkv, bias, q_scale, k_scale, tables, layout, mesh):
     tensor = 1 if mesh is None else mesh.shape["tensor"]
     local = fused.HeadLayout(layout.heads // tensor, layout.width)
     call = functools.partial(fused.fused_attention, layout=local, interpret=_interpret(mesh))
 
-    def attend(qkv, q_scale, k_scale, cos, sin):
-        return fused.unpack_output(call(qkv, q_scale, k_scale, (cos, sin)), local)
+    def attend(qkv, bias, q_scale, k_scale, cos, sin):
+        return fused.unpack_output(call(qkv, bias, q_scale, k_scale, (cos, sin)), local)
 
     columns = P(ROWS, None, "tensor")
-    specs = (columns, P(), P(), P(), P())
-    return _on_every_device(attend, mesh, specs, columns)(qkv, q_scale, k_scale, *tables)
+    specs = (columns, P(None, "tensor"), P(), P(), P(), P())
+    return _on_every_device(attend, mesh, specs, columns)(qkv, bias, q_scale, k_scale, *tables)

@@ -93,12 +93,15 @@ def tables(angles, layout):
     return tuple(jnp.tile(_pad_lanes(table, layout), (1, layout.per_block)) for table in (cos, sin))
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
-def fused_attention(qkv, q_scale, k_scale, angles, layout, interpret=False):
-    """softmax(rotate(RMSNorm(q)) rotate(RMSNorm(k))^T / sqrt(K)) v for every head.
+@functools.partial(jax.custom_vjp, nondiff_argnums=(5, 6))
+def fused_attention(qkv, bias, q_scale, k_scale, angles, layout, interpret=False):
+    """softmax(rotate(RMSNorm(q)) rotate(RMSNorm(k))^T / sqrt(K)) v for every head, of q, k and v
+    with their biases.
 
     Args:
-      qkv: [B, T, blocks x 3 x 128], columns in the order of `pack`.
+      qkv: [B, T, blocks x 3 x 128], columns in the order of `pack`, without the bias: its gradient
+        is a sum that the kernel has at hand.
+      bias: [1, blocks x 3 x 128] float32.
       q_scale, k_scale: [K] float32, scales of the norms.
       angles: the pair of `tables`.
       layout: the `HeadLayout`. interpret: run without a TPU, for tests.
@@ -106,23 +109,24 @@ def fused_attention(qkv, q_scale, k_scale, angles, layout, interpret=False):
     Returns:
       [B, T, blocks x 128] in the dtype of `qkv`; norms, rotation and softmax are float32.
     """
-    return _call(_forward_kernel, qkv, (q_scale, k_scale), angles, (), layout, interpret)
+    return _call(_forward_kernel, qkv, bias, (q_scale, k_scale), angles, (), layout, interpret)
 
 
-def _forward(qkv, q_scale, k_scale, angles, layout, interpret):
-    out = fused_attention(qkv, q_scale, k_scale, angles, layout, interpret)
-    return out, (qkv, q_scale, k_scale, angles)
+def _forward(qkv, bias, q_scale, k_scale, angles, layout, interpret):
+    out = fused_attention(qkv, bias, q_scale, k_scale, angles, layout, interpret)
+    return out, (qkv, bias, q_scale, k_scale, angles)
 
 
 def _backward(layout, interpret, residuals, d_out):
-    qkv, q_scale, k_scale, angles = residuals
-    d_qkv, d_scales = _call(
-        _backward_kernel, qkv, (q_scale, k_scale), angles, (d_out,), layout, interpret
+    qkv, bias, q_scale, k_scale, angles = residuals
+    d_qkv, sums = _call(
+        _backward_kernel, qkv, bias, (q_scale, k_scale), angles, (d_out,), layout, interpret
     )
-    # One row of sums per sequence and block; lanes of the heads in a block add up as well.
-    d_scales = jnp.sum(d_scales[:, :, :2], axis=(0, 1)).reshape(2, layout.per_block, layout.padded)
+    sums = jnp.sum(sums, axis=0)  # of every block; one row of sums per sequence came out
+    # Of the scales, lanes of all heads add up as well.
+    d_scales = jnp.sum(sums[:, :2], axis=0).reshape(2, layout.per_block, layout.padded)
     d_q_scale, d_k_scale = jnp.sum(d_scales, axis=1)[:, : layout.width]
-    return d_qkv, d_q_scale, d_k_scale, None
+    return d_qkv, sums[:, 2:5].reshape(bias.shape), d_q_scale, d_k_scale, None
 
 
 fused_attention.defvjp(_forward, _backward)
@@ -133,7 +137,7 @@ def _pad_lanes(array, layout):
     return jnp.pad(array, padding)
 
 
-def _call(kernel, qkv, scales, angles, extra, layout, interpret):
+def _call(kernel, qkv, bias, scales, angles, extra, layout, interpret):
     batch, length, _ = qkv.shape
     if length > MAX_LENGTH:
         raise ValueError(f"{length} positions: the fused kernel holds at most {MAX_LENGTH}")
@@ -147,12 +151,13 @@ def _call(kernel, qkv, scales, angles, extra, layout, interpret):
         out_shape = (jax.ShapeDtypeStruct(qkv.shape, qkv.dtype), sums)
         row = pl.BlockSpec((1, 1, 8, LANES), lambda b, h: (b, h, 0, 0))
         out_specs = (columns(3 * LANES), row)
-        scratch = [pltpu.VMEM((size, LANES), jnp.float32) for size in (length, length, 1)]
+        scratch = [pltpu.VMEM((size, LANES), jnp.float32) for size in (length, length, 1, 1)]
     return pl.pallas_call(
         functools.partial(kernel, layout=layout),
         grid=(batch, layout.blocks),
         in_specs=[
             columns(3 * LANES),
+            pl.BlockSpec((1, 3 * LANES), lambda b, h: (0, h)),
             whole(1, LANES),
             whole(1, LANES),
             whole(length, LANES),
@@ -168,7 +173,7 @@ def _call(kernel, qkv, scales, angles, extra, layout, interpret):
         cost_estimate=cost(batch, length, layout, qkv.dtype.itemsize, backward=bool(extra)),
         interpret=interpret,
         name="attention_backward" if extra else "attention_forward",
-    )(qkv, *scales, *angles, *extra)
+    )(qkv, bias, *scales, *angles, *extra)
 
 
 def fused_biased_attention(q, k, v, bias, queries, keys, heads, interpret=False):
@@ -309,13 +314,20 @@ def _for_chunks(length, work):
 _Q, _K, _V = (pl.ds(index * LANES, LANES) for index in range(3))  # where they lie in a block
 
 
-def _forward_kernel(qkv, q_scale, k_scale, cos, sin, out, *, layout):
-    block = _Block(layout)
-    k = block.prepare(qkv[0, :, _K], k_scale[...], cos[...], sin[...]).astype(qkv.dtype)
-    v = qkv[0, :, _V]
+def _with_bias(qkv, bias, rows, part):
+    """q, k or v of some rows, float32."""
+    return qkv[0, rows, part].astype(jnp.float32) + bias[:, part]
+
+
+def _forward_kernel(qkv, bias, q_scale, k_scale, cos, sin, out, *, layout):
+    block, every = _Block(layout), slice(None)
+    k = _with_bias(qkv, bias, every, _K)
+    k = block.prepare(k, k_scale[...], cos[...], sin[...]).astype(qkv.dtype)
+    v = _with_bias(qkv, bias, every, _V).astype(qkv.dtype)
 
     def work(rows):
-        q = block.prepare(qkv[0, rows, _Q], q_scale[...], cos[rows], sin[rows])
+        q = _with_bias(qkv, bias, rows, _Q)
+        q = block.prepare(q, q_scale[...], cos[rows], sin[rows])
         q = (q * layout.width**-0.5).astype(qkv.dtype)
         values = 0.0
         for head in range(layout.per_block):
@@ -328,16 +340,19 @@ def _forward_kernel(qkv, q_scale, k_scale, cos, sin, out, *, layout):
 
 
 def _backward_kernel(
-    qkv, q_scale, k_scale, cos, sin, d_out, d_qkv, d_scales, d_k, d_v, d_q_scale, *, layout
-):
-    block, dtype = _Block(layout), qkv.dtype
-    k = block.prepare(qkv[0, :, _K], k_scale[...], cos[...], sin[...]).astype(dtype)
-    v = qkv[0, :, _V]
-    for total in (d_k, d_v, d_q_scale):
+    qkv, bias, q_scale, k_scale, cos, sin, d_out, d_qkv, sums, d_k, d_v, d_q_scale, d_q_bias,
+    *, layout,
+):  # fmt: skip
+    block, dtype, every = _Block(layout), qkv.dtype, slice(None)
+    raw_k = _with_bias(qkv, bias, every, _K)
+    k = block.prepare(raw_k, k_scale[...], cos[...], sin[...]).astype(dtype)
+    v = _with_bias(qkv, bias, every, _V).astype(dtype)
+    for total in (d_k, d_v, d_q_scale, d_q_bias):
         total[...] = jnp.zeros_like(total)
 
     def work(rows):
-        q = block.prepare(qkv[0, rows, _Q], q_scale[...], cos[rows], sin[rows])
+        raw_q = _with_bias(qkv, bias, rows, _Q)
+        q = block.prepare(raw_q, q_scale[...], cos[rows], sin[rows])
         q = (q * layout.width**-0.5).astype(dtype)
         d_values, d_q = d_out[0, rows], 0.0
         for head in range(layout.per_block):
@@ -350,19 +365,19 @@ def _backward_kernel(
             d_q += block.only(_dot(d_scores, k, (1, 0)), head)
             d_k[...] += _dot(d_scores, q_head, (0, 0))
         d_q, row = block.prepare_backward(
-            qkv[0, rows, _Q], q_scale[...], cos[rows], sin[rows], d_q * layout.width**-0.5
+            raw_q, q_scale[...], cos[rows], sin[rows], d_q * layout.width**-0.5
         )
         d_qkv[0, rows, _Q] = d_q.astype(dtype)
         d_q_scale[...] += row
+        d_q_bias[...] += jnp.sum(d_q, 0, keepdims=True)
 
     _for_chunks(qkv.shape[1], work)
-    d_raw_k, d_k_scale = block.prepare_backward(
-        qkv[0, :, _K], k_scale[...], cos[...], sin[...], d_k[...]
-    )
+    d_raw_k, d_k_scale = block.prepare_backward(raw_k, k_scale[...], cos[...], sin[...], d_k[...])
     d_qkv[0, :, _K] = d_raw_k.astype(dtype)
     d_qkv[0, :, _V] = d_v[...].astype(dtype)
-    nothing = jnp.zeros((6, LANES), jnp.float32)
-    d_scales[0, 0] = jnp.concatenate([d_q_scale[...], d_k_scale, nothing])
+    d_kv_bias = [jnp.sum(part, 0, keepdims=True) for part in (d_raw_k, d_v[...])]
+    nothing = jnp.zeros((3, LANES), jnp.float32)
+    sums[0, 0] = jnp.concatenate([d_q_scale[...], d_k_scale, d_q_bias[...], *d_kv_bias, nothing])
 
 
 def _biased_kernel(q, k, v, bias, queries, keys, out, *, layout):
