@@ -12,7 +12,7 @@ import pytest
 
 from configs import owt
 from elf_jax import objective
-from elf_jax.compile_report import compile_report
+from elf_jax.compile_report import CHIPS, compile_report, topology_devices
 from elf_jax.errors import UserError
 from elf_jax.hlo_cost import program_cost
 
@@ -44,6 +44,19 @@ def test_loop_bodies_count_as_often_as_they_run():
     assert scanned.flops == pytest.approx(unrolled.flops, rel=0.01)
     assert scanned.transcendentals == unrolled.transcendentals == 8 * 64**2
     assert scanned.hbm_bytes > 8 * 2 * 64 * 64 * 4
+
+
+@pytest.mark.parametrize("topology", ["v4:2x2x1", "v5e:2x2", "v5p:2x2x1", "v6e:2x2"])
+def test_the_cycles_of_a_large_product_agree_with_the_data_sheet(topology):
+    devices = topology_devices(topology)
+    assert len(devices) == 4
+    at = jax.sharding.SingleDeviceSharding(devices[0])
+    x = jax.ShapeDtypeStruct((4096, 4096), jnp.bfloat16, sharding=at)
+    cost = program_cost(jax.jit(jnp.dot).lower(x, x).compile().as_text())
+    chip = CHIPS[devices[0].device_kind]
+    assert cost.flops == pytest.approx(2 * 4096**3, rel=0.01)
+    # At 256-wide units the compiler expects more than at others to be lost.
+    assert 1 < (cost.cycles / chip.clock) / (cost.flops / chip.flops) < 1.25
 
 
 def flops_by_hand(rows, config, devices):
@@ -99,8 +112,11 @@ def test_the_report_is_complete(report):
     assert report["unknown_loops"] == 0
     for key in ("hbm_bytes_per_device", "temp_bytes_per_device", "argument_bytes_per_device",
                 "hbm_capacity_bytes", "compile_seconds", "collective_bytes_per_device",
-                "estimated_step_seconds", "tokens_per_second", "mfu_bound"):  # fmt: skip
+                "estimated_step_seconds", "tokens_per_second", "mfu_bound",
+                "roofline_seconds", "collective_seconds"):  # fmt: skip
         assert report[key] > 0, key
+    assert report["estimate"].startswith("the compiler's cycles")
+    assert report["estimated_step_seconds"] > report["roofline_seconds"]
     # The gradients of all parameters go round at least once, in float32.
     assert report["collective_bytes_per_device"] > 4 * 16e6
 
