@@ -29,4 +29,6 @@ def get_config() -> ConfigDict:
     config.data.length = 128
     config.data.source_length = 64
     base.conditional(config)
+    config.model.remat = "matmuls"  # less to write and read: faster than "none" by the TPU compiler
+    config.model.unroll = config.model.depth  # see configs/owt.py
     return config.lock()

@@ -29,4 +29,5 @@ def get_config() -> ConfigDict:
     config.data.source_length = 1024
     base.conditional(config)
     config.model.remat = "matmuls"
+    config.model.unroll = config.model.depth  # see configs/owt.py
     return config.lock()

@@ -19,6 +19,7 @@ from elf_jax.hlo_cost import program_cost
 ROOT = Path(__file__).parent.parent
 SIZE = {
     "model.depth": 3,
+    "model.unroll": 1,
     "model.width": 256,
     "model.heads": 4,
     "data.length": 500,

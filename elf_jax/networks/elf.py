@@ -123,7 +123,10 @@ class ELF(nn.Module):
         self.time_embedder = ScalarEmbedder(self.width, dtype=self.dtype)
         self.guidance_embedder = ScalarEmbedder(self.width, dtype=self.dtype)
         policy = REMAT[self.remat]
-        block = nn.remat(Block, prevent_cse=False, policy=policy) if policy else Block
+        # Inside a loop XLA cannot take what is computed again for what was computed before. Where
+        # there is none it may: of "matmuls" that is little, and faster.
+        keep_apart = self.remat == "full" and self.unroll > 1
+        block = nn.remat(Block, prevent_cse=keep_apart, policy=policy) if policy else Block
         self.blocks = nn.scan(
             block,
             variable_axes={"params": 0},
