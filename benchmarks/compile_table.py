@@ -22,8 +22,8 @@ ONLY = flags.DEFINE_list("only", [], "configs, such as owt:elf_l; none: all")
 
 # Every shipped config with what makes it compile without any data: its mesh and batch stay.
 CONFIGS = ["owt:elf_b", "owt:elf_m", "owt:elf_l", "wmt14_de_en", "xsum", "text", "seq2seq"]
-# 1280 rows over 16 chips are whole tiles of 16 rows, which are gathered; shares of other sizes are
-# sent as sums of mostly zeros.
+# 1280 rows over 16 chips are whole tiles of 16 rows, which are gathered beside other work; shares
+# of other sizes are sent as sums of mostly zeros.
 SHARDED = {"owt:elf_l": ["--config.mesh.fsdp=16"]}
 COLUMNS = {
     "TFLOP": ("flops_per_device", 1e12),

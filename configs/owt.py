@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 from configs import base
 
 # depth, width, heads, epochs; remat: what makes it fit 16 GiB a chip at 8 rows a chip; unroll: a
-# fifth fewer cycles on TPUs for three times the compilation, too long for the larger ones
+# fifth fewer cycles on TPUs for more than twice the compilation, not tried on the larger ones
 SIZES = {
     "elf_b": (12, 768, 12, 5.0, "matmuls", 12),
     "elf_m": (24, 1056, 16, 4.0, "full", 1),

@@ -31,7 +31,7 @@ _WHILE = re.compile(r" while\(.*condition=%?([\w.\-]+), body=%?([\w.\-]+)")
 _KNOWN_TRIPS = re.compile(r'known_trip_count":?=?\{"n":"(\d+)"')
 _CONSTANT = re.compile(r"%?([\w.\-]+) = [su]32\[\][^ ]* constant\((\d+)\)")
 _COLLECTIVE = re.compile(rf"= (.*?) ({'|'.join(COLLECTIVES)})(-start)?\(")
-_TWICE = ("all-reduce",)  # sums go round, then their results
+_FUSION = re.compile(r"%?([\w.\-]+) = .* fusion\(.*calls=%?([\w.\-]+)")
 _SHAPE = re.compile(r"\b([a-z]+\d+)\[([\d,]*)\]")
 _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
 _ESTIMATE = re.compile(r'"cost_estimate":\s*(\{[^{}]*\})')
@@ -129,16 +129,32 @@ class _Program:
                 cost.flops += values.get("flops", 0.0)
                 cost.kernel_flops += values.get("flops", 0.0)
                 cost.transcendentals += values.get("transcendentals", 0.0)
-            collective = _COLLECTIVE.search(line)
-            if collective:
+            for collective, scattered in self.collectives(line):
                 size = _result_bytes(collective[1], started=bool(collective[3]))
                 cost.collective_bytes += size
-                cost.sent_bytes += size * (2 if collective[2] in _TWICE else 1)
+                # Sums go round, then their results, unless everyone keeps a part only.
+                cost.sent_bytes += size * (
+                    2 if collective[2] == "all-reduce" and not scattered else 1
+                )
             cycles = _CYCLES.search(line)
             cost.cycles += float(cycles[1]) if cycles else 0.0
         for _, body, _ in self.loops(name):
             cost = cost.plus(self.unseen(body))
         return cost
+
+    def collectives(self, line):
+        """(match of _COLLECTIVE, whether its results are scattered) of an instruction.
+
+        One that works beside others is in the fusion that starts it, in all that carry it on and
+        in the one that ends it; the first counts.
+        """
+        found, fusion = _COLLECTIVE.search(line), _FUSION.search(line)
+        if found:
+            yield found, False
+        if fusion and not fusion[1].startswith("async-collective-done"):
+            if not fusion[2].startswith("async_collective_fusion"):
+                inside = map(_COLLECTIVE.search, self.bodies[fusion[2]][1])
+                yield from ((one, "all-reduce-scatter" in fusion[2]) for one in inside if one)
 
     def module(self, entry):
         """The text of a module that begins at another computation."""

@@ -14,7 +14,7 @@ from configs import owt
 from elf_jax import objective
 from elf_jax.compile_report import CHIPS, compile_report, topology_devices
 from elf_jax.errors import UserError
-from elf_jax.hlo_cost import program_cost
+from elf_jax.hlo_cost import _Program, program_cost
 
 ROOT = Path(__file__).parent.parent
 SIZE = {
@@ -45,6 +45,38 @@ def test_loop_bodies_count_as_often_as_they_run():
     assert scanned.flops == pytest.approx(unrolled.flops, rel=0.01)
     assert scanned.transcendentals == unrolled.transcendentals == 8 * 64**2
     assert scanned.hbm_bytes > 8 * 2 * 64 * 64 * 4
+
+
+COLLECTIVES = """
+%fused_computation.1 (p: bf16[8,4]) -> bf16[64,4] {
+  ROOT %all-gather.1 = bf16[64,4]{1,0} all-gather(%p), channel_id=1
+}
+
+%async_collective_fusion.2 (p: bf16[8,4]) -> bf16[64,4] {
+  ROOT %all-gather.2 = bf16[64,4]{1,0} all-gather(%p), channel_id=1
+}
+
+%all-reduce-scatter.3 (p: bf16[16,4]) -> bf16[2,4] {
+  %all-reduce.3 = bf16[16,4]{1,0} all-reduce(%p), channel_id=2
+}
+
+ENTRY %main (a: bf16[8,4], b: bf16[16,4]) -> f32[3] {
+  %async-collective-start.1 = (bf16[8,4]) fusion(%a), calls=%fused_computation.1
+  %fusion.2 = bf16[64,4]{1,0} fusion(%a), kind=kCustom, calls=%async_collective_fusion.2
+  %async-collective-done.1 = bf16[64,4]{1,0} fusion(%a), kind=kCustom, calls=%fused_computation.1
+  %fusion.3 = bf16[2,4]{1,0} fusion(%b), kind=kCustom, calls=%all-reduce-scatter.3
+  %all-reduce.4 = (f32[5]{0}, f32[3]{0}) all-reduce(%c, %d), channel_id=3
+  %all-gather-start.5 = (bf16[8,4]{1,0}, bf16[64,4]{1,0}) all-gather-start(%a), channel_id=4
+}
+"""
+
+
+def test_every_collective_counts_once_with_all_its_results():
+    program = _Program(COLLECTIVES)
+    cost = program.unseen(program.entry)
+    gathered, scattered, summed = 64 * 4 * 2, 16 * 4 * 2, (5 + 3) * 4
+    assert cost.collective_bytes == 2 * gathered + scattered + summed
+    assert cost.sent_bytes == 2 * gathered + scattered + 2 * summed
 
 
 @pytest.mark.parametrize("topology", ["v4:2x2x1", "v5e:2x2", "v5p:2x2x1", "v6e:2x2"])

@@ -177,8 +177,7 @@ def _position_bias(config, table, length, bidirectional):
         bidirectional,
     )
     # A product instead of table[buckets]: TPUs are slow at gathering so many short rows.
-    chosen = jnp.arange(len(table))[:, None, None] == buckets
-    chosen = chosen.astype(jnp.float32)
+    chosen = (jnp.arange(len(table))[:, None, None] == buckets).astype(jnp.float32)
     return jnp.einsum("nh,nqk->hqk", table, chosen, precision=jax.lax.Precision.HIGHEST)[None]
 
 
