@@ -9,7 +9,7 @@
 
 your own text (.gz, globs, comma-separated; jsonl too):
   python main.py --config=configs/quickstart.py --workdir=runs/book \\
-      --config.data.source=text --config.data.path=book.txt
+      --config.data.kind=text --config.data.path=book.txt
 
 flags:
   --config=FILE            a config; needed to train. Every key in it can be set, as above
@@ -55,8 +55,11 @@ import jax  # noqa: E402
 from absl import app, flags, logging  # noqa: E402
 from ml_collections import config_flags  # noqa: E402
 
-from elf_jax import distributed, remote  # noqa: E402
-from elf_jax.errors import UserError  # noqa: E402
+from elf_jax.core import (
+    processes,  # noqa: E402
+    store,  # noqa: E402
+)
+from elf_jax.core.errors import UserError  # noqa: E402
 
 # What each mode calls; it needs --config unless it works on what a workdir keeps.
 MODES = {
@@ -143,11 +146,11 @@ def run(argv):
         for name, modes in ONLY_FOR.items():
             if flags.FLAGS[name].present and _MODE.value not in modes:
                 raise UserError(f"--{name} is for --mode={' and '.join(modes)}: leave it out")
-        if distributed.initialize() and jax.process_index() > 0:
+        if processes.initialize() and jax.process_index() > 0:
             _fall_silent()
         MODES[_MODE.value]()
-        if _WORKDIR.value and remote.is_url(_WORKDIR.value):
-            remote.send(remote.mirror_of(_WORKDIR.value))
+        if _WORKDIR.value and store.is_url(_WORKDIR.value):
+            store.send(store.mirror_of(_WORKDIR.value))
     except UserError as error:
         _fail(error)
 
@@ -159,7 +162,7 @@ def _fall_silent():
 
 
 def _train():
-    from elf_jax import trainer
+    from elf_jax.training import trainer
 
     trainer.train(_config(), _workdir(), checkpoint=_CHECKPOINT.value)
 
@@ -171,19 +174,19 @@ def _config():
 
 
 def _compile():
-    from elf_jax.compile_report import compile_report
+    from elf_jax.hardware.compile_report import compile_report
 
     compile_report(_config(), _TOPOLOGY.value, _PROGRAM.value, _OUTPUT.value)
 
 
 def _train_scorer():
     """Trains a scorer on the data of the config, or of the workdir's."""
-    from elf_jax import settings
-    from elf_jax.train_scorer import train_scorer
+    from elf_jax.core import config
+    from elf_jax.training.scorer import train_scorer
 
     workdir = _workdir()
-    config = settings.load(workdir) if _CONFIG.value is None else _CONFIG.value
-    settings.check_same(workdir, config, lambda name: name.startswith("data."))
+    config = config.load(workdir) if _CONFIG.value is None else _CONFIG.value
+    config.check_same(workdir, config, lambda name: name.startswith("data."))
     train_scorer(config, workdir)
 
 
@@ -194,19 +197,19 @@ def _prepare():
 
 
 def _pretrain_encoder():
-    from elf_jax.pretrain_encoder import pretrain_encoder
+    from elf_jax.training.encoder import pretrain_encoder
 
     pretrain_encoder(_config(), _workdir() / "encoder")
 
 
 def _use(mode):
     """Samples from, evaluates or exports the model of the workdir or of the checkpoint."""
-    from elf_jax import settings
-    from elf_jax.generate import load_trained
-    from elf_jax.translate import check_takes_sources
+    from elf_jax.core import config
+    from elf_jax.generation.answers import check_takes_sources
+    from elf_jax.generation.generate import load_trained
 
     source, config = _model()
-    settings.update(config, _overrides(mode))
+    config.update(config, _overrides(mode))
     if _SOURCE.value is not None:
         check_takes_sources(config)
     target = _target(mode, source)
@@ -240,24 +243,24 @@ def _overrides(mode):
 
 def _model():
     """(the `Source` of the weights, its config)."""
-    from elf_jax import settings
-    from elf_jax.weights import find_source, load_config, workdir_source
+    from elf_jax.checkpoints.weights import find_source, load_config, workdir_source
+    from elf_jax.core import config
 
     if _CHECKPOINT.value:
         source = find_source(_CHECKPOINT.value)
         return source, load_config(source) if _CONFIG.value is None else _CONFIG.value
     workdir = _workdir()
-    config = settings.load(workdir)
+    config = config.load(workdir)
     if _CONFIG.value is not None:
         free = ("sample.", "evaluate.", "sweep.", "scorer.")
-        settings.check_same(workdir, _CONFIG.value, lambda name: not name.startswith(free))
+        config.check_same(workdir, _CONFIG.value, lambda name: not name.startswith(free))
         config = _CONFIG.value
     return workdir_source(workdir), config
 
 
 def _target(mode, source):
     """Where the results go: a path, or None for the screen; fails before anything is computed."""
-    from elf_jax import settings
+    from elf_jax.core import config
 
     output = pathlib.Path(_OUTPUT.value) if _OUTPUT.value else None
     if mode == "sample" or output is not None:
@@ -267,8 +270,8 @@ def _target(mode, source):
             return source.path / "export"
         raise UserError("--output is missing: name the directory to export to")
     if _CHECKPOINT.value and _WORKDIR.value:
-        workdir = remote.fetch(_WORKDIR.value)
-        if (workdir / settings.FILE).is_file() and workdir.absolute() != source.path.absolute():
+        workdir = store.fetch(_WORKDIR.value)
+        if (workdir / config.FILE).is_file() and workdir.absolute() != source.path.absolute():
             raise UserError(
                 f"workdir {str(workdir)!r} has a model of its own, whose numbers these are not: "
                 "name another --workdir for them"
@@ -280,32 +283,32 @@ def _target(mode, source):
 
 
 def _evaluate(trained, source, workdir):
+    from elf_jax.checkpoints.weights import tokenizer_path
     from elf_jax.data.dataset import load_dataset
-    from elf_jax.evaluate import evaluate
-    from elf_jax.weights import tokenizer_path
+    from elf_jax.evaluation.evaluate import evaluate
 
     data = trained.config.data
     evaluate(trained, load_dataset(data, tokenizer_path(source, data)), workdir, _SCORER.value)
 
 
 def _sweep(trained, source, workdir):
+    from elf_jax.checkpoints.weights import tokenizer_path
     from elf_jax.data.dataset import load_dataset
-    from elf_jax.sweep import sweep
-    from elf_jax.weights import tokenizer_path
+    from elf_jax.evaluation.sweep import sweep
 
     data = trained.config.data
     sweep(trained, load_dataset(data, tokenizer_path(source, data)), workdir, _SCORER.value)
 
 
 def _export(trained, source, output):
-    from elf_jax.export import export
+    from elf_jax.checkpoints.export import export
 
     export(trained, output, source.path if source.kind == "workdir" else None)
     print(f"exported {output}")
 
 
 def _sample(trained, source, output):
-    from elf_jax.files import open_text
+    from elf_jax.core.files import open_text
 
     answer = _sample_freely if _SOURCE.value is None else _answer
     first = jax.process_index() == 0
@@ -315,7 +318,7 @@ def _sample(trained, source, output):
 
 def _answer(trained, source, out):
     """A target for each line of --source, written as soon as it is there."""
-    from elf_jax.translate import describe, translate_file
+    from elf_jax.generation.answers import describe, translate_file
 
     del source
     limit = flags.FLAGS["num_samples"].value
@@ -327,10 +330,10 @@ def _answer(trained, source, out):
 
 def _sample_freely(trained, source, out):
     """Texts, or for a conditional model the held-out sources with their targets."""
+    from elf_jax.checkpoints.weights import tokenizer_path
     from elf_jax.data.dataset import load_dataset
-    from elf_jax.generate import generate_texts
-    from elf_jax.translate import format_sample
-    from elf_jax.weights import tokenizer_path
+    from elf_jax.generation.answers import format_sample
+    from elf_jax.generation.generate import generate_texts
 
     config = trained.config
     rows, sources, count = None, itertools.repeat(None), config.sample.num_samples
@@ -345,7 +348,7 @@ def _sample_freely(trained, source, out):
 
 def _workdir():
     if _WORKDIR.value:
-        return remote.fetch(_WORKDIR.value)
+        return store.fetch(_WORKDIR.value)
     if _CONFIG.value is None:
         raise UserError("--workdir is missing: name the directory of a trained model")
     path = flags.FLAGS["config"].config_filename.split(":")[0]
@@ -376,7 +379,7 @@ def _parse(argv):
 def _unknown_key(argv):
     """The message for the first override of a key that configs do not have, or None."""
     from configs import base
-    from elf_jax.settings import flatten, nearest
+    from elf_jax.core.config import flatten, nearest
 
     known = flatten(base.get_config())
     for argument in argv[1:]:

@@ -13,12 +13,12 @@ import numpy as np
 from absl import flags
 from ml_collections import config_flags
 
-from elf_jax import sharding
-from elf_jax.build import build_model, compute_dtype
-from elf_jax.compile_report import CHIPS
-from elf_jax.encoder import describe_encoder
-from elf_jax.hlo_cost import program_cost
-from elf_jax.types import Batch
+from elf_jax.core import sharding
+from elf_jax.core.types import Batch
+from elf_jax.hardware.compile_report import CHIPS
+from elf_jax.hardware.program_cost import program_cost
+from elf_jax.latents.encoder import describe_encoder
+from elf_jax.methods.elf.build import build_model, compute_dtype
 
 CONFIG = config_flags.DEFINE_config_file("config", "configs/quickstart.py", "a file in configs/")
 REPEATS = flags.DEFINE_integer("repeats", 5, "timed runs of each, in turns")

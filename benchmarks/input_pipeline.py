@@ -24,21 +24,36 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 import numpy as np  # noqa: E402
 
-from configs import base  # noqa: E402
-from elf_jax.data import corpora, sources  # noqa: E402
-from elf_jax.data.corpora import TRAIN, VALIDATION, open_corpus  # noqa: E402
+from elf_jax.core import defaults  # noqa: E402
+from elf_jax.data import (
+    corpora,  # noqa: E402
+    sources,  # noqa: E402
+)
+from elf_jax.data.corpora import (
+    TRAIN,  # noqa: E402
+    VALIDATION,  # noqa: E402
+    open_corpus,  # noqa: E402
+)
 from elf_jax.data.manifest import shards  # noqa: E402
 from elf_jax.data.pipeline import make_iterator  # noqa: E402
 from elf_jax.data.pool import cores  # noqa: E402
 from elf_jax.data.prepare import prepare  # noqa: E402
-from elf_jax.data.shards import PreparedRows, record_dtype  # noqa: E402
-from elf_jax.data.tokenizer import (  # noqa: E402
-    load_tokenizer,
-    pad_id,
-    save_tokenizer,
-    train_tokenizer,
+from elf_jax.data.shards import (
+    PreparedRows,  # noqa: E402
+    record_dtype,  # noqa: E402
 )
-from elf_jax.data.work import CHUNK_CHARACTERS, Plan, Worker, load_core  # noqa: E402
+from elf_jax.data.tokenizer import (
+    load_tokenizer,  # noqa: E402
+    pad_id,  # noqa: E402
+    save_tokenizer,  # noqa: E402
+    train_tokenizer,  # noqa: E402
+)
+from elf_jax.data.work import (
+    CHUNK_CHARACTERS,  # noqa: E402
+    Plan,  # noqa: E402
+    Worker,  # noqa: E402
+    load_core,  # noqa: E402
+)
 
 TOKENIZER_TEXTS = 5000  # that the benchmark's own tokenizer is trained on
 
@@ -101,7 +116,7 @@ def _arguments():
 
 def _setup(args, scratch):
     """(settings of section data, texts, tokenizer), the texts as a file in `scratch`."""
-    settings = base.get_config().data
+    settings = defaults.get_config().data
     settings.update({"source": "jsonl", "packing": args.packing, "length": args.length})
     if args.path:
         settings.field = args.field

@@ -10,8 +10,8 @@ from absl import app
 from flax import traverse_util
 
 from benchmarks.common import CONFIG, compare, random_model
-from elf_jax import sharding
-from elf_jax.muon import scale_by_muon
+from elf_jax.core import sharding
+from elf_jax.training.muon import scale_by_muon
 
 
 def main(_):

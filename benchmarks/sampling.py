@@ -12,9 +12,10 @@ import numpy as np
 from absl import app
 
 from benchmarks.common import CONFIG, compare, random_batch, random_model
-from elf_jax import flow, sharding
-from elf_jax.decode import decode_tokens
-from elf_jax.generate import make_sampler
+from elf_jax.core import sharding
+from elf_jax.generation.generate import make_sampler
+from elf_jax.methods.elf import flow
+from elf_jax.methods.elf.decode import decode_tokens
 
 
 def python_loop(model, config, params, rows):

@@ -14,11 +14,12 @@ import optax
 from absl import app
 
 from benchmarks.common import CONFIG, compare, random_batch, random_model
-from elf_jax import objective, rng, sharding
-from elf_jax.evaluate import step_settings
-from elf_jax.optimizer import average, make_optimizer, make_schedule
-from elf_jax.train_state import TrainState
-from elf_jax.train_step import loss_mask, make_train_step
+from elf_jax.core import rng, sharding
+from elf_jax.evaluation.evaluate import step_settings
+from elf_jax.methods.elf import objective
+from elf_jax.training.optimizer import average, make_optimizer, make_schedule
+from elf_jax.training.state import TrainState
+from elf_jax.training.step import loss_mask, make_train_step
 
 
 def make_reference_step(model, optimizer, settings):

@@ -15,7 +15,7 @@ depend on a draw.
 
 from ml_collections import ConfigDict
 
-from configs import base
+from elf_jax.core import defaults
 
 # depth, width, heads, epochs; remat: what makes it fit 16 GiB a chip at 8 rows a chip; unroll: a
 # fifth fewer cycles on TPUs for more than twice the compilation, not tried on the larger ones
@@ -28,8 +28,8 @@ SIZES = {
 
 def get_config(size: str = "elf_b") -> ConfigDict:
     """Returns the config of ELF-B, M or L."""
-    config = base.get_config()
-    config.data.source = "hf"
+    config = defaults.get_config()
+    config.data.kind = "hf"
     config.data.path = "Skylion007/openwebtext"
     config.data.prepared = "data/owt"
     config.data.tokenizer = "google-t5/t5-small"
@@ -46,12 +46,13 @@ def get_config(size: str = "elf_b") -> ConfigDict:
     model.depth, model.width, model.heads, epochs, model.remat, model.unroll = SIZES[size]
 
     config.train.batch_size = 512
-    config.train.duration = base.duration(epochs=epochs)
-    config.optimizer.warmup = base.duration(epochs=0.5)
+    config.train.duration = defaults.duration(epochs=epochs)
+    config.optimizer.warmup = defaults.duration(epochs=0.5)
     if size != "elf_b":
         config.sample.steps, config.sample.gamma = 64, 1.0
-    config.evaluate.protocols = (
-        "sde32: sampler=sde, steps=32, gamma=1.5, guidance_scale=3; "
-        "sde64: sampler=sde, steps=64, gamma=1, guidance_scale=3"
-    )
+    with config.unlocked():
+        for name, steps, gamma in (("sde32", 32, 1.5), ("sde64", 64, 1.0)):
+            config.evaluate.protocols[name] = ConfigDict(
+                {"sampler": "sde", "steps": steps, "gamma": gamma, "guidance_scale": 3.0}
+            )
     return config.lock()

@@ -16,13 +16,13 @@ are narrower; a learning rate that falls to zero, because the training is short.
 
 from ml_collections import ConfigDict
 
-from configs import base
+from elf_jax.core import defaults
 
 
 def get_config() -> ConfigDict:
     """Returns the quickstart's config."""
-    config = base.get_config()
-    config.data.source = "unicode_names"
+    config = defaults.get_config()
+    config.data.kind = "unicode_names"
     config.data.validation_fraction = 0.1
     config.data.length = 10
     config.data.pad = "eos"
@@ -46,11 +46,11 @@ def get_config() -> ConfigDict:
     config.optimizer.adam_scale = 0.3
     config.optimizer.adam_kernels = "unembed"
     config.optimizer.schedule = "linear"
-    config.optimizer.warmup = base.duration(steps=50)
+    config.optimizer.warmup = defaults.duration(steps=50)
     config.optimizer.ema = 0.995
 
     config.train.batch_size = 128
-    config.train.duration = base.duration(steps=1100)
+    config.train.duration = defaults.duration(steps=1100)
     config.train.max_minutes = 5.0
     config.train.log_every = 20
     config.train.validate_every = 220

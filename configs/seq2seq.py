@@ -13,20 +13,20 @@ use its config. What differs from the published setting: as in configs/text.py.
 
 from ml_collections import ConfigDict
 
-from configs import base
+from elf_jax.core import defaults, presets
 
 
 def get_config() -> ConfigDict:
     """Returns the config."""
-    config = base.get_config()
-    config.data.source = "jsonl"
+    config = defaults.get_config()
+    config.data.kind = "jsonl"
     config.data.source_field = "source"
     config.data.field = "target"
     config.data.length = 128
     config.data.source_length = 64
     config.data.tokenizer = "bpe"
     config.data.pad = "eos"
-    base.small(config)
+    presets.small(config)
     config.objective.decode_noise_scale = 1.0
     config.objective.condition_dropout = 0.1
     config.sample.sampler = "ode"

@@ -15,15 +15,15 @@ rate that falls to zero.
 
 from ml_collections import ConfigDict
 
-from configs import base
+from elf_jax.core import defaults, presets
 
 
 def get_config() -> ConfigDict:
     """Returns the config."""
-    config = base.get_config()
-    config.data.source = "text"
+    config = defaults.get_config()
+    config.data.kind = "text"
     config.data.length = 128
     config.data.tokenizer = "bpe"
-    base.small(config)
+    presets.small(config)
     config.objective.decode_noise_scale = 5.0
     return config.lock()

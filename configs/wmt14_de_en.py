@@ -13,13 +13,13 @@ sampling is the law's quantiles.
 
 from ml_collections import ConfigDict
 
-from configs import base
+from elf_jax.core import defaults, presets
 
 
 def get_config() -> ConfigDict:
     """Returns the config."""
-    config = base.get_config()
-    config.data.source = "tfds"
+    config = defaults.get_config()
+    config.data.kind = "tfds"
     config.data.path = "wmt14_translate/de-en"
     config.data.source_field = "de"
     config.data.field = "en"
@@ -28,7 +28,7 @@ def get_config() -> ConfigDict:
     config.data.tokenizer = "google-t5/t5-small"
     config.data.length = 128
     config.data.source_length = 64
-    base.conditional(config)
+    presets.conditional(config)
     config.model.remat = "matmuls"  # less to write and read: faster than "none" by the TPU compiler
     config.model.unroll = config.model.depth  # see configs/owt.py
     return config.lock()

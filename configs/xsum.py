@@ -12,13 +12,13 @@ sampling is the law's quantiles.
 
 from ml_collections import ConfigDict
 
-from configs import base
+from elf_jax.core import defaults, presets
 
 
 def get_config() -> ConfigDict:
     """Returns the config."""
-    config = base.get_config()
-    config.data.source = "tfds"
+    config = defaults.get_config()
+    config.data.kind = "tfds"
     config.data.path = "xsum"
     config.data.source_field = "document"
     config.data.field = "summary"
@@ -27,7 +27,7 @@ def get_config() -> ConfigDict:
     config.data.tokenizer = "google-t5/t5-small"
     config.data.length = 1088
     config.data.source_length = 1024
-    base.conditional(config)
+    presets.conditional(config)
     config.model.remat = "matmuls"
     config.model.unroll = config.model.depth  # see configs/owt.py
     return config.lock()

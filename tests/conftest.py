@@ -21,9 +21,9 @@ import jax  # noqa: E402
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 
+from elf_jax.checkpoints.published import from_reference  # noqa: E402
+from elf_jax.methods.elf.predictor import Predictor  # noqa: E402
 from elf_jax.networks.elf import ELF  # noqa: E402
-from elf_jax.predictor import Predictor  # noqa: E402
-from elf_jax.reference import from_reference  # noqa: E402
 
 # Many tests compile the same small programs: once a session is enough, for all its processes.
 if "ELF_JAX_TEST_CACHE" not in os.environ:

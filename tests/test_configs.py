@@ -9,10 +9,12 @@ import pytest
 from ml_collections import ConfigDict
 
 import configs
-from configs import base, owt
-from elf_jax import settings, sharding, trainer
-from elf_jax.errors import UserError
-from elf_jax.types import Batch
+from configs import owt
+from elf_jax.core import defaults
+from elf_jax.core import config, sharding
+from elf_jax.core.errors import UserError
+from elf_jax.core.types import Batch
+from elf_jax.training import trainer
 from tests.tiny import write_book, write_pairs
 
 KEY = jax.random.key(0)
@@ -36,10 +38,10 @@ def test_every_config_makes_a_step(name, tmp_path):
         "train.validation_batches": 1,
         "mesh.data": 1,
     }
-    if config.data.source in ("tfds", "hf", "jsonl"):  # what must be downloaded, in small
+    if config.data.kind in ("tfds", "hf", "jsonl"):  # what must be downloaded, in small
         tiny.update(_local_data(config.data, tmp_path))
         tiny.update({"encoder.kind": "gaussian", "encoder.std": 1.0})
-    elif config.data.source == "text":
+    elif config.data.kind == "text":
         tiny["data.path"] = str(write_book(tmp_path / "book.txt"))
         tiny["data.validation_fraction"] = 0.3
     config.update_from_flattened_dict(tiny)
@@ -53,7 +55,7 @@ def test_every_config_makes_a_step(name, tmp_path):
 
 def _local_data(data, directory):
     path = directory / "data.jsonl"
-    keys = {"data.source": "jsonl", "data.tokenizer": "bpe", "data.validation_split": ""}
+    keys = {"data.kind": "jsonl", "data.tokenizer": "bpe", "data.validation_split": ""}
     keys.update({"data.validation_fraction": 0.3, "data.prepared": str(directory / "prepared")})
     if data.source_field:
         keys.update({"data.source_field": "source", "data.field": "target"})
@@ -70,28 +72,28 @@ def test_sizes_of_openwebtext(size, depth):
 
 
 def test_a_config_survives_being_kept(tmp_path):
-    config = base.get_config()
+    config = defaults.get_config()
     config.seed = 3
-    settings.save(tmp_path, config)
-    assert settings.load(tmp_path).to_dict() == config.to_dict()
-    settings.check_same(tmp_path, config)
+    config.save(tmp_path, config)
+    assert config.load(tmp_path).to_dict() == config.to_dict()
+    config.check_same(tmp_path, config)
 
 
 def test_a_kept_config_that_does_not_fit_is_refused(tmp_path):
-    config = base.get_config().to_dict()
+    config = defaults.get_config().to_dict()
     config["train"]["batchsize"] = 3
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(UserError, match="did you mean 'train.batch_size'"):
-        settings.load(tmp_path)
+        config.load(tmp_path)
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(UserError, match="restore the file"):
-        settings.load(tmp_path)
+        config.load(tmp_path)
 
 
 def test_a_misplaced_key_is_found_by_its_name():
-    known = settings.flatten(base.get_config())
-    assert "'optimizer.learning_rate'" in settings.nearest("train.learning_rate", known)
-    assert "base.py" in settings.nearest("qqqq", known)
+    known = config.flatten(defaults.get_config())
+    assert "'optimizer.learning_rate'" in config.nearest("train.learning_rate", known)
+    assert "base.py" in config.nearest("qqqq", known)
     with pytest.raises(UserError, match="must be of type int"):
-        settings.update(base.get_config(), {"train.batch_size": "many"})
-    assert isinstance(base.get_config().train, ConfigDict)
+        config.update(defaults.get_config(), {"train.batch_size": "many"})
+    assert isinstance(defaults.get_config().train, ConfigDict)

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from configs import base
-from elf_jax.settings import flatten
+from elf_jax.core import defaults
+from elf_jax.core.config import flatten
 from tests.launch_tree import PATIENCE, ROOT, STAND_INS, Tree, readme_examples, start_job, submit
 
 SLICE = ["--name=pod", "--type=v5litepod-16"]
@@ -335,7 +335,7 @@ def test_notebook_is_valid_and_names_what_exists():
             assert cell["outputs"] == [] and cell["execution_count"] is None
     text = "\n".join("".join(cell["source"]) for cell in notebook["cells"])
     keys = re.findall(r"--config\.([a-z0-9_.]+)=", text)
-    assert keys and set(keys) <= set(flatten(base.get_config()))
+    assert keys and set(keys) <= set(flatten(defaults.get_config()))
     paths = re.findall(
         r"(?:configs|elf_jax|launch|docs|notebooks)/[\w./]*\w|main\.py|README\.md", text
     )

@@ -11,7 +11,7 @@ import sys
 
 ROOT = pathlib.Path(__file__).parent.parent
 SETTINGS = {
-    "data.source": "jsonl",
+    "data.kind": "jsonl",
     "data.field": "target",
     "data.source_field": "source",
     "data.source_length": 5,

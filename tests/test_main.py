@@ -39,7 +39,7 @@ def book_run(tmp_path_factory):
     """A workdir trained by the quickstart's command on the user's own text."""
     root = tmp_path_factory.mktemp("book")
     book = write_book(root / "book.txt")
-    own = ["--config.data.source=text", f"--config.data.path={book}"]
+    own = ["--config.data.kind=text", f"--config.data.path={book}"]
     run = cli(QUICKSTART, *TINY, *own, f"--workdir={root}/run")
     assert run.returncode == 0, run.stderr
     return root / "run"

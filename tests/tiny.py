@@ -9,27 +9,27 @@ import numpy as np
 import tokenizers
 import transformers
 
-from configs import base
-from elf_jax import settings, sharding
-from elf_jax.build import build_model
-from elf_jax.checkpoint import Checkpoints
+from elf_jax.core import defaults
+from elf_jax.checkpoints.experiment import Checkpoints
+from elf_jax.core import sharding
+from elf_jax.core.files import write_json
 from elf_jax.data.dataset import REPORT, load_dataset
 from elf_jax.data.pipeline import make_iterator
 from elf_jax.data.tokenizer import TOKENIZER, save_tokenizer, vocab_size
-from elf_jax.encoder import save_encoder
-from elf_jax.files import write_json
-from elf_jax.gpt2_files import save_gpt2
+from elf_jax.latents.encoder import save_encoder
+from elf_jax.methods.elf.build import build_model
 from elf_jax.networks.gpt2 import GPT2, GPT2Config
-from elf_jax.train_state import TrainState
+from elf_jax.pretrained.gpt2 import save_gpt2
+from elf_jax.training.state import TrainState
 
 NAMES = pathlib.Path(__file__).parent / "names.jsonl"  # every fiftieth name of a character
 
 
 def tiny_config(**keys):
     """A config that trains in seconds on some names; `keys` are "section.key"."""
-    config = base.get_config()
+    config = defaults.get_config()
     values = {
-        "data.source": "jsonl",
+        "data.kind": "jsonl",
         "data.path": str(NAMES),
         "data.validation_fraction": 0.1,
         "data.length": 8,
@@ -83,7 +83,7 @@ def pairs_config(path, **keys):
     """The config of a tiny conditional model on the pairs in `path`."""
     return tiny_config(
         **{
-            "data.source": "jsonl",
+            "data.kind": "jsonl",
             "data.path": str(path),
             "data.field": "target",
             "data.source_field": "source",
@@ -108,7 +108,7 @@ def save_random_weights(config, workdir):
         jax.tree.map(lambda leaf: draw.normal(0, 0.3, leaf.shape).astype(np.float32), shapes)
         for _ in range(2)
     )
-    settings.save(workdir, config)
+    config.save(workdir, config)
     save_encoder(model.encoder, config.encoder, workdir)
     save_tokenizer(dataset.tokenizer, workdir / TOKENIZER)
     write_json(workdir / REPORT, dataset.report)

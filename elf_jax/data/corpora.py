@@ -12,9 +12,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from elf_jax.core.errors import UserError
 from elf_jax.data import sources
 from elf_jax.data.libraries import HuggingFace, TensorFlowDatasets
-from elf_jax.errors import UserError
 
 UNIT_BYTES = 64 << 20  # of files, decompressed, in a unit; it travels to the worker
 UNIT_DOCUMENTS = 32768  # of a data set in a unit
@@ -89,7 +89,7 @@ class Files:
         for number, line in enumerate(sources.read_lines(file), 1):
             lines.append(line)
             size += len(line)
-            blank = self.settings.source == "jsonl" or not line.strip()
+            blank = self.settings.kind == "jsonl" or not line.strip()
             if size >= (PIECE_BYTES if blank else 2 * PIECE_BYTES):
                 yield file, first_line, first_byte, b"".join(lines)
                 first_line, first_byte = number + 1, first_byte + size
@@ -105,7 +105,7 @@ class Files:
         """
         for file, line, byte, data in payload:
             text = sources.decode_utf8(file, data, line, byte)
-            if self.settings.source == "jsonl":
+            if self.settings.kind == "jsonl":
                 yield from sources.jsonl_examples(self.settings, file, text, line)
             else:
                 yield from sources.text_examples(self.settings, sources.plain_newlines(text))
@@ -190,12 +190,12 @@ def open_corpus(settings):
       UserError: a source that there is not, files or data sets that are not there.
     """
     sources.check_source(settings)
-    if settings.source == "unicode_names":
+    if settings.kind == "unicode_names":
         raise UserError(
-            "config.data.source=unicode_names needs no preparing: leave config.data.prepared empty"
+            "config.data.kind=unicode_names needs no preparing: leave config.data.prepared empty"
         )
-    if settings.source == "tfds":
+    if settings.kind == "tfds":
         return Documents(settings, TensorFlowDatasets(settings))
-    if settings.source == "hf":
+    if settings.kind == "hf":
         return Documents(settings, HuggingFace(settings))
     return Files(settings)

@@ -7,7 +7,7 @@ opens the data there again.
 
 import pathlib
 
-from elf_jax.errors import UserError
+from elf_jax.core.errors import UserError
 
 TRAIN, VALIDATION = "train", "validation"
 
@@ -20,8 +20,7 @@ class _Library:
     def __init__(self, settings):
         if not settings.path:
             raise UserError(
-                f"config.data.path is empty: name the data set for config.data.source="
-                f"{settings.source}"
+                f"config.data.path is empty: name the data set for config.data.kind={settings.kind}"
             )
         self.settings = settings
         self.has_validation = bool(settings.validation_path or settings.validation_split)
@@ -123,7 +122,7 @@ class HuggingFace(_Library):
             import datasets
         except ImportError:
             raise UserError(
-                "config.data.source=hf needs the datasets library: pip install -e '.[hf]'"
+                "config.data.kind=hf needs the datasets library: pip install -e '.[hf]'"
             ) from None
         try:
             if pathlib.Path(name).is_dir():

@@ -19,13 +19,13 @@ import hashlib
 import json
 import pathlib
 
-from elf_jax import remote
+from elf_jax.core import store
+from elf_jax.core.errors import UserError
 from elf_jax.data.corpora import TRAIN, VALIDATION, Files
 from elf_jax.data.packing import resolve_packing, short_stream
 from elf_jax.data.shards import file_sha256
 from elf_jax.data.sources import LIBRARIES
 from elf_jax.data.tokenizer import TRAINED, fingerprint, load_tokenizer
-from elf_jax.errors import UserError
 
 VERSION = 1
 MANIFEST = "manifest.json"
@@ -37,9 +37,9 @@ def describe(settings, tokenizer):
     config.data, and "tokenizer", its fingerprint.
     """
     keys = ["source", "path", "validation_path", "length", "pad"]
-    if settings.source != "text":
+    if settings.kind != "text":
         keys += ["field", "source_field"]
-    if settings.source in LIBRARIES:
+    if settings.kind in LIBRARIES:
         keys += ["split", "validation_split"]
     if not settings.validation_path and not settings.validation_split:
         keys += ["validation_fraction"]
@@ -102,9 +102,9 @@ def on_this_machine(settings):
     Raises:
       UserError: nothing was prepared there.
     """
-    if not remote.is_url(settings.prepared):
+    if not store.is_url(settings.prepared):
         return settings
-    directory = remote.copy(settings.prepared)[0]
+    directory = store.copy(settings.prepared)[0]
     if read_manifest(directory) is None:
         raise no_store(settings.prepared)
     settings = settings.copy_and_resolve_references()
@@ -137,7 +137,7 @@ def open_prepared(settings, run_directory=None):
             "and keep the directory where all processes see it"
         )
     check_same(settings.prepared, manifest["options"], describe(settings, tokenizer))
-    if settings.source not in LIBRARIES:
+    if settings.kind not in LIBRARIES:
         now = manifest["revision"]
         with contextlib.suppress(UserError):  # the files need not be kept once they are prepared
             now = Files(settings).revision()

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from elf_jax.errors import UserError
+from elf_jax.core.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -237,7 +237,7 @@ def resolve_packing(settings):
         )
     if settings.packing != "auto":
         return settings.packing
-    return "rows" if conditional or settings.source == "unicode_names" else "stream"
+    return "rows" if conditional or settings.kind == "unicode_names" else "stream"
 
 
 def collect(rows, length, pad_id):

@@ -12,8 +12,8 @@ import signal
 import threading
 from concurrent.futures.process import BrokenProcessPool
 
+from elf_jax.core.errors import UserError
 from elf_jax.data.work import Worker
-from elf_jax.errors import UserError
 
 POLL = 0.2  # seconds between two looks at the progress
 

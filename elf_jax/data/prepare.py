@@ -14,7 +14,9 @@ import types
 
 from tqdm import tqdm
 
-from elf_jax import remote
+from elf_jax.core import store
+from elf_jax.core.errors import UserError
+from elf_jax.core.files import write_json
 from elf_jax.data import corpora
 from elf_jax.data.corpora import SPLIT, TRAIN, VALIDATION, is_empty, open_corpus, split_document
 from elf_jax.data.manifest import (
@@ -36,8 +38,6 @@ from elf_jax.data.pool import cores, run_units
 from elf_jax.data.shards import record_dtype
 from elf_jax.data.tokenizer import save_tokenizer, train_tokenizer, vocab_size
 from elf_jax.data.work import Plan
-from elf_jax.errors import UserError
-from elf_jax.files import write_json
 
 UNFINISHED = "unfinished"  # directory of what the finished units hold
 STARTED = "started.json"  # in it: what they are made with
@@ -63,7 +63,7 @@ def prepare(settings, run_directory=None, workers=None):
         raise UserError(
             "config.data.prepared is empty: name a directory for the shards, such as data/owt"
         )
-    if remote.is_url(settings.prepared):
+    if store.is_url(settings.prepared):
         raise no_store(settings.prepared)
     resolve_packing(settings)
     directory = pathlib.Path(settings.prepared)

@@ -20,8 +20,8 @@ from typing import NamedTuple
 
 from absl import logging
 
-from elf_jax import remote
-from elf_jax.errors import UserError
+from elf_jax.core import store
+from elf_jax.core.errors import UserError
 
 SOURCES = ("unicode_names", "text", "jsonl", "tfds", "hf")
 LIBRARIES = ("tfds", "hf")  # data sets by name, read from prepared shards only
@@ -42,13 +42,13 @@ def load_examples(settings):
       UserError: an unknown source, missing, empty or damaged files, or a split with an empty side.
     """
     check_source(settings)
-    if settings.source in LIBRARIES:
+    if settings.kind in LIBRARIES:
         raise UserError(
-            f"config.data.source={settings.source} is read from prepared shards: set "
+            f"config.data.kind={settings.kind} is read from prepared shards: set "
             "config.data.prepared to a directory for them"
         )
     readers = {"unicode_names": _unicode_names, "text": _text, "jsonl": _jsonl}
-    read = readers[settings.source]
+    read = readers[settings.kind]
     if settings.validation_path:
         check_apart(settings)
         return read(settings, settings.path), read(settings, settings.validation_path)
@@ -69,11 +69,11 @@ def load_examples(settings):
 
 def check_source(settings):
     """Raises UserError for a source that there is not."""
-    if settings.source not in SOURCES:
-        near = difflib.get_close_matches(settings.source, SOURCES, 1)
+    if settings.kind not in SOURCES:
+        near = difflib.get_close_matches(settings.kind, SOURCES, 1)
         hint = f"did you mean {near[0]!r}? " if near else ""
         raise UserError(
-            f"config.data.source is {settings.source!r}: {hint}known are {', '.join(SOURCES)}"
+            f"config.data.kind is {settings.kind!r}: {hint}known are {', '.join(SOURCES)}"
         )
 
 
@@ -105,7 +105,7 @@ def _held_out(settings):
 
 def _pieces(settings, example):
     """What goes to one side or the other: a document of plain text in blocks, else the example."""
-    if settings.source != "text" or settings.packing == "rows":  # then it is a block already
+    if settings.kind != "text" or settings.packing == "rows":  # then it is a block already
         return [example]
     return [Example(block) for block in split_blocks(example.text)]
 
@@ -119,7 +119,7 @@ def _joined(pieces):
 
 def check_apart(settings):
     """Raises UserError if a file is to be both trained on and validated with."""
-    if settings.source == "unicode_names":
+    if settings.kind == "unicode_names":
         return
     both = set(_locate(settings.path)) & set(_locate(settings.validation_path))
     if both:
@@ -138,7 +138,7 @@ def _unicode_names(settings, path):
     """
     if path or settings.validation_path:
         raise UserError(
-            f"config.data.source is unicode_names, which reads no files: set config.data.source to "
+            f"config.data.kind is unicode_names, which reads no files: set config.data.kind to "
             f"text or jsonl to read {path or settings.validation_path!r}"
         )
     names = []
@@ -270,8 +270,8 @@ def _locate(path):
     found = {}  # what a file is called -> the file to read
     for pattern in path.split(","):
         pattern = pattern.strip()
-        if remote.is_url(pattern):
-            matches = remote.copy(pattern)[1]
+        if store.is_url(pattern):
+            matches = store.copy(pattern)[1]
         else:
             names = {pattern, *glob.glob(pattern, recursive=True)}
             matches = {name: name for name in names if pathlib.Path(name).is_file()}
@@ -284,7 +284,7 @@ def _locate(path):
 
 
 def _real(name):
-    return name if remote.is_url(name) else os.path.realpath(name)
+    return name if store.is_url(name) else os.path.realpath(name)
 
 
 def read_lines(file):

@@ -13,7 +13,7 @@ B rows, L positions, S spans of a full row.
 
 import numpy as np
 
-from elf_jax.errors import UserError
+from elf_jax.core.errors import UserError
 
 
 def span_counts(valid_length, density, mean_span):

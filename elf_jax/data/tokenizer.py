@@ -15,8 +15,8 @@ import tokenizers
 import transformers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
-from elf_jax.errors import UserError
-from elf_jax.hub import resolve
+from elf_jax.core.errors import UserError
+from elf_jax.core.hub import resolve
 
 PAD, EOS, UNK = "<pad>", "</s>", "<unk>"  # ids 0, 1, 2, T5's order
 TRAINED = ("bpe", "words")
@@ -72,7 +72,7 @@ def train_tokenizer(settings, examples):
     special = [PAD, EOS, UNK]
     kind = settings.tokenizer
     if kind == "auto":
-        kind = "words" if settings.source == "unicode_names" else "bpe"
+        kind = "words" if settings.kind == "unicode_names" else "bpe"
     # BPE begins with the 256 bytes, and its trainer would go over a smaller limit without a word.
     smallest = len(special) + (256 if kind == "bpe" else 1)
     if settings.vocab_size < smallest:

@@ -8,10 +8,10 @@ import pathlib
 import numpy as np
 import tokenizers
 
+from elf_jax.core.errors import UserError
 from elf_jax.data.corpora import SPLIT, TRAIN, VALIDATION, is_empty, split_document
 from elf_jax.data.packing import PACKERS, ReadyPacker
 from elf_jax.data.shards import ShardWriter
-from elf_jax.errors import UserError
 
 # Tokenised in one call: enough to be worth it, little enough to stay small in memory.
 CHUNK_CHARACTERS, CHUNK_TEXTS = 1 << 19, 512

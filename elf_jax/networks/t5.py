@@ -16,9 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from elf_jax.core.types import Array, AttentionMask, Mask, Tokens, typed
 from elf_jax.networks.attention import Groups, biased_attention
 from elf_jax.networks.layers import RMSNorm
-from elf_jax.types import Array, AttentionMask, Mask, Tokens, typed
 
 
 @dataclasses.dataclass(frozen=True)

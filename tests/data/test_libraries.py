@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from configs import base
+from elf_jax.core import defaults
+from elf_jax.core.errors import UserError
 from elf_jax.data import corpora
 from elf_jax.data import tokenizer as tok
 from elf_jax.data.dataset import load_dataset
 from elf_jax.data.prepare import prepare
 from elf_jax.data.sources import Example
-from elf_jax.errors import UserError
 
 PAIRS = [(f"haus nummer {i}", f"house number {i}") for i in range(30)]
 
@@ -47,13 +47,13 @@ def tfds_directory(tmp_path_factory):
 
 @pytest.fixture
 def data(tmp_path):
-    config = base.get_config()
+    config = defaults.get_config()
     config.data.update({"tokenizer": "bpe", "vocab_size": 300})
     texts = [Example(side) for pair in PAIRS for side in pair]
     tok.save_tokenizer(tok.train_tokenizer(config.data, texts), tmp_path / "tokenizer")
 
     def make(**keys):
-        config = base.get_config()
+        config = defaults.get_config()
         values = {
             "prepared": str(tmp_path / "prepared"),
             "tokenizer": str(tmp_path / "tokenizer"),

@@ -7,16 +7,16 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from configs import base
+from elf_jax.core import defaults
+from elf_jax.core.errors import UserError
 from elf_jax.data import tokenizer as tok
 from elf_jax.data.packing import Rows, pack_rows, pack_stream
 from elf_jax.data.pipeline import make_iterator
 from elf_jax.data.sources import Example
-from elf_jax.errors import UserError
 
 
 def train(kind, texts, vocab_size=400):
-    config = base.get_config()
+    config = defaults.get_config()
     config.data.update({"tokenizer": kind, "vocab_size": vocab_size})
     return tok.train_tokenizer(config.data, [Example(text) for text in texts])
 

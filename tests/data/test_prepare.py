@@ -10,7 +10,8 @@ import jax
 import numpy as np
 import pytest
 
-from configs import base
+from elf_jax.core import defaults
+from elf_jax.core.errors import UserError
 from elf_jax.data import corpora, pool
 from elf_jax.data import tokenizer as tok
 from elf_jax.data.dataset import load_dataset
@@ -20,8 +21,7 @@ from elf_jax.data.pipeline import make_iterator
 from elf_jax.data.prepare import prepare
 from elf_jax.data.sources import Example
 from elf_jax.data.work import Worker
-from elf_jax.errors import UserError
-from elf_jax.trainer import train
+from elf_jax.training.trainer import train
 from tests.tiny import tiny_config, write_book, write_pairs
 
 WORDS = "the sea was calm and nobody in the harbour spoke of what had been seen at dawn".split()
@@ -29,7 +29,7 @@ WORDS = "the sea was calm and nobody in the harbour spoke of what had been seen 
 
 @pytest.fixture(scope="session")
 def tokenizer_directory(tmp_path_factory):
-    config = base.get_config()
+    config = defaults.get_config()
     config.data.update({"tokenizer": "bpe", "vocab_size": 300})
     texts = [Example(" ".join(WORDS)), Example("abcdef")]
     directory = tmp_path_factory.mktemp("kept") / "tokenizer"
@@ -42,7 +42,7 @@ def data(tmp_path, tokenizer_directory):
     """Makes the section `data` of a config for documents, with keys as given."""
 
     def make(**keys):
-        config = base.get_config()
+        config = defaults.get_config()
         values = {
             "source": "jsonl",
             "path": str(tmp_path / "documents.jsonl"),
@@ -212,7 +212,7 @@ def test_shards_made_otherwise_are_refused(documents, data, tmp_path):
     assert "config.data.pad 'pad' there, 'eos' now" in load(pad="eos")
     copy = write_documents(tmp_path / "other.jsonl", seed=1)
     assert "config.data.path" in load(path=str(copy)) and "other.jsonl" in load(path=str(copy))
-    config = base.get_config()
+    config = defaults.get_config()
     config.data.update({"tokenizer": "bpe", "vocab_size": 290})
     other = tok.train_tokenizer(config.data, [Example("something else")])
     tok.save_tokenizer(other, tmp_path / "other")
@@ -297,7 +297,7 @@ def test_training_on_shards_equals_training_in_memory(tmp_path, capsys):
     path = tmp_path / "words.jsonl"
     texts = [f"word{i} word{i % 7} word{i % 5}" for i in range(400)]
     path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
-    keys = {"data.source": "jsonl", "data.path": str(path), "data.packing": "rows"}
+    keys = {"data.kind": "jsonl", "data.path": str(path), "data.packing": "rows"}
     keys |= {"data.tokenizer": "words"}
     in_memory = train(tiny_config(**keys), tmp_path / "memory", until=4)
     config = tiny_config(**keys, **{"data.prepared": str(tmp_path / "prepared")})

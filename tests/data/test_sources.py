@@ -5,15 +5,15 @@ import json
 
 import pytest
 
-from configs import base
+from elf_jax.core import defaults
+from elf_jax.core.errors import UserError
 from elf_jax.data.dataset import load_dataset
 from elf_jax.data.sources import Example, load_examples, split_blocks
-from elf_jax.errors import UserError
 from tests.tiny import write_book, write_pairs
 
 
 def data(**keys):
-    config = base.get_config()
+    config = defaults.get_config()
     config.data.update({"source": "text", "validation_fraction": 0.3, **keys})
     return config.data
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from elf_jax.core.errors import UserError
 from elf_jax.data import spans
-from elf_jax.errors import UserError
 
 EOS, PAD = 1, 0
 SENTINELS = np.arange(900, 980)

@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from elf_jax.methods.elf.predictor import Predictor
 from elf_jax.networks.elf import ELF
 from elf_jax.networks.layers import rotary_angles, rotate
-from elf_jax.predictor import Predictor
 
 
 def relative_error(ours, reference):

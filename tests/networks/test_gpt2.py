@@ -10,9 +10,9 @@ import pytest
 from flax import traverse_util
 from safetensors.numpy import load_file, save_file
 
-from elf_jax.errors import UserError
-from elf_jax.gpt2_files import load_gpt2, save_gpt2
+from elf_jax.core.errors import UserError
 from elf_jax.networks.gpt2 import GPT2, GPT2Config, chunked_nll
+from elf_jax.pretrained.gpt2 import load_gpt2, save_gpt2
 from tests.conftest import GOLDEN
 
 TINY = GOLDEN / "gpt2_tiny"

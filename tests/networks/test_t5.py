@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from elf_jax.networks.t5 import T5, T5Encoder, relative_buckets
-from elf_jax.t5_files import load_t5, load_t5_with_decoder, save_t5
+from elf_jax.pretrained.t5 import load_t5, load_t5_with_decoder, save_t5
 from tests.conftest import GOLDEN
 
 

@@ -1,0 +1,219 @@
+"""Checkpoints of the published implementation: found, read, and their names translated to ours.
+
+They are Orbax directories or msgpack files, on disk or on the Hugging Face hub, and hold the whole
+training state. Only the wanted weights are read, and nothing is ever unpickled. They keep one
+subtree a layer (`blocks_0`, `blocks_1`, ...); ours stack all layers along a leading axis.
+"""
+
+import pathlib
+import re
+
+import jax
+import msgpack
+import numpy as np
+import orbax.checkpoint as ocp
+from flax import serialization, traverse_util
+
+from elf_jax.core import hub
+from elf_jax.core.errors import UserError
+
+WEIGHTS = ("ema", "live")
+
+# Files that could only be unpickled are not even fetched from the hub.
+_PICKLED = ("*.pt", "*.pth", "*.bin", "*.pkl", "*.pickle", "*.ckpt")
+_FLAX_FILE = re.compile(r"checkpoint_\d+")  # what Flax calls a msgpack file by default
+_UNFINISHED = "orbax-checkpoint-tmp"  # in the names of what Orbax has not finished writing
+
+_NAMES = {
+    "t_emb_tokens": "time_token",
+    "self_cond_cfg_tokens": "guidance_token",
+    "mode_tokens": "mode_token",
+    "t_embedder/mlp_0": "time_embedder/in",
+    "t_embedder/mlp_2": "time_embedder/out",
+    "self_cond_cfg_embedder/mlp_0": "guidance_embedder/in",
+    "self_cond_cfg_embedder/mlp_2": "guidance_embedder/out",
+    "self_cond_proj": "self_cond_proj",
+    "text_proj/proj1": "text_in",
+    "text_proj/proj2": "text_out",
+    "final_layer/norm_final": "final_norm",
+    "final_layer/linear": "x_out",
+    "proj_kernel": "decode_proj/kernel",
+    "proj_bias": "decode_proj/bias",
+    "unembed_kernel": "unembed/kernel",
+    "unembed_bias": "unembed/bias",
+    "blocks/norm1": "blocks/norm1",
+    "blocks/norm2": "blocks/norm2",
+    "blocks/attn/qkv": "blocks/attn/qkv",
+    "blocks/attn/q_norm": "blocks/attn/q_norm",
+    "blocks/attn/k_norm": "blocks/attn/k_norm",
+    "blocks/attn/proj": "blocks/attn/out",
+    "blocks/mlp/w12": "blocks/mlp/in",
+    "blocks/mlp/w3": "blocks/mlp/out",
+}
+
+
+def from_reference(flat):
+    """Our parameter tree from the reference's parameters.
+
+    Args:
+      flat: dict of "a/b/c" names to arrays, as the reference writes them.
+
+    Returns:
+      Nested dict of float32 arrays; layers stacked along axis 0.
+
+    Raises:
+      KeyError: a name that the reference does not have.
+    """
+    layers, ours = {}, {}
+    for name, value in flat.items():
+        block = re.match(r"blocks_(\d+)/(.*)", name)
+        if block:
+            layers.setdefault(f"blocks/{block[2]}", {})[int(block[1])] = np.asarray(value)
+        else:
+            value = np.asarray(value)
+            # Learned tokens carry a batch axis of 1 in the reference.
+            ours[_translate(name)] = value[0] if name.endswith("_tokens") else value
+    for name, by_depth in layers.items():
+        ours[_translate(name)] = np.stack([by_depth[depth] for depth in range(len(by_depth))])
+    return traverse_util.unflatten_dict(
+        {name: value.astype(np.float32) for name, value in ours.items()}, sep="/"
+    )
+
+
+def _translate(name):
+    if name in _NAMES:
+        return _NAMES[name]
+    parent, leaf = name.rsplit("/", 1)
+    return f"{_NAMES[parent]}/{'scale' if leaf == 'weight' else leaf}"
+
+
+def load_reference(path_or_name, weights="ema"):
+    """Parameters of a published checkpoint.
+
+    Args:
+      path_or_name: an Orbax directory, a msgpack file, a directory that holds one or more of them
+        (the newest is taken), or a name on the hub (owner/model).
+      weights: "ema" or "live".
+
+    Returns:
+      (our parameter tree as float32 numpy arrays, the step it was saved at).
+
+    Raises:
+      UserError: nothing there, damaged files, other weights or names than the published ones.
+    """
+    path = find_reference(fetch(path_or_name))
+    read = _read_orbax if path.is_dir() else _read_msgpack
+    try:
+        subtree, step = read(path, lambda names: _choose(path, names, weights))
+    except UserError:
+        raise
+    except Exception as error:  # Orbax, TensorStore and msgpack raise many kinds for damaged files
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:160]
+        raise UserError(
+            f"checkpoint {path} is damaged or no checkpoint ({reason}): copy it again"
+        ) from error
+    try:
+        # Flax's own outer level, "params", may be there or not.
+        subtree = subtree["params"] if set(subtree) == {"params"} else subtree
+        return from_reference(traverse_util.flatten_dict(subtree, sep="/")), step
+    except (KeyError, ValueError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{path} does not hold the published network's parameters ({error}): for a model of "
+            "your own, name its workdir or its exported directory"
+        ) from None
+
+
+def fetch(path_or_name):
+    """The local path of a checkpoint; one that is on the hub is downloaded into the hub's cache.
+
+    Raises:
+      UserError: no such path, and no such name on the hub or no way to it.
+    """
+    path = pathlib.Path(path_or_name).expanduser()
+    if path.exists():
+        return path
+    what = "checkpoint (workdir, exported directory, Orbax directory or msgpack file)"
+    return hub.resolve(path_or_name, what, ignore_patterns=list(_PICKLED))
+
+
+def find_reference(path):
+    """The published checkpoint that `path` is or holds: an Orbax directory or a msgpack file.
+
+    Of several in a directory the one with the highest step in its name is taken.
+
+    Raises:
+      UserError: none there.
+    """
+    if path.is_file():
+        if any(path.match(pattern) for pattern in _PICKLED):
+            raise UserError(f"{path} is a pickle file, which is never loaded: convert it")
+        return path
+    found = [entry for entry in path.rglob("*") if entry.is_file() and _is_checkpoint(entry)]
+    found = [entry.parent if entry.name == "_METADATA" else entry for entry in found]
+    if not found:
+        raise UserError(
+            f"no checkpoint in {str(path)!r}: it holds no workdir, no exported model, no Orbax "
+            "directory and no msgpack file (pickle files are never loaded)"
+        )
+
+    def newest(entry):
+        numbers = re.findall(r"\d+", str(entry.relative_to(path)) if entry != path else "")
+        return int(numbers[-1]) if numbers else -1, str(entry)
+
+    return max(found, key=newest)
+
+
+def _is_checkpoint(file):
+    """Whether a file is a msgpack checkpoint, or what every Orbax directory has one of."""
+    if _UNFINISHED in str(file):
+        return False
+    name = file.name
+    return name == "_METADATA" or file.suffix == ".msgpack" or bool(_FLAX_FILE.fullmatch(name))
+
+
+def _choose(path, names, weights):
+    """The name of the subtree of a training state that holds the wanted weights."""
+    if weights not in WEIGHTS:
+        raise UserError(f"weights is {weights!r}; use {' or '.join(WEIGHTS)}")
+    ema = sorted(name for name in names if name.startswith("ema_params"))
+    live = [name for name in names if name == "params"]
+    wanted = ema if weights == "ema" else live
+    if not wanted:
+        other = "live" if weights == "ema" else "ema"
+        raise UserError(
+            f"{path} holds no {weights} weights (it holds {', '.join(sorted(names))[:120]}): use "
+            f"--weights={other}, or name another checkpoint"
+        )
+    return wanted[0]
+
+
+def _read_orbax(path, choose):
+    """(subtree, step) of an Orbax directory, as numpy arrays whatever devices it was saved from."""
+    path = path.absolute()
+    there = ocp.PyTreeCheckpointHandler().metadata(path).tree
+    name = choose(there)
+    item = {key: there[key] for key in (name, "step") if key in there}
+    arrays = jax.tree.map(lambda leaf: ocp.RestoreArgs(restore_type=np.ndarray), item)
+    with ocp.PyTreeCheckpointer() as checkpointer:
+        restore = ocp.args.PyTreeRestore(item, arrays, partial_restore=True)
+        found = checkpointer.restore(path, args=restore)
+    return found[name], int(np.asarray(found.get("step", 0)))
+
+
+def _read_msgpack(path, choose):
+    """(subtree, step) of a file by flax.serialization; the other subtrees are passed over."""
+    places = {}
+    with open(path, "rb") as file:
+        # A buffer of 0 is msgpack's largest, 4 GiB: one array must fit, and Flax cuts at 1 GiB.
+        unpacker = msgpack.Unpacker(file, raw=False, strict_map_key=False, max_buffer_size=0)
+        for _ in range(unpacker.read_map_header()):
+            key, start = unpacker.unpack(), unpacker.tell()
+            unpacker.skip()
+            places[key] = start, unpacker.tell() - start
+
+        def value(key):
+            file.seek(places[key][0])
+            return serialization.msgpack_restore(file.read(places[key][1]))
+
+        name = choose(places)
+        return value(name), int(np.asarray(value("step"))) if "step" in places else 0

@@ -1,0 +1,283 @@
+"""Which values a config may have: every rule once, checked before anything long begins.
+
+A rule that one key can break alone is a line in one of the tables. A rule about several keys is a
+function. What only the devices or the data can tell (does a batch divide over the chips, is there
+enough text) is checked where they are known.
+"""
+
+import difflib
+
+from elf_jax.core.errors import UserError
+from elf_jax.core.renames import PROTOCOLS
+
+# The values that a key may have. A test holds them against the code that carries them out.
+CHOICES = {
+    "method": ("elf",),
+    "data.kind": ("unicode_names", "text", "jsonl", "tfds", "hf"),
+    "data.packing": ("auto", "rows", "stream", "documents"),
+    "data.pad": ("pad", "eos"),
+    "encoder.kind": ("gaussian", "cooccurrence", "t5"),
+    "model.dtype": ("auto", "float32", "bfloat16"),
+    "model.remat": ("none", "matmuls", "full"),
+    "model.attention": ("auto", "xla", "cudnn", "fused"),
+    "optimizer.name": ("muon", "adamw"),
+    "optimizer.schedule": ("constant", "linear", "cosine"),
+    "sample.sampler": ("ode", "sde"),
+    "sample.time_grid": ("uniform", "logit_normal", "logit_normal_quantile"),
+    "sample.weights": ("ema", "live"),
+    "scorer.dtype": ("auto", "float32", "bfloat16"),
+    "pretrain.version": ("v1.0", "v1.1"),
+    "pretrain.optimizer.name": ("muon", "adamw"),
+    "pretrain.optimizer.schedule": ("constant", "linear", "cosine"),
+}
+
+# The smallest value of a number.
+SMALLEST = {
+    "data.length": 2,
+    "encoder.width": 1,
+    "encoder.std": 0,
+    **dict.fromkeys(
+        (
+            f"model.{name}"
+            for name in (
+                "depth",
+                "width",
+                "heads",
+                "bottleneck",
+                "time_tokens",
+                "guidance_tokens",
+                "mode_tokens",
+                "unroll",
+            )
+        ),
+        1,
+    ),
+    "train.batch_size": 1,
+    "train.accumulate": 1,
+    "train.log_every": 1,
+    "train.validate_every": 0,
+    "train.validation_batches": 1,
+    "train.checkpoint_every": 1,
+    "train.keep_checkpoints": 1,
+    "train.max_minutes": 0,
+    "sample.num_samples": 1,
+    "sample.batch_size": 1,
+    "sample.steps": 1,
+    "sample.gamma": 0,
+    "evaluate.num_samples": 0,
+    "evaluate.seeds": 1,
+    "sweep.num_samples": 0,
+    "sweep.seeds": 1,
+    **dict.fromkeys(
+        (
+            f"scorer.{name}"
+            for name in (
+                "score_batch_size",
+                "depth",
+                "width",
+                "heads",
+                "steps",
+                "batch_size",
+                "log_every",
+                "checkpoint_every",
+            )
+        ),
+        1,
+    ),
+    "scorer.length": 0,
+    "scorer.validate_every": 0,
+    **dict.fromkeys(
+        (
+            f"pretrain.{name}"
+            for name in (
+                "width",
+                "depth",
+                "decoder_depth",
+                "heads",
+                "head_width",
+                "hidden",
+                "batch_size",
+                "log_every",
+                "validate_every",
+                "validation_batches",
+                "checkpoint_every",
+                "mean_span",
+            )
+        ),
+        1,
+    ),
+}
+
+# What a number must lie above.
+ABOVE = {
+    "sample.guidance_scale": (0, "1 is no guidance"),
+    "objective.t_eps": (0, "a velocity is divided by it"),
+}
+
+# (lowest, highest, whether the lowest, whether the highest itself is possible) of a part.
+PARTS = {
+    "data.validation_fraction": (0, 1, True, True),
+    "encoder.structured": (0, 1, False, True),
+    "model.dropout": (0, 1, True, False),
+    "objective.decode_fraction": (0, 1, True, True),
+    "objective.self_cond_fraction": (0, 1, True, True),
+    "objective.condition_dropout": (0, 1, True, True),
+    "optimizer.ema": (0, 1, True, True),
+    "pretrain.density": (0, 1, False, False),
+}
+
+DURATIONS = (
+    "train.duration",
+    "optimizer.warmup",
+    "pretrain.duration",
+    "pretrain.optimizer.warmup",
+)
+NOT_EMPTY = ("train.duration", "pretrain.duration")
+METRICS = ("gen_ppl", "bleu", "rouge")  # of evaluate.metrics; those of text come first
+METRICS_OF_TEXT = METRICS[:1]
+
+
+def check(config):
+    """Raises UserError for the first value in a whole config that cannot be; names the key."""
+    check_values(config)
+    check_data(config.data)
+    _check_durations(config)
+    _check_encoder(config.encoder)
+    _check_heads(config)
+    _check_evaluation(config)
+    _check_scorer(config)
+
+
+def check_values(config, prefix=""):
+    """Holds every key of a config, or of its section `prefix`, against the tables.
+
+    Raises:
+      UserError: the first value that cannot be.
+    """
+    for key, value in config.items():
+        name = f"{prefix}{key}"
+        if hasattr(value, "items"):
+            check_values(value, f"{name}.")
+        else:
+            _check_value(name, value)
+
+
+def _check_value(name, value):
+    if name in CHOICES and value not in CHOICES[name]:
+        known = CHOICES[name]
+        near = difflib.get_close_matches(str(value), known, 1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise UserError(f"config.{name} is {value!r}: {hint}use one of {', '.join(known)}")
+    if name in SMALLEST and value < SMALLEST[name]:
+        raise UserError(f"config.{name} is {value}; it must be {SMALLEST[name]} or more")
+    if name in ABOVE and not value > ABOVE[name][0]:
+        bound, why = ABOVE[name]
+        raise UserError(f"config.{name} is {value}; it must be above {bound} ({why})")
+    if name in PARTS:
+        low, high, with_low, with_high = PARTS[name]
+        if not (low < value < high or (with_low and value == low) or (with_high and value == high)):
+            ends = f"{low} or more" if with_low else f"above {low}"
+            ends += f", at most {high}" if with_high else f", below {high}"
+            raise UserError(f"config.{name} is {value}; it must be {ends}")
+
+
+def check_data(data):
+    """Raises UserError for values in the section `data` that cannot be, alone or together."""
+    check_values(data, "data.")
+    conditional = bool(data.source_field)
+    if conditional and data.packing not in ("auto", "rows"):
+        raise UserError(
+            f"config.data.packing is {data.packing}, but pairs are packed one to a row: set "
+            "config.data.packing=rows"
+        )
+    if conditional and not 1 < data.source_length < data.length - 1:
+        raise UserError(
+            f"config.data.source_length is {data.source_length}: for pairs it must be between "
+            f"2 and config.data.length - 2 = {data.length - 2}"
+        )
+
+
+def _check_durations(config):
+    for name in DURATIONS:
+        duration = config
+        for key in name.split("."):
+            duration = duration[key]
+        given = {key: value for key, value in duration.items() if value}
+        if len(given) > 1 or min(given.values(), default=0) < 0:
+            values = ", ".join(f"{key}={value}" for key, value in given.items())
+            raise UserError(
+                f"config.{name} has {values}: set one of steps, epochs, examples, above 0"
+            )
+        if name in NOT_EMPTY and not given:
+            raise UserError(f"config.{name} is 0: set one of its steps, epochs, examples")
+
+
+def _check_encoder(encoder):
+    if encoder.mean and not encoder.std:
+        raise UserError(
+            f"config.encoder.mean is {encoder.mean} but config.encoder.std is 0, which measures "
+            "both: set both or neither"
+        )
+
+
+def _check_heads(config):
+    model, scorer = config.model, config.scorer
+    if model.width % (2 * model.heads):
+        raise UserError(
+            f"config.model.width={model.width} with heads={model.heads}: the width of a head "
+            "must be a whole even number, for the rotary embedding"
+        )
+    if scorer.width % scorer.heads:
+        raise UserError(
+            f"config.scorer.width={scorer.width} does not divide into heads={scorer.heads}"
+        )
+
+
+def _check_evaluation(config):
+    conditional = bool(config.data.source_field)
+    for name in ("evaluate", "sweep"):
+        if not (config[name].num_samples or conditional):
+            raise UserError(
+                f"config.{name}.num_samples is 0, which means the whole held-out part of pairs; "
+                "of text without sources it must be 1 or more"
+            )
+    resolve_metrics(config.evaluate.metrics, conditional)
+    for name, protocol in config.evaluate.protocols.items():
+        for key, value in protocol.items():
+            try:
+                _check_value(f"sample.{key}", value)
+            except UserError as error:
+                message = str(error).replace("config.sample.", f"config.{PROTOCOLS}.{name}.", 1)
+                raise UserError(message) from None
+
+
+def resolve_metrics(asked, conditional):
+    """Tuple of names from METRICS: what config.evaluate.metrics asks for.
+
+    Args:
+      asked: names with commas between; "auto": gen_ppl of text, the others of pairs; "": none.
+      conditional: whether there are references.
+
+    Raises:
+      UserError: a name that is unknown, or needs references where there are none.
+    """
+    if asked == "auto":
+        return METRICS[1:] if conditional else METRICS_OF_TEXT
+    names = tuple(name.strip() for name in asked.split(",") if name.strip())
+    known = METRICS if conditional else METRICS_OF_TEXT
+    for name in names:
+        if name not in known:
+            raise UserError(
+                f"config.evaluate.metrics has {name!r}; with this data it can have "
+                f"{', '.join(known)}, with commas between, or be auto or empty"
+            )
+    return names
+
+
+def _check_scorer(config):
+    length = config.scorer.length or config.data.length
+    if not 2 <= length <= config.data.length:
+        raise UserError(
+            f"config.scorer.length is {config.scorer.length}; use 2 to config.data.length="
+            f"{config.data.length}, or 0 for all of it"
+        )

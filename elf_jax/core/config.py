@@ -1,0 +1,212 @@
+"""Configs as they are kept: written beside what they made, read back, compared, changed.
+
+`defaults.py` has every key, `checks.py` says which values are possible, `renames.py` knows the
+names that earlier versions used.
+"""
+
+import difflib
+import json
+import pathlib
+
+from ml_collections import ConfigDict
+
+from elf_jax.core import defaults
+from elf_jax.core.errors import UserError
+from elf_jax.core.files import write_json
+from elf_jax.core.renames import PROTOCOLS, translate
+from elf_jax.core.workdir import CONFIG
+
+NOT_SETTINGS = ("model_type", "export")  # what the config.json of an export holds besides
+
+# A workdir goes on with other values of these keys: they change nothing that it has computed.
+MAY_CHANGE = (
+    "train.duration.",
+    "train.log_every",
+    "train.validate_every",
+    "train.checkpoint_every",
+    "train.max_minutes",
+    "mesh.",
+    "sample.",
+    "evaluate.",
+    "sweep.",
+    "scorer.",
+)
+# And with these, if the rows that come of them are the same: their fingerprint shows it.
+PLACES = ("data.path", "data.validation_path", "data.prepared")
+
+
+def flatten(config, prefix=""):
+    """{"section.key": value} of every leaf of a config. The protocols are one leaf, a dict."""
+    flat = {}
+    for key, value in config.items():
+        name = f"{prefix}{key}"
+        if name == PROTOCOLS:
+            flat[name] = value.to_dict() if isinstance(value, ConfigDict) else value
+        elif isinstance(value, ConfigDict):
+            flat.update(flatten(value, f"{name}."))
+        else:
+            flat[name] = value
+    return flat
+
+
+def update(config, flat):
+    """Sets the keys of `flat` ("section.key" to value) in `config`.
+
+    The protocols may be set as a whole or key by key: "evaluate.protocols.NAME.steps".
+
+    Raises:
+      UserError: a key that the config does not have (naming the nearest), or a value of another
+        type.
+    """
+    known = flatten(config)
+    for name, value in flat.items():
+        if name == PROTOCOLS:
+            _set_protocols(config, value)
+        elif name.startswith(f"{PROTOCOLS}."):
+            _set_protocol_key(config, name, value)
+        elif name not in known:
+            raise UserError(f"unknown config key {name!r}: {nearest(name, known)}")
+        else:
+            _set(config, name, value)
+
+
+def _set(config, name, value):
+    *parents, leaf = name.split(".")
+    section = config
+    for parent in parents:
+        section = section[parent]
+    if isinstance(section[leaf], tuple):
+        value = _values(config, name, leaf, value)
+    try:
+        section[leaf] = value
+    except TypeError:
+        kind = type(section[leaf]).__name__
+        raise UserError(f"config.{name} must be of type {kind}, not {value!r}") from None
+
+
+def _values(config, name, key, values):
+    """A list of section `sweep` as a tuple, its values of the type that section `sample` has."""
+    values = [values] if isinstance(values, str | int | float) else values  # JSON has no tuples
+    parts = [part.strip() for value in values for part in str(value).split(",")]
+    kind = type(config.sample[key])
+    try:
+        return tuple(kind(part) for part in parts if part)
+    except ValueError:
+        raise UserError(
+            f"config.{name} has {values!r}: list values of type {kind.__name__}"
+        ) from None
+
+
+def _set_protocols(config, protocols):
+    with config.unlocked():
+        config.evaluate.protocols = ConfigDict()
+    for protocol, values in protocols.items():
+        _add_protocol(config, protocol)
+        for key, value in values.items():
+            _set_protocol_key(config, f"{PROTOCOLS}.{protocol}.{key}", value)
+
+
+def _set_protocol_key(config, name, value):
+    """A protocol takes the keys of section `sample`, each with the type that it has there."""
+    _, _, protocol, *rest = name.split(".")
+    if len(rest) != 1:
+        raise UserError(f"unknown config key {name!r}: write {PROTOCOLS}.NAME.KEY, such as .steps")
+    key, sample = rest[0], config.sample
+    if key not in sample:
+        known = [f"{PROTOCOLS}.{protocol}.{one}" for one in sample]
+        raise UserError(f"unknown config key {name!r}: {nearest(name, known)}")
+    kind = type(sample[key])
+    try:
+        if kind is int and isinstance(value, float) and value != int(value):
+            raise ValueError
+        value = kind(value)
+    except (TypeError, ValueError):
+        raise UserError(f"config.{name} must be of type {kind.__name__}, not {value!r}") from None
+    _add_protocol(config, protocol)
+    with config.unlocked():
+        config.evaluate.protocols[protocol][key] = value
+
+
+def _add_protocol(config, name):
+    if not name.replace("-", "").replace("_", "").isalnum():
+        raise UserError(
+            f"config.{PROTOCOLS} has a protocol named {name!r}: use letters, digits, - and _"
+        )
+    if name not in config.evaluate.protocols:
+        with config.unlocked():
+            config.evaluate.protocols[name] = ConfigDict()
+
+
+def nearest(name, known):
+    """A hint at the known key that `name` may have meant."""
+    close = difflib.get_close_matches(name, known, 1, 0.5)
+    # A misplaced key may have another section: then the last part alone finds it.
+    same_leaf = [key for key in known if key.split(".")[-1] == name.split(".")[-1]]
+    best = same_leaf or close
+    return f"did you mean {best[0]!r}?" if best else "elf_jax/core/defaults.py lists all keys"
+
+
+def write_config(workdir, config):
+    """Keeps the full config in the workdir."""
+    write_json(pathlib.Path(workdir) / CONFIG, config.to_dict())
+
+
+def read_config(workdir):
+    """The full config that the model in a workdir or an export was trained with.
+
+    Raises:
+      UserError: there is none, or it does not fit this version.
+    """
+    path = pathlib.Path(workdir) / CONFIG
+    if not path.is_file():
+        raise UserError(
+            f"no trained model in {str(workdir)!r} ({CONFIG} is missing): train one with "
+            f"--config=CONFIG --workdir={workdir}, or name its workdir"
+        )
+    config = defaults.get_config()
+    try:
+        values = dict(json.loads(path.read_text(encoding="utf-8")))
+        values = {name: value for name, value in values.items() if name not in NOT_SETTINGS}
+        update(config, translate(flatten(ConfigDict(values))))
+    except (ValueError, UserError) as error:
+        raise UserError(f"{path} cannot be used ({error}): restore the file") from None
+    return config
+
+
+def check_same(workdir, config, only=lambda name: True):
+    """Compares a config with the one that a workdir was made with.
+
+    Args:
+      only: function of a key: whether the key counts. See `may_change` for those that never do.
+
+    Returns:
+      {"section.key": (value there, value now)} of the keys that differ and may differ; empty where
+      there is no workdir yet.
+
+    Raises:
+      UserError: other keys differ; names them.
+    """
+    if not (pathlib.Path(workdir) / CONFIG).is_file():
+        return {}
+    before, now = flatten(read_config(workdir)), flatten(config)
+    changed = {
+        name: (before.get(name), now.get(name))
+        for name in sorted(set(before) | set(now))
+        if before.get(name) != now.get(name)
+    }
+    refused = [
+        f"{name} ({there!r} there, {here!r} now)"
+        for name, (there, here) in changed.items()
+        if only(name) and not may_change(name)
+    ]
+    if refused:
+        raise UserError(
+            f"workdir {str(workdir)!r} was made with another config; it differs in "
+            f"{', '.join(refused)}: use the same values or another --workdir"
+        )
+    return {name: values for name, values in changed.items() if may_change(name)}
+
+
+def may_change(name):
+    """Whether a workdir goes on with another value of the key `name`."""
+    return name.startswith(MAY_CHANGE) or name in PLACES

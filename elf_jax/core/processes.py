@@ -1,0 +1,98 @@
+"""Joins the processes of a job, where there are several, and stays out of the way where not.
+
+`jax.distributed` finds out addresses and ranks on Cloud TPU, GKE, SLURM and Open MPI by itself;
+what it does not tell is whether this is one of several processes at all, and asking it anyway fails
+on a laptop. Anything else says so by JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES, JAX_PROCESS_ID.
+"""
+
+import glob
+import json
+import os
+import urllib.error
+import urllib.request
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from elf_jax.core.errors import UserError
+
+EXPLICIT = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
+# SLURM and Open MPI: how many processes this step has. An allocation without srun has no step.
+COUNTS = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
+WORKERS = ("TPU_WORKER_HOSTNAMES", "TPU_PROCESS_ADDRESSES")
+_METADATA = "http://metadata.google.internal/computeMetadata/v1/instance/attributes/worker-network-endpoints"
+
+
+def initialize(environ=os.environ, has_tpu=None, endpoints=None):
+    """Starts `jax.distributed` if this process is one of several. Call it before any computation.
+
+    Args:
+      environ: the environment variables.
+      has_tpu: function () -> bool; endpoints: function () -> the TPU workers, comma-separated.
+        Both ask the machine by default.
+
+    Returns:
+      True if it was started.
+
+    Raises:
+      UserError: part of the JAX_... variables is set, or one is not a number.
+    """
+    given = [name for name in EXPLICIT if environ.get(name)]
+    if len(given) == len(EXPLICIT):
+        try:
+            count, index = int(environ[EXPLICIT[1]]), int(environ[EXPLICIT[2]])
+        except ValueError:
+            raise UserError(f"{EXPLICIT[1]} and {EXPLICIT[2]} must be numbers") from None
+        if count > 1:
+            jax.distributed.initialize(environ[EXPLICIT[0]], count, index)
+        return count > 1
+    if len(given) > 1:
+        missing = ", ".join(name for name in EXPLICIT if name not in given)
+        raise UserError(f"{' and '.join(given)} set but not {missing}: set all three or none")
+    several = any(int(environ.get(name) or 1) > 1 for name in COUNTS)
+    if not several and environ.get("JAX_PLATFORMS", "tpu") != "cpu":
+        several = _several_tpu_workers(environ, has_tpu or _has_tpu, endpoints or _endpoints)
+    if several:
+        jax.distributed.initialize()
+    return several
+
+
+def barrier(name):
+    """Returns when all processes have come here."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)
+
+
+def share(value):
+    """The first process's `value`, for all of them: anything that JSON can hold."""
+    if jax.process_count() == 1:
+        return value
+    data = np.frombuffer(json.dumps(value).encode(), np.uint8)
+    size = int(multihost_utils.broadcast_one_to_all(np.int32(len(data))))
+    # All must come with the same shape; what the others hold does not count.
+    data = np.resize(data, size) if jax.process_index() else data
+    return json.loads(np.asarray(multihost_utils.broadcast_one_to_all(data)).tobytes())
+
+
+def _several_tpu_workers(environ, has_tpu, endpoints):
+    if int(environ.get("MEGASCALE_NUM_SLICES") or 1) > 1:
+        return True
+    names = next((environ[name] for name in WORKERS if environ.get(name)), None)
+    if names is None and has_tpu() and "TPU_SKIP_MDS_QUERY" not in environ:
+        names = endpoints()
+    return len((names or "").split(",")) > 1
+
+
+def _has_tpu():
+    return bool(glob.glob("/dev/accel*") or glob.glob("/dev/vfio/[0-9]*"))
+
+
+def _endpoints():
+    """What Google's metadata server says of the slice's workers; empty where there is none."""
+    request = urllib.request.Request(_METADATA, headers={"Metadata-Flavor": "Google"})
+    try:
+        with urllib.request.urlopen(request, timeout=3) as answer:
+            return answer.read().decode()
+    except (urllib.error.URLError, TimeoutError, OSError):
+        return ""

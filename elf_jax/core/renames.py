@@ -1,0 +1,92 @@
+"""Config keys that an earlier version called by another name.
+
+Configs in workdirs and exports, and command lines, keep working: what they hold under an old name
+is translated by the one table below.
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+PROTOCOLS = "evaluate.protocols"
+
+
+def _same(value):
+    return value
+
+
+def _values(text):
+    """ "1,1.5" as ("1", "1.5"), the form of the lists in section `sweep`."""
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def _protocols(text):
+    """ "NAME: KEY=VALUE, KEY=VALUE; NAME: ..." as {NAME: {KEY: VALUE}}.
+
+    The name "sample" alone was the default: the section `sample` as it is.
+    """
+    protocols = {}
+    for part in filter(None, (part.strip() for part in text.split(";"))):
+        name, _, pairs = part.partition(":")
+        pairs = (pair.partition("=") for pair in pairs.split(",") if pair.strip())
+        protocols[name.strip()] = {key.strip(): value.strip() for key, _, value in pairs}
+    return {} if protocols == {"sample": {}} else protocols
+
+
+@dataclasses.dataclass(frozen=True)
+class Rename:
+    """A key with a new name, or a value in a new form.
+
+    Attributes:
+      version: the first one with the new name. old, new: "section.key".
+      convert: function from a value in the old form, always a string or of the new key's type.
+    """
+
+    version: str
+    old: str
+    new: str
+    convert: Callable = _same
+
+
+RENAMES = (
+    Rename("0.2", "data.source", "data.kind"),
+    Rename("0.2", "sweep.guidance_scales", "sweep.guidance_scale", _values),
+    Rename("0.2", "sweep.cfg_scales", "sweep.cfg_scale", _values),
+    Rename("0.2", "sweep.gammas", "sweep.gamma", _values),
+    Rename("0.2", "sweep.time_grids", "sweep.time_grid", _values),
+    Rename("0.2", "sweep.steps", "sweep.steps", _values),
+    Rename("0.2", PROTOCOLS, PROTOCOLS, _protocols),
+)
+
+
+def translate(flat):
+    """{"section.key": value} of a config of any version, with the names of this one.
+
+    A value that has its new form already is left alone.
+    """
+    renames = {rename.old: rename for rename in RENAMES}
+    translated = {}
+    for name, value in flat.items():
+        rename = renames.get(name)
+        if rename is None:
+            translated[name] = value
+        elif rename.convert is _same or not isinstance(value, str):
+            translated[rename.new] = value
+        else:
+            translated[rename.new] = rename.convert(value)
+    return translated
+
+
+def translate_arguments(arguments):
+    """Command-line arguments with the new names of config keys: a list of strings.
+
+    Values keep their form here: the lists of a sweep are written in the same way as before.
+    """
+    names = {f"config.{rename.old}": f"config.{rename.new}" for rename in RENAMES}
+    translated = []
+    for argument in arguments:
+        flag, equals, value = argument.partition("=")
+        name = flag.lstrip("-")
+        if flag.startswith("-") and name in names:
+            flag = f"--{names[name]}"
+        translated.append(f"{flag}{equals}{value}")
+    return translated

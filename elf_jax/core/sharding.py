@@ -1,0 +1,140 @@
+"""The mesh, and the one place that says what is split along which of its axes.
+
+Axes: data (rows), fsdp (rows, and parameters with everything shaped like them), tensor (heads and
+hidden widths). One device is a mesh of one.
+"""
+
+import re
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from elf_jax.core.errors import UserError
+
+AXES = ("data", "fsdp", "tensor")
+ROWS = P(("data", "fsdp"))
+
+# Parameters by the end of their path, matched against the last axes; the stacked layer axis is
+# never split. First match wins.
+RULES = (
+    (r"attn/qkv/kernel$|mlp/in/kernel$", ("fsdp", "tensor")),
+    (r"attn/out/kernel$|mlp/out/kernel$", ("tensor", "fsdp")),
+    (r"attn/qkv/bias$|mlp/in/bias$", ("tensor",)),
+    (r"unembed/kernel$", ("fsdp", "tensor")),
+    (r"unembed/bias$", ("tensor",)),
+    (r"kernel$", ("fsdp", None)),
+)
+
+
+def make_mesh(settings, devices=None):
+    """The mesh of the config section `mesh`; -1 takes as many devices as are left.
+
+    A single process may use fewer devices than there are; several processes use all.
+
+    Raises:
+      UserError: the sizes do not fit the devices.
+    """
+    devices = np.asarray(jax.devices() if devices is None else devices)
+    sizes = [settings[axis] for axis in AXES]
+    asked = " x ".join(str(size) for size in sizes)
+    known = int(np.prod([size for size in sizes if size != -1]))
+    if sizes.count(-1) > 1 or any(size < 1 for size in sizes if size != -1):
+        raise UserError(f"config.mesh is {asked}: sizes are 1 or more, and at most one is -1")
+    if -1 in sizes and devices.size % known == 0:
+        sizes[sizes.index(-1)] = devices.size // known
+    size = int(np.prod(sizes))
+    if -1 in sizes or size > devices.size or (size < devices.size and jax.process_count() > 1):
+        raise UserError(
+            f"config.mesh is {asked} but there are {devices.size} devices: "
+            f"data x fsdp x tensor must equal {devices.size}"
+        )
+    return Mesh(devices[:size].reshape(sizes), AXES)
+
+
+def compiler_options(mesh):
+    """What the compiler is told for programs on this mesh; for `jax.jit` and `Lowered.compile`."""
+    if mesh.devices.flat[0].platform != "tpu":
+        return {}
+    # Otherwise large products with a split kernel become loops over its parts, with all activations
+    # read again for every part: ELF-L at 16 rows a chip and fsdp=32 then moves 20 times the bytes.
+    return {"xla_jf_spmd_threshold_for_windowed_einsum_mib": "1000000"}
+
+
+def row_shards(mesh):
+    """How many parts the rows of a batch are split into."""
+    return mesh.shape["data"] * mesh.shape["fsdp"]
+
+
+def check_batch(batch_size, accumulate, mesh, name="config.train.batch_size"):
+    """Raises UserError unless `batch_size` splits evenly over devices and micro-batches."""
+    parts = row_shards(mesh) * accumulate
+    if batch_size < 1 or accumulate < 1 or batch_size % parts:
+        near = max(round(batch_size / parts), 1) * parts
+        raise UserError(
+            f"{name}={batch_size} is not divisible by {row_shards(mesh)} devices x "
+            f"{accumulate} micro-batches: use a multiple of {parts}, such as {near}"
+        )
+
+
+def rows(mesh):
+    """Sharding of a batch: rows over data and fsdp."""
+    return NamedSharding(mesh, ROWS)
+
+
+def replicated(mesh):
+    """Sharding of what every device holds whole."""
+    return NamedSharding(mesh, P())
+
+
+def of_kernels(shape, mesh):
+    """Sharding of stacked kernels [layers, inputs, outputs], as most of them have it."""
+    return NamedSharding(mesh, _spec("mlp/in/kernel", shape, mesh))
+
+
+def of_tree(tree, mesh):
+    """Shardings of parameters, or of anything that holds subtrees shaped and named like them.
+
+    Args:
+      tree: pytree of arrays or ShapeDtypeStructs; optimiser states and averages too.
+      mesh: the mesh.
+    """
+
+    def leaf_sharding(path, leaf):
+        name = "/".join(str(getattr(k, "key", getattr(k, "name", k))) for k in path)
+        return NamedSharding(mesh, _spec(name, np.shape(leaf), mesh))
+
+    return jax.tree_util.tree_map_with_path(leaf_sharding, tree)
+
+
+def _spec(name, shape, mesh):
+    for pattern, axes in RULES:
+        if re.search(pattern, name) and len(shape) >= len(axes):
+            axes = (None,) * (len(shape) - len(axes)) + axes
+            # An axis that does not divide stays whole rather than being padded.
+            fits = [
+                a if a and n % mesh.shape[a] == 0 else None
+                for a, n in zip(axes, shape, strict=True)
+            ]
+            return P(*fits)
+    return P()
+
+
+def put_rows(batch, mesh):
+    """A global array from each process's own rows; `batch` is a pytree of numpy arrays."""
+    return jax.tree.map(
+        lambda array: jax.make_array_from_process_local_data(rows(mesh), np.asarray(array)), batch
+    )
+
+
+def share_rows(batch, mesh):
+    """A global array from all rows, which every process has; `batch` is a pytree of numpy
+    arrays.
+    """
+
+    def put(array):
+        array = np.asarray(array)
+        return jax.make_array_from_callback(array.shape, rows(mesh), lambda index: array[index])
+
+    return jax.tree.map(put, batch)

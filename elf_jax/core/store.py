@@ -1,0 +1,171 @@
+"""Workdirs and data in a store, such as gs://bucket/run.
+
+Of a workdir everything but the checkpoints is kept in a directory of this machine, fetched from the
+store at the start and sent there after every checkpoint, so that the rest of the code knows files
+only. Orbax writes checkpoints into the store itself, all processes at once. Data is copied to every
+machine before it is read, since rows are read by random access, in files only. The store is
+whatever fsspec knows by the URL's scheme; gs:// takes `pip install -e '.[gcs]'`.
+"""
+
+import contextlib
+import errno
+import functools
+import glob
+import hashlib
+import json
+import os
+import pathlib
+import tempfile
+
+import fsspec
+import jax
+from tqdm import tqdm
+
+from elf_jax.core.errors import UserError
+
+CHECKPOINTS = "checkpoints"  # in a workdir
+MARK = ".store"  # in a mirror: the URL that it mirrors
+_SENT = {}  # (mirror, file) -> (time, size) when it was last sent or fetched
+
+
+def is_url(path):
+    """Whether a path is in a store and not on this machine."""
+    return "://" in str(path)
+
+
+def fetch(path):
+    """The directory to work in for a workdir: itself, or the mirror of a URL, brought up to date.
+
+    Raises:
+      UserError: the store cannot be read, or its library is not installed.
+    """
+    if not is_url(path):
+        return pathlib.Path(path)
+    url, mirror = str(path).rstrip("/"), mirror_of(path)
+    mirror.mkdir(parents=True, exist_ok=True)
+    (mirror / MARK).write_text(url, encoding="utf-8")
+    store, root = _open(url)
+    with _reading(url):
+        names = store.find(root) if store.exists(root) else []
+    for found in names:
+        inside = found[len(root) :].strip("/")
+        if inside.split("/")[0] != CHECKPOINTS:
+            target = mirror / inside
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with _reading(url):
+                store.get_file(found, str(target))
+            _SENT[mirror, inside] = _state(target)
+    return mirror
+
+
+def mirror_of(url):
+    """The directory of this machine and this process that mirrors a workdir in a store."""
+    url = str(url).rstrip("/")
+    name = hashlib.sha256(f"{url} {jax.process_index()}".encode()).hexdigest()[:16]
+    return pathlib.Path(tempfile.gettempdir()) / "elf_jax" / name
+
+
+def send(workdir):
+    """Sends what has changed in a mirror to its store; a workdir of this machine is left alone.
+    Process 0 sends, the others do nothing.
+    """
+    url = location(workdir)
+    if not is_url(url) or jax.process_index() != 0:
+        return
+    store, root = _open(url)
+    for file in sorted(workdir.rglob("*")):
+        inside = file.relative_to(workdir).as_posix()
+        if file.is_file() and inside != MARK and _SENT.get((workdir, inside)) != _state(file):
+            state = _state(file)
+            store.makedirs(f"{root}/{inside}".rsplit("/", 1)[0], exist_ok=True)
+            store.put_file(str(file), f"{root}/{inside}")
+            _SENT[workdir, inside] = state
+
+
+@functools.cache
+def copy(url):
+    """Copies of files in a store, on this machine. They are made once for each state of the files:
+    when one of them changes in the store, all are copied anew, and whoever reads the old ones is
+    not disturbed.
+
+    Args:
+      url: of a directory, a file, or a glob.
+
+    Returns:
+      (directory, {url: path}): the copies of the single files, placed in the directory as below the
+      last part of `url` that is no glob; an empty dict where nothing matches.
+
+    Raises:
+      UserError: the store cannot be read, its library is not installed, or the disk is full.
+    """
+    store, root = _open(url.rstrip("/"))
+    with _reading(url):
+        names = sorted(store.glob(root) if glob.has_magic(root) else store.find(root))
+        files = {name: store.info(name) for name in names if store.isfile(name)}
+    states = [[name, _remote_state(info)] for name, info in files.items()]
+    digest = hashlib.sha256(json.dumps([url, states]).encode()).hexdigest()[:16]
+    directory = pathlib.Path(tempfile.gettempdir()) / "elf_jax" / f"data-{digest}"
+    base = root.rpartition("/")[0] if root in files else root
+    while glob.has_magic(base):
+        base = base.rpartition("/")[0]
+    paths = {name: directory / name[len(base) :].strip("/") for name in files}
+    for name, path in tqdm(paths.items(), f"copying {url}", disable=len(files) < 2):
+        if not path.is_file():
+            _copy_whole(store, name, path, url)
+    return directory, {store.unstrip_protocol(name): str(path) for name, path in paths.items()}
+
+
+def _copy_whole(store, name, path, url):
+    """One file, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with _reading(url):
+            store.get_file(name, str(scratch))
+        os.replace(scratch, path)
+    finally:
+        scratch.unlink(missing_ok=True)
+
+
+def _remote_state(info):
+    """What changes when a file in a store does, by what its library tells of it."""
+    told = (info.get(key) for key in ("etag", "generation", "ETag", "mtime", "LastModified"))
+    return [info["size"], next((str(value) for value in told if value), "")]
+
+
+@contextlib.contextmanager
+def _reading(url):
+    """Around calls of a store's library: what they raise becomes a UserError."""
+    try:
+        yield
+    except Exception as error:  # OSError, aiohttp's, google.auth's: they have no other ancestor
+        if getattr(error, "errno", None) == errno.ENOSPC:
+            raise UserError(
+                f"{tempfile.gettempdir()} has no room for the files of {url}: set TMPDIR to a "
+                "directory on a larger disk"
+            ) from None
+        raise UserError(
+            f"{url} cannot be read ({' '.join(str(error).split())[:160]}): check the name, the "
+            "network and the rights of this machine"
+        ) from None
+
+
+def location(workdir):
+    """Where a workdir really is, as text: the URL of a mirror, or its own path."""
+    mark = pathlib.Path(workdir) / MARK
+    return mark.read_text(encoding="utf-8") if mark.is_file() else str(workdir)
+
+
+def _state(file):
+    status = file.stat()
+    return status.st_mtime_ns, status.st_size
+
+
+def _open(url):
+    try:
+        return fsspec.core.url_to_fs(url)
+    except (ImportError, ValueError) as error:
+        raise UserError(
+            f"{url} needs a library that is not installed ({' '.join(str(error).split())[:120]}): "
+            "for gs:// run pip install -e '.[gcs]'"
+        ) from None

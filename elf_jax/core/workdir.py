@@ -1,0 +1,42 @@
+"""The name of every file in a workdir, and in the directories that stand beside one.
+
+A workdir holds one training run: its config, its checkpoints, and everything that was made with
+its model. The encoder from scratch and the scorer are trained in workdirs of their own, inside of
+the one that they are made for.
+"""
+
+# The run itself.
+CONFIG = "config.json"  # the full config; an export has one too
+CHECKPOINTS = "checkpoints"
+TOKENIZER = "tokenizer"  # in Hugging Face format
+DATASET = "dataset.json"  # counts and fingerprints of the data
+START = "start.json"  # the checkpoint that the training started from
+METRICS = "metrics.jsonl"
+TENSORBOARD = "tensorboard"
+CURVE = "loss.png"
+
+# The frozen encoder, where it was made from the data.
+EMBEDDING = "encoder.safetensors"
+STATISTICS = "encoder_stats.json"  # measured mean and standard deviation of a T5's output
+
+# What was made with the model.
+SAMPLES = "samples"  # one file of JSON lines for each protocol and seed
+SAMPLES_TEXT = "samples.txt"
+RECORDS = "evaluation.jsonl"  # one line for every number
+SWEEP = "sweep.json"
+FRONTIER = "sweep.png"
+EXPORT = "export"
+
+# Models that were trained on the same data.
+ENCODER = "encoder"  # also: the copy of a local T5 in an export
+ENCODER_TRAINING = "encoder-pretraining"
+SCORER = "scorer"
+SCORER_TRAINING = "scorer-training"
+SCORER_SUMMARY = "training.json"  # in the scorer's directory
+
+# In an export.
+WEIGHTS = "model.safetensors"
+CARD = "README.md"
+
+# In the local copy of a workdir that lies in a store.
+STORE = ".store"

@@ -1,0 +1,164 @@
+"""The model card of an exported model: what it is, what it was trained on, how good it is, how to
+load it.
+"""
+
+import json
+import pathlib
+
+from huggingface_hub import EvalResult, ModelCardData
+
+from elf_jax.core.errors import UserError
+from elf_jax.data.dataset import REPORT
+from elf_jax.evaluation.tables import REAL, cell
+
+_NO_METRICS = ("steps", "train_seconds")  # what else an evaluation says in numbers
+_PRIVATE = ("checkpoint",)
+PAPER = "https://arxiv.org/abs/2605.10938"
+
+
+def model_card(name, config, step, parameters, vocab_size, workdir=None):
+    """Text of README.md, with front matter as on the Hugging Face hub.
+
+    Args:
+      name: of the model. config: whole config.
+      step: of the weights. parameters: how many. vocab_size: V.
+      workdir: holds the report of the training data and the evaluation results; None if there is
+        no such place.
+    """
+    results = {} if workdir is None else read_results(workdir / config.evaluate.output)
+    weights = "moving average" if config.sample.weights == "ema" else "live"
+    parts = [
+        f"---\n{_front_matter(name, config, results)}\n---",
+        f"# {name}",
+        f"A text diffusion model, ELF ([Embedded Language Flows]({PAPER})): it denoises text in "
+        f"the embedding space of a frozen encoder and reads the words off in the last step. "
+        f"{_task(config)}",
+        _table(
+            {
+                "parameters": f"{parameters:,}",
+                "network": "depth {depth}, width {width}, {heads} heads".format(**config.model),
+                "positions": config.data.length,
+                "vocabulary": f"{vocab_size:,}",
+                "encoder": _encoder(config.encoder),
+                "weights": f"{weights}, step {step:,}",
+            }
+        ),
+        "## Use\n\n"
+        "In a clone of ELF-JAX:\n\n"
+        f"```\npython main.py --mode=sample --checkpoint=PATH_OR_NAME{_source_flag(config)}\n```",
+        "## Training data\n\n" + _data(config.data, workdir),
+        "## Evaluation\n\n" + _evaluation(results),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def read_results(path):
+    """The summary that --mode=evaluate left at `path`; an empty dict where there is none.
+
+    Raises:
+      UserError: the file is no JSON object.
+    """
+    if not path.is_file():
+        return {}
+    try:
+        summary = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        summary = None
+    if not isinstance(summary, dict):
+        raise UserError(f"{path} is damaged: remove it and run --mode=evaluate again")
+    return summary
+
+
+def _metrics(results):
+    """{metric: number} at the top of a summary."""
+    return {
+        name: value
+        for name, value in results.items()
+        if isinstance(value, int | float) and name not in _NO_METRICS
+    }
+
+
+def _front_matter(name, config, results):
+    dataset = config.data.path or config.data.kind
+    task = "translation" if config.data.source_field else "text-generation"
+    evaluations = [
+        EvalResult(
+            task_type=task,
+            dataset_type=pathlib.PurePath(dataset).stem or "custom",
+            dataset_name=pathlib.PurePath(dataset).name or "custom",
+            metric_type=metric,
+            metric_value=value,
+        )
+        for metric, value in _metrics(results).items()
+    ]
+    data = ModelCardData(
+        library_name="elf-jax",
+        pipeline_tag=task,
+        tags=["diffusion", "flow-matching", "elf", "jax", "arxiv:2605.10938"],
+        model_name=name if evaluations else None,
+        eval_results=evaluations or None,
+    )
+    return data.to_yaml().strip()
+
+
+def _task(config):
+    if not config.data.source_field:
+        return "It writes text without a prompt."
+    return (
+        f"It turns a source of at most {config.data.source_length} tokens "
+        f"(`{config.data.source_field}`) into a target (`{config.data.field}`)."
+    )
+
+
+def _encoder(settings):
+    if settings.kind == "t5":
+        return f"frozen T5, {settings.path}"
+    return f"frozen {settings.kind} embedding, width {settings.width}"
+
+
+def _source_flag(config):
+    return " --source=FILE" if config.data.source_field else ""
+
+
+def _data(settings, workdir):
+    named = pathlib.PurePath(settings.path).name if settings.path else ""
+    lines = f"Source: {settings.source}{f', {named}' if named else ''}."
+    path = None if workdir is None else workdir / REPORT
+    if path is None or not path.is_file():
+        return f"{lines} The run kept no report of its data."
+    return f"{lines}\n\n{_table(json.loads(path.read_text(encoding='utf-8')))}"
+
+
+def _evaluation(results):
+    if not results:
+        return (
+            "None was made. `python main.py --mode=evaluate --workdir=DIR` makes it; export again "
+            "after it."
+        )
+    protocols, real = results.get("protocols", {}), results.get("real", {})
+    names = list(dict.fromkeys(name for summary in protocols.values() for name in summary))
+    lines = [["", *protocols, REAL], ["---"] * (len(protocols) + 2)]
+    for name in names:
+        cells = [cell(**summary[name]) if name in summary else "" for summary in protocols.values()]
+        lines.append([name, *cells, cell(real[name]) if name in real else ""])
+    parts = ["\n".join(f"| {' | '.join(line)} |" for line in lines)] if protocols else []
+    seen = {*names, *(f"{name}_real" for name in real)}
+    parts.append(_table({k: v for k, v in _metrics(results).items() if k not in seen}))
+    parts.append(_table({**results.get("signatures", {}), **_how(results)}))
+    return "\n\n".join(parts)
+
+
+def _how(results):
+    """The provenance without what says where on a disk the model was, and without nesting."""
+    provenance = results.get("provenance", {})
+    return {k: v for k, v in provenance.items() if k not in _PRIVATE and not isinstance(v, dict)}
+
+
+def _table(values):
+    rows = [f"| {key} | {_cell(value)} |" for key, value in values.items()]
+    return "\n".join(["| | |", "|---|---|", *rows])
+
+
+def _cell(value):
+    text = f"{value:.4f}" if isinstance(value, float) else str(value)
+    return " ".join(text.replace("|", "\\|").split())

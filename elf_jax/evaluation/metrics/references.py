@@ -1,0 +1,72 @@
+"""Agreement of texts with references: BLEU and ROUGE by their standard implementations.
+
+BLEU is sacreBLEU (Post 2018, arXiv 1804.08771), each number with the signature that says how it was
+computed. ROUGE is Google's rouge_score (Lin 2004). It keeps nothing but a-z and 0-9, so it is for
+English. ROUGE-Lsum is left out: it looks for newlines between sentences, and T5's tokenizer keeps
+none, so that it would be ROUGE-L under another name.
+"""
+
+import importlib.metadata
+
+import sacrebleu
+from rouge_score import rouge_scorer
+
+from elf_jax.core.errors import UserError
+
+ROUGE_TYPES = {"rouge1": "rouge1", "rouge2": "rouge2", "rougeL": "rouge_l"}
+
+
+def bleu(texts, references):
+    """Corpus BLEU, 0 to 100, in both settings that are reported.
+
+    Args:
+      texts: list of N strings. references: list of N strings, one for each.
+
+    Returns:
+      Dict of bleu (sacreBLEU's standard: cased), bleu_lowercase (lower-cased, effective order: as
+      the reference implementation reports it, 1.2 to 1.4 higher), and their signatures,
+      bleu_signature and bleu_lowercase_signature.
+
+    Raises:
+      UserError: not as many texts as references, or none.
+    """
+    _check(texts, references)
+    settings = {"bleu": {}, "bleu_lowercase": {"lowercase": True, "effective_order": True}}
+    numbers = {}
+    for name, arguments in settings.items():
+        metric = sacrebleu.BLEU(**arguments)
+        numbers[name] = metric.corpus_score(list(texts), [list(references)]).score
+        numbers[f"{name}_signature"] = str(metric.get_signature())
+    return numbers
+
+
+def rouge(texts, references):
+    """ROUGE-1, ROUGE-2 and ROUGE-L: F1 with stemming, 0 to 100, mean over the texts.
+
+    Args:
+      texts: list of N strings. references: list of N strings, one for each.
+
+    Returns:
+      Dict of rouge1, rouge2, rouge_l and rouge_signature.
+
+    Raises:
+      UserError: not as many texts as references, or none.
+    """
+    _check(texts, references)
+    scorer = rouge_scorer.RougeScorer(list(ROUGE_TYPES), use_stemmer=True)
+    sums = dict.fromkeys(ROUGE_TYPES, 0.0)
+    for text, reference in zip(texts, references, strict=True):
+        scores = scorer.score(reference, text)
+        for name in sums:
+            sums[name] += scores[name].fmeasure
+    numbers = {ours: 100 * sums[name] / len(texts) for name, ours in ROUGE_TYPES.items()}
+    version = importlib.metadata.version("rouge_score")
+    return {**numbers, "rouge_signature": f"rouge_score:{version}|f1|stem:yes|mean"}
+
+
+def _check(texts, references):
+    if len(texts) != len(references) or not len(texts):
+        raise UserError(
+            f"{len(texts)} texts but {len(references)} references: give one reference for each "
+            "text, and at least one"
+        )

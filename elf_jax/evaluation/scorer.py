@@ -1,0 +1,223 @@
+"""The language model that judges samples: texts to log-likelihoods and their numbers.
+
+N texts, B rows scored at once, L positions. The protocol is in `metrics/perplexity.py`.
+"""
+
+import dataclasses
+import hashlib
+import pathlib
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import transformers
+from jax.sharding import Mesh
+
+from elf_jax.core import sharding
+from elf_jax.core.errors import UserError
+from elf_jax.core.hub import resolve
+from elf_jax.data.tokenizer import load_tokenizer
+from elf_jax.evaluation.metrics import perplexity, text
+from elf_jax.methods.elf.build import compute_dtype
+from elf_jax.networks.gpt2 import GPT2
+from elf_jax.pretrained.gpt2 import load_gpt2
+
+LENGTH = 1024  # of the protocol; a scorer with a shorter context scores that much
+# Vocabularies are often padded up to a multiple of this, which no tokenizer ever reaches.
+VOCAB_MULTIPLE = 128
+TOKENIZER_FILES = ("tokenizer.json", "vocab.json")  # one of them, or there is no tokenizer
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Scorer:
+    """A language model that scores texts.
+
+    Attributes:
+      name: as it was asked for. revision: the hub's commit, or a hash of the weights.
+      tokenizer: its own. length: the most tokens of a text that are scored together, EOS included.
+      batch_size: texts scored at once, a multiple of the devices. mesh: the devices.
+      dtype: of the computation, by name.
+      params: its parameters, float32, on the mesh.
+      nll: jitted (params, tokens [B, L], lengths [B]) -> [B], see `row_nll`.
+    """
+
+    name: str
+    revision: str
+    tokenizer: transformers.PreTrainedTokenizerFast
+    length: int
+    batch_size: int
+    mesh: Mesh
+    dtype: str
+    params: dict
+    nll: Callable
+
+    def provenance(self):
+        """What a number of this scorer is to be kept with."""
+        return {
+            "scorer": self.name,
+            "scorer_revision": self.revision,
+            "scorer_dtype": self.dtype,
+            "scorer_length": self.length,
+        }
+
+
+def load_scorer(settings, mesh):
+    """The scorer of the config section `scorer`, on the devices of `mesh`.
+
+    Args:
+      settings: config section `scorer`; path, dtype and score_batch_size are read. The path is a
+        directory with a GPT-2 and its tokenizer, or a name on the Hugging Face hub.
+      mesh: rows are split over all its devices; parameters over its axis fsdp, if it has one.
+
+    Raises:
+      UserError: the model or its tokenizer does not load, or they do not belong together.
+    """
+    if settings.score_batch_size < 1:
+        given = settings.score_batch_size
+        raise UserError(f"config.scorer.score_batch_size is {given}; use 1 or more")
+    dtype = compute_dtype(settings.dtype, key="config.scorer.dtype")
+    directory = resolve(settings.path, "scorer (config.scorer.path)")
+    config, params = load_gpt2(directory)
+    tokenizer = _load_tokenizer(directory, config.vocab_size)
+    network = GPT2(config, dtype)
+    return Scorer(
+        name=str(settings.path),
+        revision=_revision(directory),
+        tokenizer=tokenizer,
+        length=min(LENGTH, config.n_positions),
+        batch_size=_whole_rows(settings.score_batch_size, mesh),
+        mesh=mesh,
+        dtype=np.dtype(dtype).name,
+        params=jax.device_put(params, sharding.of_tree(params, mesh)),
+        nll=jax.jit(
+            lambda params, tokens, lengths: row_nll(network, params, tokens, lengths),
+            out_shardings=sharding.replicated(mesh),
+        ),
+    )
+
+
+def row_nll(network, params, tokens, lengths):
+    """Each row's summed negative log-likelihood, [B] float32 in nats: of all its tokens but the
+    first, max(lengths - 1, 0) of them.
+
+    Args:
+      network: a `GPT2`. params: its parameters.
+      tokens: [B, L] integers. lengths: [B] integers, tokens of each row; what follows is padding.
+    """
+    # Float32 that accelerators compute in fewer bits, as they do unless told otherwise, is none.
+    precision = "highest" if network.dtype == jnp.float32 else "default"
+    with jax.default_matmul_precision(precision):
+        nll = network.apply({"params": params}, tokens, method="nll")
+    scored = jnp.arange(1, tokens.shape[1]) < lengths[:, None]
+    return jnp.sum(jnp.where(scored, nll, 0.0), axis=1)
+
+
+def tokenise(scorer, texts):
+    """What the scorer sees of each text: list of N int32 arrays, an empty one for an empty text.
+    See `perplexity.scored_tokens`.
+    """
+    eos = scorer.tokenizer.eos_token_id
+    return [perplexity.scored_tokens(ids, eos, scorer.length) for ids in _ids(scorer, texts)]
+
+
+def score(scorer, rows, progress=lambda count: None):
+    """Log-likelihoods of rows of tokens.
+
+    Args:
+      scorer: a `Scorer`.
+      rows: list of N sequences of at most `scorer.length` token ids, as `tokenise` gives them.
+      progress: called with the number of rows scored after each batch.
+
+    Returns:
+      ([N] float64, summed negative log-likelihood of each row's tokens but the first, nats;
+      [N] int, how many tokens those are).
+    """
+    counts = np.asarray([max(len(row) - 1, 0) for row in rows], int)
+    # One shape for all batches, so one compilation. What stands after a text changes nothing in
+    # it, so the rows need be no longer than the longest text; powers of two keep the shapes few.
+    longest = max([len(row) for row in rows], default=0)
+    length = min(scorer.length, 1 << max(longest - 1, 1).bit_length())
+    size, nll = scorer.batch_size, []
+    for start in range(0, len(rows), size):
+        part = rows[start : start + size]
+        tokens, lengths = np.zeros((size, length), np.int32), np.zeros(size, np.int32)
+        for index, row in enumerate(part):
+            tokens[index, : len(row)], lengths[index] = row, len(row)
+        placed = (_split_rows(array, scorer.mesh) for array in (tokens, lengths))
+        nll.append(jax.device_get(scorer.nll(scorer.params, *placed))[: len(part)])
+        progress(len(part))
+    return np.concatenate([np.zeros(0), *nll]).astype(np.float64), counts
+
+
+def generative_perplexity(scorer, texts, progress=lambda count: None):
+    """Gen. PPL of samples, and what it must not be read without: the diversity of the same tokens.
+
+    Args:
+      scorer: a `Scorer`. texts: list of strings, samples or real text.
+      progress: called with the number of texts scored after each batch.
+
+    Returns:
+      Dict of gen_ppl (None if there is nothing to score), the numbers of `text.diversity` over the
+      scorer's tokens without EOS, and counts: scored_texts, scored_tokens, empty_texts (dropped),
+      cut_texts (longer than `scorer.length`). `scorer.provenance()` belongs beside them.
+    """
+    eos = scorer.tokenizer.eos_token_id
+    rows = [row for row in tokenise(scorer, texts) if len(row)]
+    nll, counts = score(scorer, rows, progress)
+    return {
+        "gen_ppl": perplexity.perplexity(nll, counts),
+        **text.diversity([row[row != eos] for row in rows]),
+        "scored_texts": len(rows),
+        "scored_tokens": int(counts.sum()),
+        "empty_texts": len(texts) - len(rows),
+        "cut_texts": sum(int(row[-1]) != eos for row in rows),
+    }
+
+
+def _ids(scorer, texts):
+    """Token ids of each text. An EOS that is spelled out in it is one, and ends it."""
+    texts = [one if one.strip() else "" for one in texts]
+    if not texts:
+        return []
+    return scorer.tokenizer(texts, add_special_tokens=False, return_attention_mask=False).input_ids
+
+
+def _split_rows(array, mesh):
+    """A global array with its rows split over the mesh; every process holds all of `array`."""
+    return jax.make_array_from_callback(array.shape, sharding.rows(mesh), lambda i: array[i])
+
+
+def _whole_rows(batch_size, mesh):
+    shards = sharding.row_shards(mesh)
+    return -(-batch_size // shards) * shards
+
+
+def _load_tokenizer(directory, vocab_size):
+    try:
+        # Where there are no files, transformers makes up an empty tokenizer for a GPT-2.
+        if not any((directory / name).is_file() for name in TOKENIZER_FILES):
+            raise UserError("no file")
+        tokenizer = load_tokenizer(directory)
+    except UserError:
+        raise UserError(
+            f"the scorer at {directory} has no tokenizer with an EOS: put its own tokenizer.json "
+            "and tokenizer_config.json beside its weights"
+        ) from None
+    if not 0 <= vocab_size - len(tokenizer) < VOCAB_MULTIPLE:
+        raise UserError(
+            f"the scorer at {directory} has a vocabulary of {vocab_size} but its tokenizer has "
+            f"{len(tokenizer)} tokens: put its own tokenizer beside its weights"
+        )
+    return tokenizer
+
+
+def _revision(directory):
+    """The commit of a snapshot from the hub, or a hash of the weights."""
+    if directory.parent.name == "snapshots":
+        return directory.name
+    digest = hashlib.sha256()
+    for path in sorted(pathlib.Path(directory).glob("*.safetensors")):
+        with open(path, "rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return f"sha256:{digest.hexdigest()[:16]}"

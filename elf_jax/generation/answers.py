@@ -1,0 +1,174 @@
+"""Lines of source text to generated targets, in order: what `--mode=sample --source=FILE` does.
+
+Batches of one shape follow each other as the lines come in, so there is one compilation, and what
+is done is written at once. An empty line gives an empty target, so that line i of the output
+belongs to line i of the input.
+"""
+
+import contextlib
+import dataclasses
+import itertools
+import json
+import pathlib
+import sys
+
+from elf_jax.core.errors import UserError
+from elf_jax.data.packing import pack_rows
+from elf_jax.data.tokenizer import decode, encode
+from elf_jax.generation import generate
+
+STDIN = "-"
+
+
+@dataclasses.dataclass
+class Counts:
+    """How many lines there were, and how many of them were empty or too long and cut."""
+
+    lines: int = 0
+    empty: int = 0
+    cut: int = 0
+
+
+def read_sources(file, field):
+    """The source of each line of a file, without holding the file in memory.
+
+    Args:
+      file: path, or "-" for standard input. Lines are plain text, or JSON objects if the name ends
+        in .jsonl.
+      field: of the JSON objects.
+
+    Yields:
+      str, "" for an empty line.
+
+    Raises:
+      UserError: no such file, or a line that is not UTF-8 or not such an object.
+    """
+    path = pathlib.Path(file)
+    if file != STDIN and not path.is_file():
+        raise UserError(f"no file at {str(file)!r}: check --source (- is standard input)")
+    opened = contextlib.nullcontext(sys.stdin.buffer) if file == STDIN else open(path, "rb")
+    with opened as lines:
+        for number, line in enumerate(lines, 1):
+            try:
+                line = line.decode("utf-8").rstrip("\r\n")
+            except UnicodeDecodeError as error:
+                raise UserError(
+                    f"{file} line {number} is not UTF-8 ({error.reason}): convert the file, for "
+                    "example with iconv -t UTF-8"
+                ) from None
+            line = line.removeprefix("\ufeff") if number == 1 else line
+            is_json = path.suffix == ".jsonl" and line.strip()
+            yield _source_of(line, field, f"{file} line {number}") if is_json else line
+
+
+def _source_of(line, field, place):
+    try:
+        return json.loads(line)[field].encode().decode()  # half a surrogate pair is no text
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise UserError(
+            f"{place} is no JSON object with a string in its field {field!r} "
+            "(config.data.source_field): mend the line"
+        ) from None
+
+
+def translate(trained, sources, seed, counts):
+    """A target for each source, as soon as its batch is made.
+
+    Args:
+      trained: a `Trained` model of pairs. sources: iterable of str. seed: of all randomness.
+      counts: a `Counts`, added to on the way.
+
+    Yields:
+      Lists of (source, target), in order.
+
+    Raises:
+      UserError: the model takes no source.
+    """
+    check_takes_sources(trained.config)
+    sources = iter(sources)
+    first = list(itertools.islice(sources, trained.config.sample.batch_size))
+    if not first:
+        return
+    size = generate.batch_rows(trained, len(first))  # fewer lines than a batch: a smaller batch
+    batches, kept = itertools.tee(_batches(itertools.chain(first, sources), size))
+    conditions = (_pack(trained, batch, size, counts) for batch in batches)
+    for rows, batch in zip(generate.stream(trained, conditions, size, seed), kept, strict=True):
+        targets = decode(trained.tokenizer, rows[: len(batch)])
+        yield [
+            (source, target if source.strip() else "")
+            for source, target in zip(batch, targets, strict=True)
+        ]
+
+
+def check_takes_sources(config):
+    """Raises UserError if the model of this config is not conditional."""
+    if not config.data.source_field:
+        raise UserError(
+            "this model was trained without sources (config.data.source_field is empty) and takes "
+            "no --source: leave it out, or name a model trained on pairs"
+        )
+
+
+def _batches(sources, size):
+    while batch := list(itertools.islice(sources, size)):
+        yield batch
+
+
+def _pack(trained, batch, size, counts):
+    """The fields of a `Batch` of `size` rows with these sources and nothing after them."""
+    data, tokenizer = trained.config.data, trained.tokenizer
+    ids = encode(tokenizer, batch)
+    pad = tokenizer.eos_token_id if data.pad == "eos" else tokenizer.pad_token_id
+    rows, cut = pack_rows(
+        [[]] * len(batch), ids, data.length, data.source_length, tokenizer.eos_token_id, pad
+    )
+    counts.lines += len(batch)
+    counts.empty += sum(not source.strip() for source in batch)
+    counts.cut += cut["sources_cut"]
+    return generate.take(rows, 0, size)
+
+
+def translate_file(trained, file, out, form, limit=None):
+    """Writes a target for each line of a file, each batch as soon as it is made.
+
+    Args:
+      trained: a `Trained` model of pairs; its config gives the seed. file: see `read_sources`.
+      out: a text file.
+      form: "text" or "jsonl". In text, line breaks inside a target become spaces.
+      limit: only so many lines; None for all.
+
+    Returns:
+      The `Counts` of the lines.
+    """
+    config, counts = trained.config, Counts()
+    sources = itertools.islice(read_sources(file, config.data.source_field), limit)
+    for batch in translate(trained, sources, config.sample.seed, counts):
+        for source, target in batch:
+            out.write(format_target(source, target, form) + "\n")
+        out.flush()
+    return counts
+
+
+def format_target(source, target, form):
+    """One line of output, without its end."""
+    if form == "jsonl":
+        return json.dumps({"source": source, "target": target}, ensure_ascii=False)
+    return " ".join(target.splitlines())
+
+
+def format_sample(source, text, form):
+    """A sample as it is shown: the text as it is, or with the source that it belongs to."""
+    if source is not None:
+        target = format_target(source, text, form)
+        return target if form == "jsonl" else f"{source}\t{target}"
+    return json.dumps({"text": text}, ensure_ascii=False) if form == "jsonl" else text
+
+
+def describe(counts, source_length):
+    """One line about what was not translated as it stood; empty if all was."""
+    parts = []
+    if counts.cut:
+        parts.append(f"{counts.cut} cut to config.data.source_length={source_length} tokens")
+    if counts.empty:
+        parts.append(f"{counts.empty} empty")
+    return f"of {counts.lines} sources: {', '.join(parts)}" if parts else ""

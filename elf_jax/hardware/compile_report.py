@@ -1,0 +1,253 @@
+"""Will it fit, how fast will it be: a config's program compiled ahead of time, and its bill.
+
+The TPU compiler runs without a TPU (`pip install -e '.[tpu]'` brings it), so a training step or a
+sampler can be compiled for a whole slice on a laptop; without a topology it is compiled for the
+devices that are there.
+"""
+
+import dataclasses
+import os
+import time
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import topologies
+
+from elf_jax.checkpoints.experiment import abstract
+from elf_jax.core import rng, sharding
+from elf_jax.core.errors import UserError
+from elf_jax.core.files import write_json
+from elf_jax.core.types import Batch
+from elf_jax.evaluation.evaluate import step_settings
+from elf_jax.generation.generate import make_sampler, scales
+from elf_jax.hardware.program_cost import program_cost
+from elf_jax.latents.encoder import describe_encoder
+from elf_jax.methods.elf.build import build_model, compute_dtype
+from elf_jax.training.optimizer import make_optimizer, make_schedule
+from elf_jax.training.state import TrainState
+from elf_jax.training.step import make_train_step
+
+PROGRAMS = ("train", "sample")
+GIB = 2**30
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+    """Peak of one device.
+
+    Attributes:
+      flops, bandwidth: dense bfloat16 operations and bytes of memory traffic, a second.
+      memory: bytes.
+      clock: of the cycles that the compiler counts, in Hz.
+      links: bytes a second to other chips, all links together.
+    """
+
+    flops: float
+    bandwidth: float
+    memory: float
+    clock: float | None = None
+    links: float | None = None
+
+
+# Data sheets of Google Cloud and NVIDIA; memory as the TPU compiler reports it. The clock is the
+# peak over the operations of all matrix units in a cycle: 131,072 on v5e, 262,144 on v4 and v5p,
+# 524,288 on v6e.
+CHIPS = {
+    "TPU v4": Chip(275e12, 1228e9, 31.25 * GIB, 1.05e9, 300e9),
+    "TPU v5 lite": Chip(197e12, 819e9, 15.75 * GIB, 1.5e9, 200e9),
+    "TPU v5": Chip(459e12, 2765e9, 95.74 * GIB, 1.75e9, 600e9),
+    "TPU v6 lite": Chip(918e12, 1640e9, 31.25 * GIB, 1.75e9, 448e9),
+    "NVIDIA A100-SXM4-40GB": Chip(312e12, 1555e9, 40 * GIB),
+    "NVIDIA A100-SXM4-80GB": Chip(312e12, 2039e9, 80 * GIB),
+    "NVIDIA H100 80GB HBM3": Chip(989e12, 3352e9, 80 * GIB),
+    "NVIDIA H200": Chip(989e12, 4800e9, 141 * GIB),
+}
+
+
+def compile_report(config, topology="", program="train", output=None):
+    """Compiles, prints and writes what the program needs of each device.
+
+    Args:
+      config: whole config; no data is read, and an encoder is known by its config.json or name.
+      topology: a TPU slice such as "v5p:2x4x4"; empty: the devices that are there.
+      program: "train", one step, or "sample", one batch of samples with all its steps.
+      output: path of the JSON report, or None.
+
+    Returns:
+      The report as a dict; see `_report` for its keys.
+
+    Raises:
+      UserError: unknown topology or program, or no TPU compiler.
+    """
+    if program not in PROGRAMS:
+        raise UserError(f"--program is {program!r}; use one of {', '.join(PROGRAMS)}")
+    mesh = sharding.make_mesh(config.mesh, topology_devices(topology))
+    lower = lower_train if program == "train" else lower_sample
+    began = time.monotonic()
+    lowered, positions = lower(config, mesh)
+    lowering = time.monotonic() - began
+    head = {"program": program, "topology": topology or "local", "devices": mesh.size}
+    head["device"] = mesh.devices.flat[0].device_kind
+    head["lower_seconds"] = round(lowering, 2)
+    began = time.monotonic()
+    try:
+        compiled = lowered.compile(sharding.compiler_options(mesh))
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        report = {**head, "fits": False, "reason": " ".join(str(error).split())[:300]}
+    else:
+        head["compile_seconds"] = round(time.monotonic() - began, 2)
+        report = {**head, **_report(compiled, head["device"], positions, mesh.size)}
+    if output:
+        write_json(output, report)
+    print("\n".join(f"{name:<30} {_readable(value)}" for name, value in report.items()))
+    return report
+
+
+def lower_train(config, mesh):
+    """(the lowered training step, positions of a step) of a config on a mesh."""
+    sharding.check_batch(config.train.batch_size, config.train.accumulate, mesh)
+    model = _abstract_model(config, mesh)
+    network = model.predictor.network
+    schedule = make_schedule(config.optimizer, config.train.batch_size, 1, 2)
+    optimizer = make_optimizer(config.optimizer, schedule, network.dtype, mesh)
+
+    def create(key):
+        return TrainState.create(model.predictor.init(key, config.data.length), optimizer)
+
+    shapes = jax.eval_shape(create, jax.random.key(0))
+    shardings = sharding.of_tree(shapes, mesh)
+    settings = step_settings(config, mesh, config.train.accumulate)
+    step = make_train_step(
+        model.predictor, model.encoder, optimizer, schedule, settings, shardings.params
+    )
+    step = jax.jit(step, donate_argnums=0, out_shardings=(shardings, None))
+    batch = _abstract_batch(config.train.batch_size, config.data.length, mesh)
+    state = abstract(shapes, shardings)
+    lowered = step.lower(state, model.encoder.params, batch, _abstract_key(mesh))
+    return lowered, config.train.batch_size * config.data.length
+
+
+def lower_sample(config, mesh):
+    """(the lowered sampler, positions of a batch) of a config on a mesh."""
+    size = config.sample.batch_size
+    sharding.check_batch(size, 1, mesh, "config.sample.batch_size")
+    model = _abstract_model(config, mesh)
+    shapes = jax.eval_shape(
+        lambda key: model.predictor.init(key, config.data.length), jax.random.key(0)
+    )
+    params = abstract(shapes, sharding.of_tree(shapes, mesh))
+    ids = jax.ShapeDtypeStruct((size,), jnp.int32, sharding=sharding.rows(mesh))
+    batch = None
+    if config.data.source_field:
+        batch = _abstract_batch(size, config.data.length, mesh)
+    sampler = jax.jit(make_sampler(model, config), out_shardings=sharding.replicated(mesh))
+    inputs = ids, batch, _abstract_key(mesh), scales(config.sample)
+    lowered = sampler.lower(params, model.encoder.params, *inputs)
+    return lowered, size * config.data.length
+
+
+def topology_devices(topology):
+    """The devices of a TPU slice that need not be there, or those that are, for "".
+
+    Raises:
+      UserError: no such slice, or no TPU compiler.
+    """
+    if not topology:
+        return jax.devices()
+    # Where the compiler is installed JAX would look for a TPU, in vain and with many words.
+    jax.config.update("jax_platforms", "cpu")
+    # What libtpu would ask this machine about, and complain of when it has no answer.
+    os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5p-8")
+    os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
+    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # there is no machine to ask
+    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # and no device to keep to oneself
+    # The two cores of a v4 chip are one device in JAX on Cloud TPU, but not by default here.
+    options = {"chip_config_name": "megacore"} if topology.startswith("v4:") else {}
+    try:
+        return topologies.get_topology_desc(topology, platform="tpu", **options).devices
+    except (RuntimeError, ValueError, jax.errors.JaxRuntimeError) as error:
+        raise UserError(
+            f"no TPU topology {topology!r} ({' '.join(str(error).split())[:120]}): write it like "
+            "v5p:2x4x4 or v5e:8x8, and install the compiler with pip install -e '.[tpu]'"
+        ) from None
+
+
+def _abstract_model(config, mesh):
+    """The model without any data or weights: shapes alone."""
+    dtype = compute_dtype(config.model.dtype, mesh.devices.flat[0].platform)
+    vocab_size, encoder = describe_encoder(config, dtype, mesh)
+    model = build_model(config, vocab_size, mesh, encoder=encoder)
+    replicated = sharding.replicated(mesh)
+    params = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=replicated),
+        encoder.params,
+    )
+    return dataclasses.replace(model, encoder=dataclasses.replace(encoder, params=params))
+
+
+def _abstract_batch(rows, length, mesh):
+    at = sharding.rows(mesh)
+    tokens = jax.ShapeDtypeStruct((rows, length), jnp.int32, sharding=at)
+    flags = jax.ShapeDtypeStruct((rows, length), jnp.bool_, sharding=at)
+    return Batch(tokens, flags, flags)
+
+
+def _abstract_key(mesh):
+    key = jax.eval_shape(lambda: rng.stream(jax.random.key(0), "training"))
+    return jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=sharding.replicated(mesh))
+
+
+def _report(compiled, kind, positions, devices):
+    """Everything that the compiler says, per device, and what follows from it."""
+    memory, cost = compiled.memory_analysis(), program_cost(compiled.as_text())
+    needed = (
+        memory.argument_size_in_bytes
+        + memory.output_size_in_bytes
+        - memory.alias_size_in_bytes
+        + memory.temp_size_in_bytes
+        + memory.generated_code_size_in_bytes
+    )
+    report = {
+        "flops_per_device": cost.flops,
+        "hbm_bytes_per_device": cost.hbm_bytes,
+        "collective_bytes_per_device": cost.collective_bytes,
+        "argument_bytes_per_device": memory.argument_size_in_bytes,
+        "temp_bytes_per_device": memory.temp_size_in_bytes,
+        "needed_bytes_per_device": needed,
+        "unknown_loops": cost.unknown_loops,
+    }
+    chip = CHIPS.get(kind)
+    if chip is None:
+        return {**report, "hbm_capacity_bytes": None, "fits": None, "estimated_step_seconds": None}
+    compute, memory_time = cost.flops / chip.flops, cost.hbm_bytes / chip.bandwidth
+    roofline = max(compute, memory_time)
+    times = {
+        "compute_seconds": compute,
+        "memory_seconds": memory_time,
+        "collective_seconds": cost.sent_bytes / chip.links if chip.links else None,
+        "roofline_seconds": roofline,
+        "estimated_step_seconds": roofline,
+        "estimate": "roofline: the larger of operations over peak and bytes over bandwidth",
+    }
+    if cost.cycles and chip.clock:
+        times["estimated_step_seconds"] = cost.cycles / chip.clock + cost.kernel_flops / chip.flops
+        times["estimate"] = "the compiler's cycles, kernels at peak, collectives hidden"
+    seconds = times["estimated_step_seconds"]
+    return {
+        **report,
+        "hbm_capacity_bytes": int(chip.memory),
+        "fits": bool(needed <= chip.memory),
+        **times,
+        "tokens_per_second": positions / seconds,
+        "mfu_bound": compute / seconds,
+    }
+
+
+def _readable(value):
+    if isinstance(value, float) and abs(value) >= 1e4:
+        return f"{value:.4g}"
+    if isinstance(value, float):
+        return f"{value:.4f}"
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)

@@ -1,0 +1,241 @@
+"""The training objective: denoise and decode losses, mixed in every batch (ELF, arXiv 2605.10938).
+
+    loss = (1 - q) * denoise + q * decode,   q = 0.2 of the examples decode
+    denoise: mean over channels of (v_hat - v_target)^2, then the mean over all loss positions of
+      the batch
+    decode:  cross-entropy, the mean over all loss positions of the batch
+
+Every row gets one role: decode, denoise with self-conditioning, or denoise without. Each device's
+rows (a "group") are dealt to the roles at random in fixed numbers, so that one forward and
+backward pass serves both losses, the no-gradient pass sees the self-conditioned rows alone, and
+only decode rows meet the vocabulary. A row's loss is weighted by (probability of its role x rows
+of the group / rows dealt to the role) and divided by the loss positions of the whole batch: the
+expectation over the deals is exactly the loss above, whatever the lengths of the rows. Where a
+group has too few rows for every role, the role of its last row is drawn instead, with weight 1.
+"""
+
+import dataclasses
+from typing import NamedTuple
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from elf_jax.core import rng
+from elf_jax.methods.elf import flow
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """How the rows of a group are dealt to the roles: [self-conditioned | plain denoise | decode].
+
+    Attributes:
+      rows: rows of a group.
+      self_cond: the first so many rows go through the no-gradient pass.
+      denoise: the first so many rows may denoise.
+      decode: the last so many rows may decode. denoise + decode > rows when the role of a lone
+        row is drawn.
+      decode_fraction: q. self_cond_fraction: part of the denoising rows that is self-conditioned.
+    """
+
+    rows: int
+    self_cond: int
+    denoise: int
+    decode: int
+    decode_fraction: float
+    self_cond_fraction: float
+
+
+def make_split(rows, decode_fraction, self_cond_fraction):
+    """The split of a group of `rows` rows that is nearest to the wanted fractions and leaves no
+    role empty.
+    """
+
+    def share(count, fraction):
+        if fraction in (0.0, 1.0) or count == 0:
+            return int(count * fraction)
+        return min(max(round(count * fraction), 1), count - 1)
+
+    drawn = rows == 1 and 0 < decode_fraction < 1
+    decode = 1 if drawn else share(rows, decode_fraction)
+    denoise = 1 if drawn else rows - decode
+    lone = denoise == 1 and 0 < self_cond_fraction < 1
+    self_cond = 1 if lone else share(denoise, self_cond_fraction)
+    return Split(rows, self_cond, denoise, decode, decode_fraction, self_cond_fraction)
+
+
+@flax.struct.dataclass
+class Draws:
+    """Everything random about a batch of B rows.
+
+    Attributes:
+      is_decode, self_cond: [B] bool, the role of each row; False and False is plain denoising.
+      weight: [B] float32, the factor that makes the deal unbiased.
+      t, w: [B], time and guidance scale. noise: [B, L, C] standard normal, of the path or of
+        decode mode.
+      decode_lambda: [B, L], data fraction of each token in decode mode.
+    """
+
+    is_decode: jax.Array
+    self_cond: jax.Array
+    weight: jax.Array
+    t: jax.Array
+    w: jax.Array
+    noise: jax.Array
+    decode_lambda: jax.Array
+
+
+class LossSums(NamedTuple):
+    """Weighted sums over the loss positions of both losses, and plain counts for the metrics."""
+
+    denoise: jax.Array
+    decode: jax.Array
+    correct: jax.Array
+    decoded: jax.Array
+
+
+def deal(keys, split):
+    """Which row of its group each place of the split gets, [B] int32: a random order of every
+    group.
+
+    Args:
+      keys: [B] JAX keys, one a row; B a multiple of split.rows.
+      split: the `Split`.
+    """
+    order = jnp.argsort(rng.uniform(keys).reshape(-1, split.rows), axis=1)
+    return order.astype(jnp.int32)
+
+
+def permute(array, order):
+    """Rows of `array` [B, ...] in the dealt order [G, B / G]; local to each group."""
+    grouped = array.reshape(order.shape + array.shape[1:])
+    index = order.reshape(order.shape + (1,) * (array.ndim - 1))
+    return jnp.take_along_axis(grouped, index, axis=1).reshape(array.shape)
+
+
+def draw_roles(keys, split):
+    """(is_decode, self_cond, weight), each [B], of rows that are already in the dealt order."""
+    q, p = split.decode_fraction, split.self_cond_fraction
+    place = jnp.arange(len(keys)) % split.rows
+    u = rng.uniform(keys, (2,))
+    if split.denoise + split.decode > split.rows:
+        is_decode = u[:, 0] < q
+        weight = jnp.ones(len(keys))
+    else:
+        is_decode = place >= split.denoise
+        weight = jnp.where(
+            is_decode,
+            q * split.rows / max(split.decode, 1),
+            (1 - q) * split.rows / max(split.denoise, 1),
+        )
+    if split.denoise == 1 and 0 < p < 1:
+        return is_decode, ~is_decode & (u[:, 1] < p), weight
+    self_cond = place < split.self_cond
+    plain = split.denoise - split.self_cond
+    part = jnp.where(
+        self_cond,
+        p * split.denoise / max(split.self_cond, 1),
+        (1 - p) * split.denoise / max(plain, 1),
+    )
+    return is_decode, ~is_decode & self_cond, weight * jnp.where(is_decode, 1.0, part)
+
+
+def draw(keys, split, length, latent_width, settings):
+    """All `Draws` of rows in the dealt order, row i from keys[i] alone.
+
+    Args:
+      keys: [B] JAX keys. split: the `Split`. length: L. latent_width: C.
+      settings: config section `objective`.
+    """
+
+    def streams(name):
+        return jax.vmap(lambda key: rng.stream(key, name))(keys)
+
+    is_decode, self_cond, weight = draw_roles(streams("role"), split)
+    lambda_normal = rng.normal(streams("lambda"), (length,))
+    return Draws(
+        is_decode=is_decode,
+        self_cond=self_cond,
+        weight=weight,
+        t=flow.logit_normal(rng.normal(streams("time"), ()), settings.time_mean, settings.time_std),
+        w=flow.guidance_law(
+            rng.uniform(streams("guidance")), settings.guidance_min, settings.guidance_max
+        ),
+        noise=rng.normal(streams("noise"), (length, latent_width)),
+        decode_lambda=flow.logit_normal(lambda_normal, settings.lambda_mean, settings.lambda_std),
+    )
+
+
+def mixed_loss(predictor, params, x, batch, loss_mask, draws, split, settings, dropout_key=None):
+    """Sums of both losses over a batch in the dealt order.
+
+    Args:
+      predictor: a `Predictor`. params: its parameters.
+      x: [B, L, C], clean latents, zero at the positions of a dropped condition.
+      batch: the `Batch`. loss_mask: [B, L] bool, where losses count.
+      draws: the batch's `Draws`. split: the `Split`.
+      settings: config section `objective` (noise_scale, decode_noise_scale, t_eps).
+      dropout_key: JAX key for dropout, or None.
+
+    Returns:
+      `LossSums`: divide `denoise + decode` by the loss positions of the whole batch to get the
+      loss.
+    """
+    is_cond = batch.is_cond[..., None]
+    self_cond = draws.self_cond[:, None, None]
+    z = _noisy(x, batch.is_cond, draws, settings)
+    clean = jnp.where(is_cond, x, 0.0)
+
+    # x_u = net([z, 0]) without gradient, and only for the rows that need it.
+    rows = 0, split.self_cond
+    z_u, clean_u, t_u, w_u = (_take(a, split, *rows) for a in (z, clean, draws.t, draws.w))
+    x_u = jax.lax.stop_gradient(predictor.denoise(params, z_u, clean_u, t_u, w_u))
+    x_u = _spread(x_u, split, *rows, len(x))
+    x_prev = jnp.where(self_cond & ~is_cond, x_u, clean)
+
+    # The one pass with gradients, both modes together; then each head on the rows of its mode.
+    hidden = predictor.hidden(params, z, x_prev, draws.t, draws.w, draws.is_decode, dropout_key)
+
+    rows = 0, split.denoise
+    x_hat = predictor.x_head(params, _take(hidden, split, *rows))
+    x_hat = _spread(x_hat, split, *rows, len(x))
+    v_hat, v_u, v = (flow.velocity(a, z, draws.t, settings.t_eps) for a in (x_hat, x_u, x))
+    v_c = jax.lax.stop_gradient(v_hat)
+    v_target = jnp.where(self_cond, flow.guided_target(v, v_c, v_u, draws.w), v)
+    error = jnp.mean((v_hat - v_target) ** 2, axis=-1)
+    weight = jnp.where(draws.is_decode, 0.0, draws.weight)[:, None] * loss_mask
+
+    rows = split.rows - split.decode, split.rows
+    cross_entropy, correct = predictor.token_losses(
+        params, _take(hidden, split, *rows), _take(batch.tokens, split, *rows), split.decode
+    )
+    counted = _take(loss_mask & draws.is_decode[:, None], split, *rows)
+    return LossSums(
+        denoise=jnp.sum(error * weight),
+        decode=jnp.sum(cross_entropy * counted * _take(draws.weight, split, *rows)[:, None]),
+        correct=jnp.sum(correct & counted).astype(jnp.float32),
+        decoded=jnp.sum(counted).astype(jnp.float32),
+    )
+
+
+def _noisy(x, is_cond, draws, settings):
+    """z_t with the clean condition in the rows that denoise; z~, noisy all over, in the others."""
+    z_t = flow.interpolate(x, draws.noise, draws.t, settings.noise_scale)
+    z_t = jnp.where(is_cond[..., None], x, z_t)
+    z_decode = flow.interpolate(x, draws.noise, draws.decode_lambda, settings.decode_noise_scale)
+    return jnp.where(draws.is_decode[:, None, None], z_decode, z_t)
+
+
+def _take(array, split, start, stop):
+    """Rows start to stop of every group, [G * (stop - start), ...]; local to each device."""
+    groups = array.shape[0] // split.rows
+    grouped = array.reshape((groups, split.rows) + array.shape[1:])[:, start:stop]
+    return grouped.reshape((groups * (stop - start),) + array.shape[1:])
+
+
+def _spread(array, split, start, stop, batch_size):
+    """The inverse of `_take`: [batch_size, ...] with zeros in the rows that were not taken."""
+    shape = array.shape[1:]
+    grouped = array.reshape((batch_size // split.rows, stop - start) + shape)
+    padding = [(0, 0), (start, split.rows - stop)] + [(0, 0)] * len(shape)
+    return jnp.pad(grouped, padding).reshape((batch_size,) + shape)

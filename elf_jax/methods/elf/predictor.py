@@ -1,0 +1,176 @@
+"""The one owner of the network's input [z, x_prev], its modes and its guidance.
+
+Everything else asks for an x-prediction or for logits and never sees how the network is fed. In
+decode mode t is 1, the mode tokens are on and x_prev is zero, whatever the caller has (ELF, arXiv
+2605.10938).
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from elf_jax.core.types import ExampleMask, Latents, Mask, PerExample, typed
+from elf_jax.methods.elf import flow
+from elf_jax.networks.elf import ELF
+
+LOGIT_BYTES = 128 * 2**20  # of float32 logits that a device holds at once
+
+
+@dataclasses.dataclass(frozen=True)
+class Condition:
+    """A clean prefix: latents [B, L, C] that hold wherever mask [B, L] is True."""
+
+    latents: Latents
+    mask: Mask
+
+    def restore(self, latents, instead=None):
+        """`latents` with the condition's positions set to the clean condition (or to `instead`)."""
+        clean = self.latents if instead is None else instead
+        return jnp.where(self.mask[..., None], clean, latents)
+
+
+@dataclasses.dataclass(frozen=True)
+class Predictor:
+    """An ELF network, used by its parts. Parameters are passed in: live, EMA or teacher."""
+
+    network: ELF
+
+    def init(self, key, length):
+        """Fresh float32 parameters; `length` only shapes the tracing."""
+        inputs = jnp.zeros((1, length, 2 * self.network.latent_width))
+        one = jnp.ones(1)
+        variables = self.network.init(key, inputs, one, one, one > 0, method=ELF.everything)
+        return variables["params"]
+
+    @typed
+    def hidden(
+        self,
+        params,
+        z: Latents,
+        x_prev: Latents,
+        t: PerExample,
+        w: PerExample,
+        is_decode: ExampleMask,
+        dropout_key=None,
+    ):
+        """Hidden states [B, L, D] of a batch that may mix both modes.
+
+        Args:
+          params: the network's parameters.
+          z: latents. x_prev: previous estimate; zero in the rows that decode.
+          t: times, not used in the rows that decode. w: guidance scales. is_decode: each row's
+            mode.
+          dropout_key: JAX key; without one there is no dropout.
+        """
+        x_prev = jnp.where(is_decode[:, None, None], 0.0, x_prev)
+        t = jnp.where(is_decode, 1.0, t)
+        return self.network.apply(
+            {"params": params},
+            jnp.concatenate([z, x_prev], axis=-1),
+            t,
+            w,
+            is_decode,
+            rngs=None if dropout_key is None else {"dropout": dropout_key},
+        )
+
+    def x_head(self, params, hidden):
+        """x-prediction [B, L, C] of hidden states."""
+        return self.network.apply({"params": params}, hidden, method=ELF.x_head)
+
+    def logit_head(self, params, hidden):
+        """Logits [B, L, V] of hidden states."""
+        return self.network.apply({"params": params}, hidden, method=ELF.logit_head)
+
+    def token_losses(self, params, hidden, tokens, rows=None):
+        """Cross-entropy [B, L] float32 of tokens [B, L] under hidden states [B, L, D], and where
+        the likeliest token is the right one, [B, L] bool.
+
+        Logits exist for a few positions at a time only, and again so in the backward pass.
+
+        Args:
+          rows: rows of one device, which decide how many positions fit; None: all.
+        """
+
+        def some(part):
+            hidden, tokens = part
+            logits = self.logit_head(params, hidden)
+            right = jnp.take_along_axis(logits, tokens[..., None], axis=-1)[..., 0]
+            # No argmax: whether no other logit is larger needs one pass with no indices.
+            return jax.nn.logsumexp(logits, axis=-1) - right, right >= jnp.max(logits, axis=-1)
+
+        return self._in_parts(some, (hidden, tokens), rows)
+
+    def likeliest(self, params, hidden, rows=None):
+        """Token ids [B, L] int32 with the largest logit; `rows` as in `token_losses`."""
+
+        def some(part):
+            return jnp.argmax(self.logit_head(params, part[0]), axis=-1).astype(jnp.int32)
+
+        return self._in_parts(some, (hidden,), rows)
+
+    def _in_parts(self, function, arrays, rows):
+        """`function` of [B, c, ...] parts of arrays [B, L, ...], one after another, joined."""
+        length = arrays[0].shape[1]
+        positions = (rows or len(arrays[0])) * length
+        parts = -(-positions * self.network.vocab_size * 4 // LOGIT_BYTES)
+        if parts <= 1:
+            return function(arrays)
+        size = -(-length // parts)
+        parts = -(-length // size)
+
+        def cut(array):
+            padding = [(0, 0), (0, parts * size - length)] + [(0, 0)] * (array.ndim - 2)
+            array = jnp.pad(array, padding)
+            return array.reshape(len(array), parts, size, *array.shape[2:]).swapaxes(0, 1)
+
+        def join(array):
+            array = array.swapaxes(0, 1)
+            return array.reshape(len(array), parts * size, *array.shape[3:])[:, :length]
+
+        # Of each part only its input is kept for the backward pass.
+        results = jax.lax.map(jax.checkpoint(function), tuple(cut(array) for array in arrays))
+        return jax.tree.map(join, results)
+
+    def denoise(self, params, z, x_prev, t, w):
+        """x-prediction [B, L, C] in denoise mode."""
+        hidden = self.hidden(params, z, x_prev, t, w, jnp.zeros(z.shape[0], bool))
+        return self.x_head(params, hidden)
+
+    def decode_hidden(self, params, z, w):
+        """Hidden states [B, L, D] in decode mode, of latents z [B, L, C] with guidance scale w
+        [B].
+        """
+        ones = jnp.ones(z.shape[0])
+        return self.hidden(params, z, jnp.zeros_like(z), ones, w, ones > 0)
+
+    def logits(self, params, z, w):
+        """Logits [B, L, V] in decode mode; arguments as in `decode_hidden`."""
+        return self.logit_head(params, self.decode_hidden(params, z, w))
+
+    def guided(
+        self, params, w, condition: Condition | None = None, cfg_scale=1.0
+    ) -> Callable[[Latents, PerExample, Latents], Latents]:
+        """A function predict(z, t, x_prev) -> x_hat for the sampler, guided.
+
+        Args:
+          params: the network's parameters.
+          w: self-conditioning guidance scale, an input of the network; 1 is no guidance.
+          condition: the clean prefix, if there is one.
+          cfg_scale: c; classifier-free guidance on the condition costs a second forward pass
+            unless c is a Python 1.
+        """
+        is_guided = condition is not None and (isinstance(cfg_scale, jax.Array) or cfg_scale != 1)
+
+        def predict(z, t, x_prev):
+            scale = jnp.full(z.shape[0], w, jnp.float32)
+            x_hat = self.denoise(params, z, x_prev, t, scale)
+            if not is_guided:
+                return x_hat
+            nothing = jnp.zeros_like(z)
+            dropped = condition.restore(z, nothing), condition.restore(x_prev, nothing)
+            # z is the same in both passes at the target's positions, so guiding x guides v as well.
+            return flow.guide(x_hat, self.denoise(params, *dropped, t, scale), cfg_scale)
+
+        return predict

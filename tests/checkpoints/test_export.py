@@ -1,0 +1,181 @@
+"""Exported models: whole, readable by others, and the same model when they are loaded back."""
+
+import json
+import shutil
+
+import huggingface_hub
+import jax
+import numpy as np
+import pytest
+import safetensors.numpy
+from flax import traverse_util
+
+from elf_jax.checkpoints import export as export_module
+from elf_jax.checkpoints.export import export
+from elf_jax.checkpoints.weights import find_source
+from elf_jax.core import config
+from elf_jax.core.errors import UserError
+from elf_jax.data.dataset import load_dataset
+from elf_jax.data.tokenizer import TOKENIZER
+from elf_jax.generation.generate import generate, load_trained
+from tests.conftest import GOLDEN
+from tests.tiny import pairs_config, save_random_weights, save_words, tiny_config, write_pairs
+
+
+@pytest.fixture(scope="module")
+def exported(pairs_workdir, tmp_path_factory):
+    output = tmp_path_factory.mktemp("exports") / "model"
+    export(load_trained(pairs_workdir), output, pairs_workdir)
+    return output
+
+
+def conditions(trained):
+    """The held-out rows, with the tokenizer that came with the model."""
+    return load_dataset(trained.config.data, f"{trained.source}/{TOKENIZER}").validation
+
+
+def assert_same(one, two):
+    one, two = jax.tree.leaves(one), jax.tree.leaves(two)
+    assert len(one) == len(two)
+    for a, b in zip(one, two, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_samples_are_the_same_to_the_last_bit(pairs_workdir, exported):
+    before, after = load_trained(pairs_workdir), load_trained(find_source(exported))
+    assert find_source(exported).kind == "export"
+    assert_same(after.params, before.params)
+    assert_same(after.model.encoder.params, before.model.encoder.params)
+    assert after.config.to_dict() == before.config.to_dict()
+    assert (after.step, after.progress) == (before.step, before.progress)
+    rows = [generate(model, 4, 1, conditions(model)) for model in (before, after)]
+    assert_same(*rows)
+    assert len({tuple(row) for row in rows[0]}) > 1
+
+
+def test_what_is_in_the_directory(exported, pairs_workdir):
+    files = {path.relative_to(exported).as_posix() for path in exported.rglob("*")}
+    assert files >= {"model.safetensors", "encoder.safetensors", "config.json", "README.md"}
+    assert "tokenizer/tokenizer.json" in files
+    tensors = safetensors.numpy.load_file(exported / "model.safetensors")
+    params = traverse_util.flatten_dict(load_trained(pairs_workdir).params, sep="/")
+    assert tensors.keys() == params.keys() and "blocks/attn/qkv/kernel" in tensors
+    assert {array.dtype for array in tensors.values()} == {np.dtype(np.float32)}
+    config = json.loads((exported / "config.json").read_text())
+    assert config["model_type"] == "elf" and config["export"]["format"] == 1
+    assert config["model"]["width"] == 16
+
+
+def test_the_card_without_and_with_results(pairs_workdir, exported, tmp_path):
+    card = (exported / "README.md").read_text()
+    assert "None was made" in card and "train_rows" in card and "--source=FILE" in card
+    copy = shutil.copytree(pairs_workdir, tmp_path / "run")
+    numbers = {
+        "bleu": 12.5,
+        "validation_loss": 2.0,
+        "steps": 7,
+        "signatures": {"bleu": "nrefs:1|case:mixed"},
+        "protocols": {
+            "ode": {"bleu": {"mean": 12.5, "standard_error": 0.25, "seeds": 2}},
+            "sde": {"bleu": {"mean": 11.0, "standard_error": None, "seeds": 1}},
+        },
+        "provenance": {"num_samples": 9, "checkpoint": str(copy)},
+    }
+    (copy / "evaluation.json").write_text(json.dumps(numbers))
+    export(load_trained(copy), tmp_path / "out", copy)
+    card = huggingface_hub.ModelCard.load(tmp_path / "out" / "README.md")
+    assert card.data.library_name == "elf-jax" and card.data.pipeline_tag == "translation"
+    assert [(r.metric_type, r.metric_value) for r in card.data.eval_results] == [
+        ("bleu", 12.5),
+        ("validation_loss", 2.0),
+    ]
+    assert "| bleu | 12.5000 ± 0.2500 | 11.0000 |" in card.text
+    assert "| num_samples | 9 |" in card.text and "| bleu | nrefs:1\\|case:mixed |" in card.text
+    # Where on a disk the model was is nobody's business.
+    assert str(tmp_path) not in card.text
+    (copy / "evaluation.json").write_text("{")
+    with pytest.raises(UserError, match="evaluation.json is damaged"):
+        export(load_trained(copy), tmp_path / "other", copy)
+    assert not (tmp_path / "other").exists()
+
+
+def test_live_weights_are_exported_when_asked_for(pairs_workdir, tmp_path):
+    config = config.load(pairs_workdir)
+    config.sample.weights = "live"
+    live = load_trained(pairs_workdir, config)
+    export(live, tmp_path / "live")
+    again = load_trained(find_source(tmp_path / "live"))
+    assert_same(again.params, live.params)
+    again.config.sample.weights = "ema"
+    with pytest.raises(UserError, match="holds the live weights only: use --weights=live"):
+        load_trained(find_source(tmp_path / "live"), again.config)
+
+
+def test_whole_or_not_at_all(pairs_workdir, tmp_path, monkeypatch):
+    trained = load_trained(pairs_workdir)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").touch()
+    with pytest.raises(UserError, match="exists and is no exported model"):
+        export(trained, tmp_path / "mine")
+    export(trained, tmp_path / "model")
+    before = (tmp_path / "model" / "README.md").read_text()
+
+    def fail(*args):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(export_module, "write_text", fail)
+    for name in ("model", "other"):
+        with pytest.raises(OSError, match="disk full"):
+            export(trained, tmp_path / name)
+    assert (tmp_path / "model" / "README.md").read_text() == before
+    assert {path.name for path in tmp_path.iterdir()} == {"mine", "model"}
+
+
+def test_damage_is_named(exported, tmp_path):
+    copy = shutil.copytree(exported, tmp_path / "copy")
+    weights = copy / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(UserError, match="copy is damaged"):
+        load_trained(find_source(copy))
+    config = json.loads((copy / "config.json").read_text())
+    config["export"]["format"] = 2
+    (copy / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match="has format 2, and this version reads up to 1"):
+        load_trained(find_source(copy))
+
+
+def test_a_local_t5_goes_along(tmp_path):
+    t5 = shutil.copytree(GOLDEN / "t5_tiny", tmp_path / "t5")
+    vocabulary = save_words(tmp_path / "words", 50)
+    config = pairs_config(
+        write_pairs(tmp_path / "pairs.jsonl"),
+        **{"encoder.kind": "t5", "encoder.path": str(t5), "data.tokenizer": str(vocabulary)},
+    )
+    before = load_trained(save_random_weights(config, tmp_path / "run"))
+    export(before, tmp_path / "model")
+    shutil.rmtree(t5)
+    shutil.rmtree(vocabulary)
+    after = load_trained(find_source(tmp_path / "model"))
+    assert_same(after.model.encoder.params, before.model.encoder.params)
+    scales = [(model.model.encoder.mean, model.model.encoder.std) for model in (before, after)]
+    assert scales[0] == scales[1] != (0.0, 1.0)  # measured, and gone along
+    assert_same(after.params, before.params)
+
+
+def test_a_published_checkpoint_can_be_exported(tmp_path, golden_params):
+    config = tiny_config(
+        **{
+            "data.length": 16,
+            "data.tokenizer": str(save_words(tmp_path / "words", 64)),
+            "encoder.width": 32,
+            "model.depth": 4,
+            "model.width": 48,
+            "model.heads": 4,
+            "sample.weights": "live",
+        }
+    )
+    published = load_trained(find_source(GOLDEN / "reference_checkpoint.msgpack"), config)
+    export(published, tmp_path / "model")
+    again = load_trained(find_source(tmp_path / "model"))
+    assert_same(again.params, golden_params)
+    assert again.step == 123 and again.progress == {"train_seconds": None}

@@ -1,0 +1,180 @@
+"""Weights from everywhere: what is recognised, what does not fit, training that starts there."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from elf_jax.checkpoints.experiment import DIRECTORY
+from elf_jax.checkpoints.weights import START, find_source, starting_point, workdir_source
+from elf_jax.core import sharding
+from elf_jax.core.errors import UserError
+from elf_jax.generation.generate import load_trained
+from elf_jax.training import trainer
+from elf_jax.training.state import TrainState
+from tests.conftest import GOLDEN
+from tests.tiny import pairs_config, save_words, write_pairs
+
+MSGPACK = GOLDEN / "reference_checkpoint.msgpack"
+
+
+@pytest.fixture(scope="module")
+def words(tmp_path_factory):
+    return save_words(tmp_path_factory.mktemp("words"), 64)
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory):
+    return write_pairs(tmp_path_factory.mktemp("data") / "pairs.jsonl")
+
+
+def published_config(pairs, words, **keys):
+    """The config of the published checkpoint in tests/golden, with pairs as data."""
+    return pairs_config(
+        pairs,
+        **{
+            "data.length": 16,
+            "data.tokenizer": str(words),
+            "encoder.width": 32,
+            "model.depth": 4,
+            "model.width": 48,
+            "model.heads": 4,
+            **keys,
+        },
+    )
+
+
+def assert_same(one, two):
+    one, two = jax.tree.leaves(one), jax.tree.leaves(two)
+    for a, b in zip(one, two, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_published_checkpoint_loads(pairs, words, golden_params):
+    source = find_source(MSGPACK)
+    assert source.kind == "published" and source.home is None
+    live = load_trained(source, published_config(pairs, words, **{"sample.weights": "live"}))
+    assert live.step == 123 and live.progress == {"train_seconds": None}
+    assert_same(live.params, golden_params)
+    ema = load_trained(source, published_config(pairs, words))
+    assert_same(ema.params, jax.tree.map(lambda leaf: leaf / 2, golden_params))
+
+
+def test_a_published_checkpoint_needs_a_config_and_a_tokenizer(pairs, words):
+    with pytest.raises(UserError, match="holds no config: give the one .* as --config"):
+        load_trained(find_source(MSGPACK))
+    config = published_config(pairs, words, **{"data.tokenizer": "auto"})
+    with pytest.raises(UserError, match="set config.data.tokenizer"):
+        load_trained(find_source(MSGPACK), config)
+
+
+@pytest.mark.parametrize(
+    "keys, expected",
+    [
+        (
+            {"model.depth": 2},
+            "parameter blocks/norm1/scale is (4, 48) there and (2, 48) by the config: "
+            "set config.model.depth=4",
+        ),
+        ({"model.width": 96}, "x_out/kernel is (48, 32) there and (96, 32) by the config"),
+        ({"model.width": 96}, "set config.model.width=48"),
+        ({"model.heads": 2}, "set config.model.heads=4"),
+        ({"model.bottleneck": 4}, "set config.model.bottleneck=8"),
+        ({"model.time_tokens": 1}, "set config.model.time_tokens=4"),
+        ({"model.guidance_tokens": 1}, "set config.model.guidance_tokens=4"),
+        ({"model.mode_tokens": 1}, "set config.model.mode_tokens=4"),
+        ({"encoder.width": 16}, "set config.encoder.width=32"),
+    ],
+)
+def test_shapes_that_do_not_fit(keys, expected, pairs, words):
+    with pytest.raises(UserError) as error:
+        load_trained(find_source(MSGPACK), published_config(pairs, words, **keys))
+    assert expected in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_vocabulary_that_does_not_fit(pairs, tmp_path):
+    words = save_words(tmp_path / "words", 60)
+    with pytest.raises(UserError, match=r"unembed/kernel is \(32, 64\) there .*has 64 tokens"):
+        load_trained(find_source(MSGPACK), published_config(pairs, words))
+
+
+def test_a_workdir_that_does_not_fit(pairs_workdir):
+    config = pairs_config("unread", **{"model.depth": 3})
+    with pytest.raises(UserError, match="set config.model.depth=1"):
+        load_trained(workdir_source(pairs_workdir), config)
+    config = pairs_config("unread", **{"encoder.std": 0.5})
+    with pytest.raises(UserError, match="set config.encoder.std=1.0"):
+        load_trained(workdir_source(pairs_workdir), config)
+    with pytest.raises(UserError, match="use ema or live"):
+        load_trained(workdir_source(pairs_workdir), pairs_config("", **{"sample.weights": "best"}))
+
+
+@pytest.fixture
+def quick_start(monkeypatch):
+    """`trainer.prepare` without the compilation of fresh parameters, which are replaced anyway."""
+
+    def zeros(config, model, optimizer, mesh):
+        key = jax.random.key(0)
+        shapes = jax.eval_shape(lambda key: model.predictor.init(key, config.data.length), key)
+        params = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
+        state = TrainState(np.int32(0), params, params, {})
+        return state, sharding.of_tree(state, mesh)
+
+    monkeypatch.setattr(trainer, "init_state", zeros)
+
+    def prepare(config, workdir, checkpoint=None):
+        run = trainer.prepare(config, workdir, False, checkpoint)
+        run.checkpoints.close()
+        return run
+
+    return prepare
+
+
+def test_training_starts_as_published(quick_start, pairs, words, golden_params, tmp_path):
+    run = quick_start(published_config(pairs, words), tmp_path, MSGPACK)
+    half = jax.tree.map(lambda leaf: leaf / 2, golden_params)
+    assert_same(run.state.params, half)
+    assert_same(run.state.ema, half)
+    assert int(run.state.step) == 0
+    assert json.loads((tmp_path / START).read_text()) == {
+        "checkpoint": str(MSGPACK),
+        "kind": "published",
+        "weights": "ema",
+        "step": 123,
+    }
+
+
+def test_training_starts_from_a_workdir_with_its_tokenizer(quick_start, pairs_workdir, tmp_path):
+    """Other pairs, another seed: vocabulary and embedding are those of the weights all the same."""
+    other = tmp_path / "other.jsonl"
+    lines = [json.dumps({"source": f"{i} + {i}", "target": f"{2 * i}"}) for i in range(40)]
+    other.write_text("\n".join(lines))
+    config = pairs_config(other, seed=7)
+    run = quick_start(config, tmp_path / "run", pairs_workdir)
+    trained = load_trained(pairs_workdir)
+    assert_same(run.state.params, trained.params)
+    assert run.dataset.tokenizer.get_vocab() == trained.tokenizer.get_vocab()
+    assert_same(run.model.encoder.params, trained.model.encoder.params)
+    # Nothing is saved yet, so it starts from there again, without being told to.
+    assert_same(quick_start(config, tmp_path / "run").state.params, trained.params)
+    with pytest.raises(UserError, match="was started from .*, not from .*msgpack"):
+        starting_point(tmp_path / "run", MSGPACK)
+    with pytest.raises(UserError, match="was started from scratch"):
+        starting_point(pairs_workdir, MSGPACK)
+
+
+def test_a_start_that_does_not_fit_leaves_no_workdir(pairs, words, tmp_path):
+    config = published_config(pairs, words, **{"model.depth": 2})
+    with pytest.raises(UserError, match="set config.model.depth=4"):
+        trainer.prepare(config, tmp_path / "run", False, MSGPACK)
+    assert not (tmp_path / "run").exists()
+
+
+def test_sources_are_recognised(pairs_workdir, tmp_path):
+    assert find_source(pairs_workdir).kind == "workdir"
+    assert find_source(GOLDEN / "reference_checkpoint").path.name == "checkpoint_123"
+    with pytest.raises(UserError, match="no checkpoint in"):
+        find_source(tmp_path)
+    with pytest.raises(UserError, match="a part of a workdir: give the whole"):
+        find_source(pairs_workdir / DIRECTORY / "5")

@@ -1,0 +1,33 @@
+"""One process of a job, for test_distributed.py: trains, stops, resumes, samples."""
+
+import json
+import pathlib
+import sys
+
+import jax
+
+from elf_jax.core import processes
+from elf_jax.generation.generate import generate, load_trained
+from elf_jax.training import trainer
+from tests.tiny import tiny_config
+
+
+def run(config, workdir, samples):
+    """Three steps, the rest of them from the checkpoint, then samples into a JSON file."""
+    trainer.train(config, workdir, until=3)
+    trainer.train(config, workdir)
+    tokens = generate(load_trained(workdir), 11, seed=3)
+    pathlib.Path(samples).write_text(json.dumps([row.tolist() for row in tokens]))
+
+
+def config():
+    """Four rows a device and both kinds of splitting: rows over both processes, parameters too."""
+    keys = {"mesh.data": 2, "mesh.fsdp": 4, "train.batch_size": 32}
+    # Muon on a mesh has tests of its own, and takes long to compile.
+    return tiny_config(**keys, **{"optimizer.name": "adamw", "optimizer.learning_rate": 0.01})
+
+
+if __name__ == "__main__":
+    assert processes.initialize() and jax.process_count() == 2
+    assert len(jax.local_devices()) == 4 and jax.device_count() == 8
+    run(config(), sys.argv[1], f"{sys.argv[1]}/samples_{jax.process_index()}.json")

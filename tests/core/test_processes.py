@@ -1,0 +1,119 @@
+"""Several processes: who starts them, and that two of them make what one makes."""
+
+import json
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from elf_jax.core import processes, sharding
+from elf_jax.core.errors import UserError
+from elf_jax.training.trainer import METRICS
+from tests.core import processes_run
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+
+def start_two(workdir):
+    """Both processes of a job with four virtual devices each, at a free port."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+    flags = os.environ["XLA_FLAGS"].replace("device_count=8", "device_count=4")
+    job = {"JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}", "JAX_NUM_PROCESSES": "2"}
+    return [
+        subprocess.Popen(
+            [sys.executable, "-m", "tests.core.processes_run", str(workdir)],
+            env={**os.environ, **job, "JAX_PROCESS_ID": str(index), "XLA_FLAGS": flags},
+            cwd=ROOT,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for index in range(2)
+    ]
+
+
+def test_two_processes_equal_one(tmp_path):
+    """They train, checkpoint, stop, resume and sample; losses within 1e-5, samples the same."""
+    processes = start_two(tmp_path / "two")
+    for process in processes:
+        errors = process.communicate(timeout=400)[1]
+        assert process.returncode == 0, errors[-3000:]
+    (tmp_path / "one").mkdir()
+    processes_run.run(processes_run.config(), tmp_path / "one", tmp_path / "one" / "samples.json")
+    logs = [
+        [json.loads(line) for line in (tmp_path / name / METRICS).read_text().splitlines()]
+        for name in ("one", "two")
+    ]
+    assert [record["step"] for record in logs[1]] == [2, 3, 4, 6]
+    for one, two in zip(*logs, strict=True):
+        for key in one.keys() - {"seconds"}:
+            assert two[key] == pytest.approx(one[key], rel=1e-5, abs=1e-6), key
+    samples = [
+        json.loads((tmp_path / name).read_text())
+        for name in ("one/samples.json", "two/samples_0.json", "two/samples_1.json")
+    ]
+    assert len(samples[0]) == 11 and samples[0] == samples[1] == samples[2]
+
+
+@pytest.fixture
+def started(monkeypatch):
+    calls = []
+    monkeypatch.setattr(jax.distributed, "initialize", lambda *args: calls.append(args))
+    return calls
+
+
+def start(environ, has_tpu=False, endpoints=""):
+    return processes.initialize(environ, lambda: has_tpu, lambda: endpoints)
+
+
+@pytest.mark.parametrize(
+    "environ, has_tpu, endpoints",
+    [
+        ({"SLURM_STEP_NUM_TASKS": "16", "SLURM_PROCID": "3"}, False, ""),
+        ({"OMPI_COMM_WORLD_SIZE": "2"}, False, ""),
+        ({"TPU_WORKER_HOSTNAMES": "host-0,host-1"}, False, ""),
+        ({"MEGASCALE_NUM_SLICES": "2"}, False, ""),
+        ({}, True, "unknown:unknown:10.0.0.1,unknown:unknown:10.0.0.2"),
+    ],
+)
+def test_clusters_start_by_themselves(environ, has_tpu, endpoints, started):
+    assert start(environ, has_tpu, endpoints) and started == [()]
+
+
+@pytest.mark.parametrize(
+    "environ, has_tpu, endpoints",
+    [
+        ({}, False, "a,b"),  # a laptop, whatever a network may answer
+        ({}, True, "unknown:unknown:10.0.0.1"),  # one TPU host
+        ({}, True, ""),  # a TPU without a metadata server, as in a notebook
+        ({"TPU_WORKER_HOSTNAMES": "localhost"}, True, "a,b"),
+        ({"SLURM_JOB_ID": "1", "SLURM_NTASKS": "8"}, False, ""),  # an allocation without srun
+        ({"SLURM_STEP_NUM_TASKS": "1"}, False, ""),
+        ({"JAX_PLATFORMS": "cpu"}, True, "a,b"),
+    ],
+)
+def test_one_process_is_left_alone(environ, has_tpu, endpoints, started):
+    assert not start(environ, has_tpu, endpoints) and not started
+
+
+def test_variables_of_our_own(started):
+    job = dict(zip(processes.EXPLICIT, ("host:1234", "4", "3"), strict=True))
+    assert start(job) and started == [("host:1234", 4, 3)]
+    with pytest.raises(UserError, match="but not JAX_PROCESS_ID: set all three or none"):
+        start({name: job[name] for name in processes.EXPLICIT[:2]})
+    with pytest.raises(UserError, match="must be numbers"):
+        start({**job, "JAX_PROCESS_ID": "first"})
+
+
+def test_rows_that_all_processes_have_are_shared_out():
+    mesh = jax.sharding.Mesh(np.array(jax.devices()).reshape(2, 4, 1), ("data", "fsdp", "tensor"))
+    rows = np.arange(24).reshape(8, 3)
+    shared = sharding.share_rows({"rows": rows}, mesh)["rows"]
+    np.testing.assert_array_equal(shared, rows)
+    assert shared.addressable_shards[0].data.shape == (1, 3)

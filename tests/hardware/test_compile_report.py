@@ -1,0 +1,161 @@
+"""Costs of compiled programs, and the report for a TPU slice that is not there."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from configs import owt
+from elf_jax.core.errors import UserError
+from elf_jax.hardware.compile_report import CHIPS, compile_report, topology_devices
+from elf_jax.hardware.program_cost import _Program, program_cost
+from elf_jax.methods.elf import objective
+
+ROOT = Path(__file__).parent.parent
+SIZE = {
+    "model.depth": 3,
+    "model.unroll": 1,
+    "model.width": 256,
+    "model.heads": 4,
+    "data.length": 500,
+    "train.batch_size": 64,
+}
+
+
+def compiled_loop(unroll):
+    """Eight products of [64, 64] matrices, scanned."""
+
+    def run(x, w):
+        return jax.lax.scan(lambda c, _: (jnp.tanh(c @ w), None), x, None, 8, unroll=unroll)[0]
+
+    x = jnp.ones((64, 64))
+    return jax.jit(run).lower(x, x).compile().as_text()
+
+
+def test_loop_bodies_count_as_often_as_they_run():
+    scanned, unrolled = program_cost(compiled_loop(1)), program_cost(compiled_loop(8))
+    products = 8 * 2 * 64**3
+    assert scanned.unknown_loops == 0
+    assert products <= scanned.flops < 1.01 * products
+    assert scanned.flops == pytest.approx(unrolled.flops, rel=0.01)
+    assert scanned.transcendentals == unrolled.transcendentals == 8 * 64**2
+    assert scanned.hbm_bytes > 8 * 2 * 64 * 64 * 4
+
+
+COLLECTIVES = """
+%fused_computation.1 (p: bf16[8,4]) -> bf16[64,4] {
+  ROOT %all-gather.1 = bf16[64,4]{1,0} all-gather(%p), channel_id=1
+}
+
+%async_collective_fusion.2 (p: bf16[8,4]) -> bf16[64,4] {
+  ROOT %all-gather.2 = bf16[64,4]{1,0} all-gather(%p), channel_id=1
+}
+
+%all-reduce-scatter.3 (p: bf16[16,4]) -> bf16[2,4] {
+  %all-reduce.3 = bf16[16,4]{1,0} all-reduce(%p), channel_id=2
+}
+
+ENTRY %main (a: bf16[8,4], b: bf16[16,4]) -> f32[3] {
+  %async-collective-start.1 = (bf16[8,4]) fusion(%a), calls=%fused_computation.1
+  %fusion.2 = bf16[64,4]{1,0} fusion(%a), kind=kCustom, calls=%async_collective_fusion.2
+  %async-collective-done.1 = bf16[64,4]{1,0} fusion(%a), kind=kCustom, calls=%fused_computation.1
+  %fusion.3 = bf16[2,4]{1,0} fusion(%b), kind=kCustom, calls=%all-reduce-scatter.3
+  %all-reduce.4 = (f32[5]{0}, f32[3]{0}) all-reduce(%c, %d), channel_id=3
+  %all-gather-start.5 = (bf16[8,4]{1,0}, bf16[64,4]{1,0}) all-gather-start(%a), channel_id=4
+}
+"""
+
+
+def test_every_collective_counts_once_with_all_its_results():
+    program = _Program(COLLECTIVES)
+    cost = program.unseen(program.entry)
+    gathered, scattered, summed = 64 * 4 * 2, 16 * 4 * 2, (5 + 3) * 4
+    assert cost.collective_bytes == 2 * gathered + scattered + summed
+    assert cost.sent_bytes == 2 * gathered + scattered + 2 * summed
+
+
+@pytest.mark.parametrize("topology", ["v4:2x2x1", "v5e:2x2", "v5p:2x2x1", "v6e:2x2"])
+def test_the_cycles_of_a_large_product_agree_with_the_data_sheet(topology):
+    devices = topology_devices(topology)
+    assert len(devices) == 4
+    at = jax.sharding.SingleDeviceSharding(devices[0])
+    x = jax.ShapeDtypeStruct((4096, 4096), jnp.bfloat16, sharding=at)
+    cost = program_cost(jax.jit(jnp.dot).lower(x, x).compile().as_text())
+    chip = CHIPS[devices[0].device_kind]
+    assert cost.flops == pytest.approx(2 * 4096**3, rel=0.01)
+    # At 256-wide units the compiler expects more than at others to be lost.
+    assert 1 < (cost.cycles / chip.clock) / (cost.flops / chip.flops) < 1.25
+
+
+def flops_by_hand(rows, config, devices):
+    """Matrix products of one device's step: ELF's three passes, T5-small, the heads, Muon."""
+    length, depth, width = config.data.length, config.model.depth, config.model.width
+    positions, hidden, latent, vocab = length + 12, int(4 * width * 2 / 3), 512, 32100
+    split = objective.make_split(rows, 0.2, 0.5)
+    dense = 2 * positions * (4 * width**2 + 3 * width * hidden)
+    pairs = 4 * positions**2 * width  # scores and values
+    gradient = rows * (3 * dense + 3.5 * pairs)  # the backward pass has five products for two
+    recomputed = rows * 2 * positions * width**2  # the attention's output projection
+    blocks = depth * (split.self_cond * (dense + pairs) + gradient + recomputed)
+    inputs = 2 * length * (2 * latent * latent + latent * 128 + 128 * width)
+    inputs *= split.self_cond + 3 * rows
+    x_head = 2 * length * width * latent * (split.self_cond + 3 * split.denoise)
+    # So few logits are in one part: nothing of them is computed again.
+    logits = 2 * length * (width * latent + latent * vocab) * 3 * split.decode
+    t5 = rows * 6 * (2 * length * (4 * 512**2 + 2 * 512 * 2048) + 4 * length**2 * 512)
+
+    def newton_schulz(m, n):
+        return 5 * (4 * m**2 * n + 2 * m**3)
+
+    # Largest first: with so few layers, all kernels but the vocabulary's fit on idle devices.
+    muon = newton_schulz(width, 2 * hidden) + newton_schulz(512, 1024)
+    muon += newton_schulz(latent, vocab) / devices
+    return blocks + inputs + x_head + logits + t5 + muon
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory):
+    """By the command, in a process of its own: here JAX runs with eight virtual devices."""
+    path = tmp_path_factory.mktemp("compile") / "report.json"
+    command = [sys.executable, "main.py", "--mode=compile", "--config=configs/owt.py"]
+    command += [f"--config.{key}={value}" for key, value in SIZE.items()]
+    command += ["--topology=v5p:2x2x4", f"--output={path}"]
+    env = {**os.environ, "JAX_EXEC_TIME_OPTIMIZATION_EFFORT": "-1.0", "XLA_FLAGS": ""}
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "estimated_step_seconds" in done.stdout
+    return json.loads(path.read_text())
+
+
+def test_operations_equal_a_count_by_hand(report):
+    config = owt.get_config()
+    config.update_from_flattened_dict(SIZE)
+    by_hand = flops_by_hand(4, config, 16)
+    # What is no matrix product, and what only pads, is a few per cent at this size.
+    assert by_hand < report["flops_per_device"] < 1.08 * by_hand
+
+
+def test_the_report_is_complete(report):
+    assert report["devices"] == 16 and report["fits"] is True
+    assert report["unknown_loops"] == 0
+    for key in ("hbm_bytes_per_device", "temp_bytes_per_device", "argument_bytes_per_device",
+                "hbm_capacity_bytes", "compile_seconds", "collective_bytes_per_device",
+                "estimated_step_seconds", "tokens_per_second", "mfu_bound",
+                "roofline_seconds", "collective_seconds"):  # fmt: skip
+        assert report[key] > 0, key
+    assert report["estimate"].startswith("the compiler's cycles")
+    assert report["estimated_step_seconds"] > report["roofline_seconds"]
+    # The gradients of all parameters go round at least once, in float32.
+    assert report["collective_bytes_per_device"] > 4 * 16e6
+
+
+def test_what_cannot_be_compiled_is_one_line():
+    with pytest.raises(UserError, match="use one of train, sample"):
+        compile_report(owt.get_config(), program="dream")
+    with pytest.raises(UserError, match="no TPU topology 'v5p:3'.*write it like v5p:2x4x4"):
+        compile_report(owt.get_config(), "v5p:3")

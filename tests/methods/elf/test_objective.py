@@ -1,0 +1,243 @@
+"""The objective against the reference's losses and gradients, the laws of its draws, and the mixing
+of both losses.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import traverse_util
+from scipy import stats
+
+from elf_jax.core import defaults
+from elf_jax.checkpoints.published import from_reference
+from elf_jax.core import rng
+from elf_jax.core.types import Batch
+from elf_jax.latents.encoder import Encoder
+from elf_jax.methods.elf import flow, objective
+from elf_jax.methods.elf.objective import Split
+from elf_jax.methods.elf.predictor import Predictor
+from elf_jax.networks.elf import ELF
+from elf_jax.training.step import loss_mask
+from tests.latents.test_encoder import reference_encoder
+
+LOSSES = ["denoise_uncond", "denoise_cond", "denoise_late", "decode_uncond", "decode_cond"]
+
+
+def reference_latents(golden, data):
+    network, params = reference_encoder(golden)
+
+    def raw(params, tokens, groups):
+        return network.apply({"params": params}, tokens, groups.mask())
+
+    encoder = Encoder(32, params, raw, 0.0, 0.2)
+    args = (data[name] for name in ("input_ids", "is_cond", "is_valid", "label_drop"))
+    return encoder.encode(params, *args)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_loss_and_gradients_match_the_reference(name, golden, golden_predictor, golden_params):
+    data = golden(f"loss_{name}")
+    decode = name.startswith("decode")
+    law = defaults.get_config().objective
+    normal = jnp.asarray(data["decoder_lambda_normal"])
+    draws = objective.Draws(
+        is_decode=jnp.full(4, decode),
+        self_cond=jnp.asarray(data["self_cond_mask"]) & (not decode),
+        weight=jnp.ones(4),
+        t=jnp.asarray(data["t"]),
+        w=jnp.asarray(data["w"]),
+        noise=jnp.asarray(data["decoder_noise" if decode else "noise"]),
+        decode_lambda=flow.logit_normal(normal, law.lambda_mean, law.lambda_std),
+    )
+    split = Split(4, 0, 0, 4, 1.0, 0.5) if decode else Split(4, 4, 4, 0, 0.0, 0.5)
+    x = reference_latents(golden, data)
+    batch = Batch(*(jnp.asarray(data[key]) for key in ("input_ids", "is_cond", "is_valid")))
+    mask = loss_mask(batch, pad_in_loss=name.endswith("_cond"))
+
+    @jax.jit
+    @jax.value_and_grad
+    def loss_and_gradient(params):
+        sums = objective.mixed_loss(golden_predictor, params, x, batch, mask, draws, split, law)
+        return (sums.denoise + sums.decode) / jnp.sum(mask)
+
+    loss, grads = loss_and_gradient(golden_params)
+    assert abs(loss / data["loss"] - 1) < 1e-5
+    reference = {key[5:]: value for key, value in data.items() if key.startswith("grad/")}
+    reference = traverse_util.flatten_dict(from_reference(reference), sep="/")
+    ours = traverse_util.flatten_dict(grads, sep="/")
+    assert ours.keys() == reference.keys()
+    for key, value in reference.items():
+        scale = np.max(np.abs(value))
+        assert np.max(np.abs(ours[key] - value)) <= 2e-4 * scale + 1e-9, key
+
+
+def tiny(vocab=16, width=16, latent=8):
+    network = ELF(latent, vocab, depth=1, width=width, heads=2, bottleneck=8)
+    predictor = Predictor(network)
+    params = predictor.init(jax.random.key(0), 6)
+    # The zero-initialised head would hide most gradients.
+    head = jax.random.normal(jax.random.key(1), params["x_out"]["kernel"].shape)
+    return predictor, {**params, "x_out": {**params["x_out"], "kernel": head}}
+
+
+def rows_of_any_length(count, length=6):
+    tokens = jax.random.randint(jax.random.key(2), (count, length), 3, 16)
+    position = jnp.arange(length)[None]
+    lengths = 2 + jnp.arange(count)[:, None] % (length - 1)
+    return Batch(tokens, (position < 1) & (lengths > 3), position < lengths)
+
+
+def mixed_gradient(predictor, params, split, law, batch, x):
+    """key -> gradient of the mixed loss over the batch, dealt and drawn as in training."""
+    mask = loss_mask(batch, False)
+
+    def gradient(key):
+        keys = rng.per_example(key, jnp.arange(len(batch.tokens)))
+        order = objective.deal(jax.vmap(lambda k: rng.stream(k, "deal"))(keys), split)
+        dealt, latents, counted, keys = jax.tree.map(
+            lambda array: objective.permute(array, order), (batch, x, mask, keys)
+        )
+        draws = objective.draw(keys, split, *x.shape[1:], law)
+
+        def loss(params):
+            sums = objective.mixed_loss(
+                predictor, params, latents, dealt, counted, draws, split, law
+            )
+            return (sums.denoise + sums.decode) / jnp.sum(mask)
+
+        return jax.grad(loss)(params)
+
+    return gradient
+
+
+def single_gradient(predictor, params, decode, law, batch, x):
+    """key -> gradient of one loss over all rows, with nothing dealt and no weights."""
+    mask = loss_mask(batch, False)
+    rows, length = batch.tokens.shape
+    split = Split(rows, 0, 0, rows, 1.0, 0.5) if decode else Split(rows, rows, rows, 0, 0.0, 0.5)
+
+    def gradient(key):
+        keys = iter(jax.random.split(key, 6))
+        draws = objective.Draws(
+            is_decode=jnp.full(rows, decode),
+            self_cond=jax.random.bernoulli(next(keys), 0.5, (rows,)) & (not decode),
+            weight=jnp.ones(rows),
+            t=jax.nn.sigmoid(-1.5 + 0.8 * jax.random.normal(next(keys), (rows,))),
+            w=1.5 * 4 ** jax.random.uniform(next(keys), (rows,)) - 1,
+            noise=jax.random.normal(next(keys), x.shape),
+            decode_lambda=jax.nn.sigmoid(0.8 + 0.8 * jax.random.normal(next(keys), (rows, length))),
+        )
+
+        def loss(params):
+            sums = objective.mixed_loss(predictor, params, x, batch, mask, draws, split, law)
+            return (sums.denoise + sums.decode) / jnp.sum(mask)
+
+        return jax.grad(loss)(params)
+
+    return gradient
+
+
+@pytest.mark.parametrize("rows", [1, 2, 5, 16])
+def test_mixing_is_unbiased(rows):
+    """The mean gradient over many draws is 0.8 x denoise + 0.2 x decode, within the error of the
+    mean.
+    """
+    predictor, params = tiny()
+    law = defaults.get_config().objective
+    batch = rows_of_any_length(rows)
+    x = jax.random.normal(jax.random.key(3), (rows, 6, 8))
+    count = min(8_000 // rows, 4_000)
+
+    def mean_and_error(gradient):
+        """Of the gradient's components along eight fixed directions."""
+
+        def project(key):
+            leaves = jax.tree.leaves(gradient(key))
+            flat = jnp.concatenate([leaf.ravel() for leaf in leaves])
+            return jax.random.normal(jax.random.key(9), (8, flat.size)) @ flat
+
+        keys = jax.random.split(jax.random.key(rows), count)
+        values = jax.jit(lambda: jax.lax.map(project, keys, batch_size=50))()
+        return np.mean(values, 0), np.std(values, 0) / np.sqrt(count)
+
+    split = objective.make_split(rows, law.decode_fraction, law.self_cond_fraction)
+    args = law, batch, x
+    mixed, mixed_error = mean_and_error(mixed_gradient(predictor, params, split, *args))
+    denoise, denoise_error = mean_and_error(single_gradient(predictor, params, False, *args))
+    decode, decode_error = mean_and_error(single_gradient(predictor, params, True, *args))
+    error = np.sqrt(mixed_error**2 + (0.8 * denoise_error) ** 2 + (0.2 * decode_error) ** 2)
+    z = (mixed - (0.8 * denoise + 0.2 * decode)) / error
+    assert np.all(np.abs(z) < 4), z
+    # The check can fail: another mixture is many errors away.
+    other = (mixed - (0.5 * denoise + 0.5 * decode)) / error
+    assert np.max(np.abs(other)) > 5, other
+
+
+def test_splits():
+    """[decode | self-conditioned | plain] rows of groups of many sizes, and no role left empty."""
+    sizes = {}
+    for rows in range(1, 40):
+        split = objective.make_split(rows, 0.2, 0.5)
+        if rows >= 3:
+            assert split.denoise + split.decode == rows
+            assert 0 < split.self_cond < split.denoise and split.decode > 0
+            assert abs(split.decode - 0.2 * rows) <= 0.5 or split.decode == 1
+        sizes[rows] = (split.decode, split.self_cond, split.denoise)
+    assert sizes[1] == (1, 1, 1) and sizes[2] == (1, 1, 1)
+    assert sizes[5] == (1, 2, 4) and sizes[16] == (3, 6, 13)
+    assert objective.make_split(8, 0.0, 0.5).decode == 0
+    assert objective.make_split(8, 1.0, 0.5) == Split(8, 0, 0, 8, 1.0, 0.5)
+    assert objective.make_split(1, 0.0, 1.0) == Split(1, 1, 1, 0, 0.0, 1.0)
+
+
+def test_draws_follow_their_laws():
+    law = defaults.get_config().objective
+    keys = rng.per_example(jax.random.key(0), jnp.arange(20_000))
+    split = objective.make_split(20, 0.2, 0.5)
+    draws = jax.jit(lambda: objective.draw(keys, split, 3, 2, law))()
+
+    def p_value(values, distribution):
+        return stats.kstest(np.asarray(values).ravel(), distribution).pvalue
+
+    logit = np.log(draws.t / (1 - draws.t))
+    assert p_value(logit, stats.norm(-1.5, 0.8).cdf) > 1e-3
+    assert p_value(logit, stats.norm(-1.45, 0.8).cdf) < 1e-3
+    log_w = np.log((1 + draws.w) / 1.5) / np.log(6 / 1.5)
+    assert p_value(log_w, stats.uniform.cdf) > 1e-3
+    assert np.min(draws.w) >= 0.5 and np.max(draws.w) <= 5
+    logit = np.log(draws.decode_lambda / (1 - draws.decode_lambda))
+    assert p_value(logit, stats.norm(0.8, 0.8).cdf) > 1e-3
+    assert p_value(draws.noise, stats.norm.cdf) > 1e-3
+    # Per token, independent: the tokens of a row differ.
+    assert abs(np.corrcoef(logit[:, 0], logit[:, 1])[0, 1]) < 0.03
+    assert np.sum(draws.is_decode) == 4000 and np.sum(draws.self_cond) == 8000
+
+
+def test_roles_of_a_lone_row_follow_their_probabilities():
+    keys = rng.per_example(jax.random.key(0), jnp.arange(20_000))
+    is_decode, self_cond, weight = objective.draw_roles(keys, objective.make_split(1, 0.2, 0.5))
+    assert abs(np.mean(is_decode) - 0.2) < 0.01 and abs(np.mean(self_cond) - 0.4) < 0.015
+    assert not np.any(is_decode & self_cond) and np.all(weight == 1)
+
+
+def test_dealing_is_a_permutation_within_groups_and_follows_the_rows():
+    split = objective.make_split(5, 0.2, 0.5)
+    keys = rng.per_example(jax.random.key(0), jnp.arange(4000))
+    order = objective.deal(keys, split)
+    np.testing.assert_array_equal(np.sort(order, axis=1), np.tile(np.arange(5), (800, 1)))
+    dealt = objective.permute(jnp.arange(4000), order).reshape(-1, 5)
+    np.testing.assert_array_equal(dealt // 5, np.tile(np.arange(800)[:, None], (1, 5)))
+    counts = np.bincount(np.asarray(order[:, 0]), minlength=5)
+    assert stats.chisquare(counts).pvalue > 1e-3
+
+
+def test_random_streams_do_not_depend_on_each_other_or_on_position():
+    key = jax.random.key(0)
+    one = rng.normal(rng.per_example(key, jnp.arange(8)), (3,))
+    np.testing.assert_array_equal(
+        one[3:5], rng.normal(rng.per_example(key, jnp.array([3, 4])), (3,))
+    )
+    names = [jax.random.key_data(rng.stream(key, name, 1)) for name in ("a", "b")]
+    steps = [jax.random.key_data(rng.stream(key, "a", step)) for step in (1, 2)]
+    assert np.any(names[0] != names[1]) and np.any(steps[0] != steps[1])

@@ -1,0 +1,198 @@
+"""An encoder from scratch: what is written, resuming, and an ELF that trains on it."""
+
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+from elf_jax.core import sharding
+from elf_jax.core.errors import UserError
+from elf_jax.core.types import Batch
+from elf_jax.data.sources import Example
+from elf_jax.data.tokenizer import add_sentinels, encode, load_tokenizer, train_tokenizer
+from elf_jax.latents.encoder import STATISTICS
+from elf_jax.methods.elf.build import build_model
+from elf_jax.pretrained.t5 import load_t5
+from elf_jax.training import encoder as pretrain
+from elf_jax.training import trainer
+from tests.tiny import tiny_config, write_book, write_pairs
+
+KEYS = {
+    "data.kind": "text",
+    "data.validation_fraction": 0.3,
+    "data.length": 24,
+    "pretrain.width": 16,
+    "pretrain.depth": 2,
+    "pretrain.decoder_depth": 1,
+    "pretrain.heads": 2,
+    "pretrain.head_width": 4,
+    "pretrain.hidden": 24,
+    "pretrain.batch_size": 16,
+    "pretrain.duration.steps": 30,
+    "pretrain.log_every": 10,
+    "pretrain.validate_every": 20,
+    "pretrain.validation_batches": 1,
+    "pretrain.checkpoint_every": 15,
+    "pretrain.optimizer.learning_rate": 0.3,
+    "pretrain.optimizer.warmup.steps": 2,
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled_quickly():
+    """Compiling is most of the time here, and the programs run for a moment only."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+def config_for(book, **keys):
+    return tiny_config(**{**KEYS, "data.path": str(book), **keys})
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """(config, directory) of a finished pretraining."""
+    root = tmp_path_factory.mktemp("pretrain")
+    config = config_for(write_book(root / "book.txt"))
+    end = pretrain.pretrain_encoder(config, root / "encoder")
+    assert end["step"] == 30
+    return config, root / "encoder"
+
+
+def test_sentinels_move_no_other_token(tmp_path):
+    config = tiny_config()
+    for kind in ("bpe", "words"):
+        config.data.tokenizer = kind
+        texts = ["the cat <extra_id_0> sat", "the mat"]
+        tokenizer = train_tokenizer(config.data, [Example(text) for text in texts])
+        before, ids = tokenizer.get_vocab(), encode(tokenizer, texts)
+        sentinels = add_sentinels(tokenizer, 3)
+        np.testing.assert_array_equal(sentinels, len(before) + np.arange(3))
+        tokenizer.save_pretrained(tmp_path / kind)
+        kept = load_tokenizer(tmp_path / kind)
+        assert len(kept) == len(before) + 3
+        assert {**kept.get_vocab(), **before} == kept.get_vocab()
+        # Text that spells a sentinel stays text.
+        for one, two in zip(encode(kept, texts), ids, strict=True):
+            np.testing.assert_array_equal(one, two)
+        np.testing.assert_array_equal(add_sentinels(kept, 4), len(before) + np.arange(4))
+
+
+def test_the_directory_is_that_of_a_t5(finished):
+    config, directory = finished
+    record = json.loads((directory / "config.json").read_text())
+    tokenizer = load_tokenizer(directory)
+    assert record["architectures"] == ["T5ForConditionalGeneration"]
+    assert record["vocab_size"] == len(tokenizer)
+    # 24 tokens: four hidden, in one span.
+    assert tokenizer.convert_ids_to_tokens(len(tokenizer) - 1) == "<extra_id_0>"
+    sizes, params = load_t5(directory)
+    assert (sizes.d_model, sizes.num_layers, sizes.gated) == (16, 2, True)
+    assert params["embed"]["embedding"].shape == (len(tokenizer), 16)
+    working = directory.with_name("encoder-pretraining")
+    history = json.loads((working / pretrain.HISTORY).read_text())
+    assert [entry["step"] for entry in history] == [10, 15, 20, 30]
+    assert [entry["step"] for entry in history if "validation_loss" in entry] == [20, 30]
+    # It learns; an accuracy far above that of guessing the most frequent token.
+    assert history[-1]["validation_loss"] < history[0]["loss"] - 1
+    assert 0.25 < history[-1]["validation_accuracy"] <= 1
+    # There already, it is left alone; with another config it is refused.
+    files = {path: path.read_bytes() for path in directory.iterdir()}
+    assert pretrain.pretrain_encoder(config, directory) is None
+    other = config_for(config.data.path, **{"pretrain.width": 20})
+    with pytest.raises(UserError, match="pretrain.width .16 there, 20 now"):
+        pretrain.pretrain_encoder(other, directory)
+    assert {path: path.read_bytes() for path in directory.iterdir()} == files
+
+
+def test_resuming_changes_nothing(finished, tmp_path):
+    config, directory = finished
+    half = pretrain.prepare(config, tmp_path / "encoder-pretraining")
+    half.total_steps = 15
+    pretrain.loop(half)
+    half.checkpoints.close()
+    pretrain.pretrain_encoder(config, tmp_path / "encoder")
+    straight, resumed = (path / "model.safetensors" for path in (directory, tmp_path / "encoder"))
+    assert straight.read_bytes() == resumed.read_bytes()
+    # A directory that was not made here is never written into.
+    shutil.rmtree(tmp_path / "encoder-pretraining")
+    with pytest.raises(UserError, match="name another directory"):
+        pretrain.pretrain_encoder(config, tmp_path / "encoder")
+
+
+def test_four_devices_equal_one(finished, tmp_path):
+    """Rows over one axis of the mesh, parameters over the other; losses to float32's rounding."""
+    config, _ = finished
+    histories = []
+    for data, fsdp in ((1, 1), (2, 2)):
+        config = config_for(
+            config.data.path,
+            **{
+                "mesh.data": data,
+                "mesh.fsdp": fsdp,
+                "pretrain.duration.steps": 3,
+                "pretrain.log_every": 1,
+            },
+        )
+        run = pretrain.prepare(config, tmp_path / f"{data}x{fsdp}")
+        pretrain.loop(run)
+        run.checkpoints.close()
+        histories.append(json.loads((tmp_path / f"{data}x{fsdp}" / pretrain.HISTORY).read_text()))
+    one, four = ([entry["loss"] for entry in history] for history in histories)
+    assert len(one) == 3
+    np.testing.assert_allclose(four, one, rtol=1e-5)
+
+
+def test_elf_trains_on_it(finished, tmp_path):
+    _, directory = finished
+    config = tiny_config(
+        **{
+            "data.kind": "jsonl",
+            "data.path": str(write_pairs(tmp_path / "pairs.jsonl")),
+            "data.field": "target",
+            "data.source_field": "source",
+            "data.source_length": 10,
+            "data.length": 24,
+            "data.validation_fraction": 0.3,
+            "data.tokenizer": str(directory),
+            "encoder.kind": "t5",
+            "encoder.path": str(directory),
+            "optimizer.name": "adamw",
+            "train.duration.steps": 1,
+        }
+    )
+    run = trainer.prepare(config, tmp_path / "run", announce=False)
+    batch = sharding.put_rows(Batch(**next(run.iterator)), run.mesh)
+    _, metrics = run.train_step(run.state, run.model.encoder.params, batch, jax.random.key(0))
+    assert np.isfinite(metrics["loss"]) and metrics["gradient_norm"] > 0
+    # Sampling finds the statistics of training, and the vocabulary is the tokenizer's.
+    kept = json.loads((tmp_path / "run" / STATISTICS).read_text())
+    size = len(load_tokenizer(tmp_path / "run" / "tokenizer"))
+    model = build_model(config, size, run.mesh, tmp_path / "run")
+    assert (model.encoder.mean, model.encoder.std) == (kept["mean"], kept["std"])
+    assert (run.model.encoder.mean, run.model.encoder.std) == (kept["mean"], kept["std"])
+    assert run.model.predictor.network.vocab_size == size == len(load_tokenizer(directory))
+
+
+@pytest.mark.parametrize(
+    "keys, message",
+    [
+        ({"pretrain.version": "v2"}, "use one of v1.0, v1.1"),
+        ({"pretrain.depth": 0}, "pretrain.depth is 0"),
+        (
+            {"pretrain.batch_size": 15, "mesh.data": 2},
+            "config.pretrain.batch_size=15 is not divisible",
+        ),
+        ({"pretrain.density": 1.5}, "pretrain.density"),
+        ({"pretrain.duration.epochs": 1.0}, "set one of steps, epochs, examples"),
+        ({"pretrain.duration.steps": 0}, "pretrain.duration is 0"),
+    ],
+)
+def test_settings_that_cannot_be(keys, message, tmp_path):
+    config = config_for(write_book(tmp_path / "book.txt"), **keys)
+    with pytest.raises(UserError, match=message):
+        pretrain.pretrain_encoder(config, tmp_path / "out" / "encoder")
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,106 @@
+"""A scorer from the corpus itself: it learns, and what it says of held-out text is its Gen. PPL."""
+
+import json
+import math
+import random
+
+import numpy as np
+import pytest
+
+from elf_jax.core import sharding
+from elf_jax.core.errors import UserError
+from elf_jax.data.dataset import load_dataset
+from elf_jax.evaluation.scorer import generative_perplexity, load_scorer
+from elf_jax.pretrained.gpt2 import load_gpt2
+from elf_jax.training import scorer as module
+from elf_jax.training.scorer import left_aligned, train_scorer
+from tests.tiny import tiny_config
+
+TINY = {
+    "data.kind": "jsonl",
+    "data.packing": "rows",
+    "data.tokenizer": "words",
+    "data.length": 16,
+    "data.validation_fraction": 0.2,
+    "mesh.data": 2,
+    "train.validation_batches": 100,
+    "scorer.depth": 1,
+    "scorer.width": 16,
+    "scorer.heads": 2,
+    "scorer.steps": 40,
+    "scorer.batch_size": 32,
+    "scorer.warmup_steps": 5,
+    "scorer.learning_rate": 0.03,
+}
+
+
+def config_of(path, **keys):
+    """A config for texts that count on from one of ten words."""
+    words = "one two three four five six seven eight nine ten".split()
+    rng = random.Random(0)
+    texts = []
+    for _ in range(300):
+        start = rng.randrange(10)
+        texts.append(" ".join((words * 2)[start : start + rng.randint(3, 8)]))
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    return tiny_config(**{**TINY, "data.path": str(path), **keys})
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    root = tmp_path_factory.mktemp("scorer")
+    config = config_of(root / "texts.jsonl")
+    return config, root / "run", train_scorer(config, root / "run")
+
+
+def test_it_learns_and_scores_as_it_was_validated(trained):
+    config, workdir, report = trained
+    dataset = load_dataset(config.data, workdir / "tokenizer")
+    assert report["validation_nll"] < 0.7 * math.log(len(dataset.tokenizer))
+    config.scorer.path = str(workdir / "scorer")
+    scorer = load_scorer(config.scorer, sharding.make_mesh(config.mesh))
+    assert len(dataset.tokenizer) == len(scorer.tokenizer)
+    real = [example.text for example in dataset.validation_examples]
+    numbers = generative_perplexity(scorer, real)
+    assert numbers["scored_tokens"] == report["validation_tokens"]
+    assert numbers["gen_ppl"] == pytest.approx(report["validation_perplexity"], rel=1e-4)
+    mixed = [" ".join(reversed(text.split())) for text in real]
+    assert generative_perplexity(scorer, mixed)["gen_ppl"] > 2 * numbers["gen_ppl"]
+    assert json.loads((workdir / "scorer" / "training.json").read_text()) == report
+
+
+def test_it_replaces_nothing_and_leaves_nothing_half_done(trained, tmp_path, monkeypatch):
+    config, workdir, report = trained
+    with pytest.raises(UserError, match="is there already"):
+        train_scorer(config, workdir)
+
+    def broken(path, value):
+        raise OSError("disk full")
+
+    _, params = load_gpt2(workdir / "scorer")
+    monkeypatch.setattr(module, "_train", lambda *args: (params, report))
+    monkeypatch.setattr(module, "write_json", broken)
+    with pytest.raises(OSError, match="disk full"):
+        train_scorer(config, tmp_path)
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(UserError, match="not finite at step 3"):
+        module._check_finite(math.nan, 1.0, 3)
+
+
+@pytest.mark.parametrize(
+    "key, value", [("length", 17), ("length", 1), ("heads", 3), ("steps", 0), ("batch_size", 3)]
+)
+def test_bad_settings(key, value, tmp_path):
+    with pytest.raises(UserError, match=f"config.scorer.*{key}.*{value}"):
+        train_scorer(tiny_config(**{**TINY, f"scorer.{key}": value}), tmp_path)
+
+
+def test_targets_begin_at_position_zero():
+    tokens = np.array([[1, 2, 3, 4, 5, 0], [1, 2, 3, 4, 5, 6], [7, 8, 0, 0, 0, 0]])
+    cond = np.array([2, 0, 0])[:, None] > np.arange(6)
+    valid = np.array([5, 6, 2])[:, None] > np.arange(6)
+    fields = {"tokens": tokens, "is_cond": cond, "is_valid": valid}
+    rows, lengths = left_aligned(fields, 4)
+    np.testing.assert_array_equal(lengths, [3, 4, 2])
+    found = [list(row[:length]) for row, length in zip(rows, lengths, strict=True)]
+    assert found == [[3, 4, 5], [1, 2, 3, 4], [7, 8]]
