@@ -1,13 +1,15 @@
 """What the input pipeline costs: preparing against the tokenizer alone, shards against memory.
 
-    python benchmarks/input_pipeline.py
-    python benchmarks/input_pipeline.py --path=corpus.jsonl.gz --field=text --tokenizer=DIRECTORY
+    python -m benchmarks.input_pipeline
+    python -m benchmarks.input_pipeline --path=corpus.jsonl.gz --field=text --tokenizer=DIRECTORY
 
-Preparing is measured on one core, in the process itself, against calling the tokenizer alone on the
-same texts, in turns, the best of some rounds each, in seconds of CPU time of the whole process, so
-that other work on the machine does not count; then on all cores, as processes (which is what
-`--mode=prepare` does) and, for comparison, as the tokenizer's own threads. Without --path it makes
-up text from a vocabulary with Zipf's law; without --tokenizer it trains a BPE of 8192 tokens.
+Preparing is compared with calling the tokenizer alone on the same texts. First on one core, inside
+this process: both run in turns, several rounds each, and the best round counts. The measure is CPU
+time, so that other work on the machine does not matter. Then on all cores: preparing with worker
+processes, as `--mode=prepare` does, and the tokenizer alone with its own threads.
+
+Without --path, text is made up from words with Zipf's law. Without --tokenizer, a BPE of 8192
+tokens is trained.
 """
 
 import argparse
@@ -19,49 +21,35 @@ import shutil
 import tempfile
 import time
 import types
+from unittest import mock
 
-os.environ["TOKENIZERS_PARALLELISM"] = "false"
+import numpy as np
 
-import numpy as np  # noqa: E402
-
-from elf_jax.core import defaults  # noqa: E402
-from elf_jax.data import (
-    corpora,  # noqa: E402
-    sources,  # noqa: E402
-)
-from elf_jax.data.corpora import (
-    TRAIN,  # noqa: E402
-    VALIDATION,  # noqa: E402
-    open_corpus,  # noqa: E402
-)
-from elf_jax.data.manifest import shards  # noqa: E402
-from elf_jax.data.pipeline import make_iterator  # noqa: E402
-from elf_jax.data.pool import cores  # noqa: E402
-from elf_jax.data.prepare import prepare  # noqa: E402
-from elf_jax.data.shards import (
-    PreparedRows,  # noqa: E402
-    record_dtype,  # noqa: E402
-)
-from elf_jax.data.tokenizer import (
-    load_tokenizer,  # noqa: E402
-    pad_id,  # noqa: E402
-    save_tokenizer,  # noqa: E402
-    train_tokenizer,  # noqa: E402
-)
-from elf_jax.data.work import (
-    CHUNK_CHARACTERS,  # noqa: E402
-    Plan,  # noqa: E402
-    Worker,  # noqa: E402
-    load_core,  # noqa: E402
-)
+from elf_jax.core import defaults
+from elf_jax.data import corpora
+from elf_jax.data.corpora import TRAIN, VALIDATION, open_corpus
+from elf_jax.data.examples import Example, jsonl_examples
+from elf_jax.data.manifest import shards
+from elf_jax.data.pipeline import make_iterator
+from elf_jax.data.prepare import prepare
+from elf_jax.data.prepare_unit import CHUNK_CHARACTERS, Plan, UnitPreparer, load_core
+from elf_jax.data.prepare_workers import cores
+from elf_jax.data.shards import PreparedRows, row_dtype
+from elf_jax.data.text_files import find_files, read_lines
+from elf_jax.data.tokenizer import load_tokenizer, pad_id, save_tokenizer, train_tokenizer
 
 TOKENIZER_TEXTS = 5000  # that the benchmark's own tokenizer is trained on
 
 
-def main():
-    """Measures and prints one table."""
-    args = _arguments()
-    with tempfile.TemporaryDirectory() as scratch:
+def main(argv=None):
+    """Measures and prints one table.
+
+    Args:
+      argv: the arguments, a list of strings; None for those of the command line.
+    """
+    args = _arguments(argv)
+    threads_off = mock.patch.dict(os.environ, TOKENIZERS_PARALLELISM="false")
+    with threads_off, tempfile.TemporaryDirectory() as scratch:
         scratch = pathlib.Path(scratch)
         settings, texts, tokenizer = _setup(args, scratch)
         alone, pipeline, tokens = _one_core(settings, texts, tokenizer, args.rounds)
@@ -87,8 +75,8 @@ def main():
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
         workers = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1e6
         print(
-            f"  {size:.2f} bytes on disk a token, fill {manifest['fill']:.3f}; peak memory "
-            f"{peak:.2f} GB here, {workers:.2f} GB in the largest worker"
+            f"  {size:.2f} bytes on disk for each token, fill {manifest['fill']:.3f}; peak memory "
+            f"{peak:.2f} GB in this process, {workers:.2f} GB in the largest worker"
         )
 
 
@@ -97,27 +85,29 @@ def _show(name, value, unit, ratio=None):
     print(f"  {name:<42}{value:>14,.1f} {unit:<9}{share}", flush=True)
 
 
-def _arguments():
+def _arguments(argv):
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--path", default="", help="JSON lines, .gz too; default: made-up text")
-    parser.add_argument("--field", default="text")
+    parser.add_argument("--field", default="text", help="of the JSON lines that holds the text")
     parser.add_argument("--tokenizer", default="", help="a directory; default: a BPE of the text")
-    parser.add_argument("--length", type=int, default=1024)
+    parser.add_argument("--length", type=int, default=1024, help="of rows, in tokens")
     parser.add_argument("--packing", default="documents", choices=["documents", "stream", "rows"])
-    parser.add_argument("--megabytes", type=float, default=16, help="of text that is used")
-    parser.add_argument("--copies", type=int, default=8, help="of it, for all cores together")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--batch_size", type=int, default=256)
-    args = parser.parse_args()
+    parser.add_argument("--megabytes", type=float, default=16, help="of text")
+    parser.add_argument(
+        "--copies", type=int, default=8, help="of the text, for the measurement on all cores"
+    )
+    parser.add_argument("--rounds", type=int, default=3, help="of each measurement on one core")
+    parser.add_argument("--batch_size", type=int, default=256, help="rows")
+    args = parser.parse_args(argv)
     if args.copies < 2:
         parser.error("--copies must be 2 or more")
     return args
 
 
 def _setup(args, scratch):
-    """(settings of section data, texts, tokenizer), the texts as a file in `scratch`."""
+    """(config section `data`, texts, tokenizer); the texts are also in a file in `scratch`."""
     settings = defaults.get_config().data
-    settings.update({"source": "jsonl", "packing": args.packing, "length": args.length})
+    settings.update({"kind": "jsonl", "packing": args.packing, "length": args.length})
     if args.path:
         settings.field = args.field
         texts = _texts(settings, args.path, args.megabytes * 1e6)
@@ -131,7 +121,7 @@ def _setup(args, scratch):
         tokenizer = load_tokenizer(args.tokenizer)
     else:
         settings.tokenizer = "bpe"
-        some = [sources.Example(text) for text in texts[:TOKENIZER_TEXTS]]
+        some = [Example(text) for text in texts[:TOKENIZER_TEXTS]]
         tokenizer = train_tokenizer(settings, some)
     save_tokenizer(tokenizer, scratch / "tokenizer")
     settings.tokenizer = str(scratch / "tokenizer")
@@ -140,9 +130,9 @@ def _setup(args, scratch):
 
 def _texts(settings, path, limit):
     texts, size = [], 0
-    for file in sources.find_files(path):
-        for line in sources.read_lines(file):
-            for example in sources.jsonl_examples(settings, file, line.decode()):
+    for file in find_files(path):
+        for line in read_lines(file):
+            for example in jsonl_examples(settings, file, line.decode()):
                 texts.append(example.text)
                 size += len(example.text)
             if size >= limit:
@@ -193,41 +183,41 @@ def _one_core(settings, texts, tokenizer, rounds):
         tokenizer.backend_tokenizer.to_str(),
         tokenizer.eos_token_id,
         len(tokenizer),
-        record_dtype(len(tokenizer), settings.length),
+        row_dtype(len(tokenizer), settings.length),
     )
     pathlib.Path(settings.prepared).mkdir()
     seconds = {"alone": [], "pipeline": []}
     for _ in range(rounds):
         spent, tokens = _tokenise(core, texts, time.process_time)
         seconds["alone"].append(spent)
-        worker, began = Worker(plan), time.process_time()
+        preparer, began = UnitPreparer(plan), time.process_time()
         for number, unit in enumerate(corpus.units()):
-            worker.run(number, unit)
+            preparer.run(number, unit)
         seconds["pipeline"].append(time.process_time() - began)
     return tokens / min(seconds["alone"]), tokens / min(seconds["pipeline"]), tokens
 
 
 def _threads(texts, tokenizer):
     """tokens/s of the tokenizer alone with its own threads on all cores."""
-    os.environ["TOKENIZERS_PARALLELISM"] = "true"
     core = load_core(tokenizer.backend_tokenizer.to_str())
-    seconds, tokens = min(_tokenise(core, texts, time.perf_counter) for _ in range(2))
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    with mock.patch.dict(os.environ, TOKENIZERS_PARALLELISM="true"):
+        seconds, tokens = min(_tokenise(core, texts, time.perf_counter) for _ in range(2))
     return tokens / seconds
 
 
 def _processes(settings, copies, scratch):
-    """(tokens/s of prepare on all cores once they are at work, seconds until then).
+    """(tokens/s of prepare on all cores, without the start; seconds of the start).
 
-    Both from the times for one copy of the text and for several.
+    Both follow from the times for one copy of the text and for several.
     """
-    corpora.UNIT_BYTES = max(pathlib.Path(settings.path).stat().st_size // (4 * cores()), 1 << 20)
+    size = max(pathlib.Path(settings.path).stat().st_size // (4 * cores()), 1 << 20)
     paths = [scratch / f"copy{i}.jsonl" for i in range(copies)]
     for path in paths:
         shutil.copyfile(settings.path, path)
-    few = _timed_prepare(settings, [settings.path], scratch / "few")
-    many = _timed_prepare(settings, paths, scratch / "many")
-    speed = (many[1] - few[1]) / (many[0] - few[0])
+    with mock.patch.object(corpora, "UNIT_BYTES", size):
+        few = _timed_prepare(settings, [settings.path], scratch / "few")
+        many = _timed_prepare(settings, paths, scratch / "many")
+    speed = (many[1] - few[1]) / max(many[0] - few[0], 1e-9)
     return speed, max(few[0] - few[1] / speed, 0.0)
 
 
@@ -238,11 +228,7 @@ def _timed_prepare(settings, paths, directory):
     began = time.perf_counter()
     manifest = prepare(settings)
     seconds = time.perf_counter() - began
-    return (
-        seconds,
-        sum(manifest["counts"][side]["tokens"] for side in (TRAIN, VALIDATION)),
-        manifest,
-    )
+    return seconds, sum(manifest["counts"][side]["tokens"] for side in (TRAIN, VALIDATION))
 
 
 def _reading(settings, manifest, tokenizer, batch_size):
@@ -251,7 +237,7 @@ def _reading(settings, manifest, tokenizer, batch_size):
     disk = PreparedRows(settings.prepared, shards(manifest, TRAIN), manifest["dtype"], length, pad)
     return [
         _speed(make_iterator(rows, batch_size, seed=0), batch_size)
-        for rows in (disk.sample(len(disk)), disk)
+        for rows in (disk.subset(len(disk)), disk)
     ]
 
 

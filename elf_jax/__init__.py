@@ -1,3 +1,10 @@
-"""ELF-JAX: training, sampling and evaluation of Embedded Language Flows (arXiv 2605.10938)."""
+"""ELF-JAX: Embedded Language Flows in JAX. `elf_jax.commands` has what the command line does."""
 
-__version__ = "0.1.0"
+import os
+
+__version__ = "0.2.0"
+
+# Read when these libraries are imported. Without them a message of ours drowns in theirs.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")

@@ -13,9 +13,10 @@ from elf_jax.core import defaults
 from elf_jax.checkpoints.experiment import Checkpoints
 from elf_jax.core import sharding
 from elf_jax.core.files import write_json
-from elf_jax.data.dataset import REPORT, load_dataset
+from elf_jax.core.workdir import DATASET, TOKENIZER
+from elf_jax.data.dataset import load_dataset
 from elf_jax.data.pipeline import make_iterator
-from elf_jax.data.tokenizer import TOKENIZER, save_tokenizer, vocab_size
+from elf_jax.data.tokenizer import save_tokenizer, vocab_size
 from elf_jax.latents.encoder import save_encoder
 from elf_jax.methods.elf.build import build_model
 from elf_jax.networks.gpt2 import GPT2, GPT2Config
@@ -111,7 +112,7 @@ def save_random_weights(config, workdir):
     config.save(workdir, config)
     save_encoder(model.encoder, config.encoder, workdir)
     save_tokenizer(dataset.tokenizer, workdir / TOKENIZER)
-    write_json(workdir / REPORT, dataset.report)
+    write_json(workdir / DATASET, dataset.summary)
     checkpoints = Checkpoints(workdir)
     iterator = make_iterator(dataset.train, config.train.batch_size, config.seed)
     checkpoints.save(TrainState(np.int32(5), params, ema, {}), iterator, {"train_seconds": 1.5})

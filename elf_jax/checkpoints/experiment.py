@@ -6,18 +6,17 @@ import jax
 import orbax.checkpoint as ocp
 from etils import epath
 
-from elf_jax.core import config, store
+from elf_jax.core import store
 from elf_jax.core.errors import UserError
-
-DIRECTORY = store.CHECKPOINTS
+from elf_jax.core.workdir import CHECKPOINTS, CONFIG
 
 
 def directory_of(workdir):
     """Where the checkpoints of a workdir are: in it, or in the store that it mirrors."""
     url = store.location(workdir)
     if store.is_url(url) and not url.startswith("file://"):
-        return epath.Path(url) / DIRECTORY
-    return epath.Path(url.removeprefix("file://")).absolute() / DIRECTORY
+        return epath.Path(url) / CHECKPOINTS
+    return epath.Path(url.removeprefix("file://")).absolute() / CHECKPOINTS
 
 
 def is_begun(workdir):
@@ -28,9 +27,9 @@ def is_begun(workdir):
 
 def check_whole(workdir):
     """Raises UserError for checkpoints without the config that made them."""
-    if is_begun(workdir) and not (workdir / config.FILE).is_file():
+    if is_begun(workdir) and not (workdir / CONFIG).is_file():
         raise UserError(
-            f"{workdir} has checkpoints and no {config.FILE}, which says how they were made: "
+            f"{workdir} has checkpoints and no {CONFIG}, which says how they were made: "
             "restore it, or use another --workdir"
         )
 
@@ -101,8 +100,6 @@ class Checkpoints:
           params: parameters as arrays or ShapeDtypeStructs with the wanted shardings.
           weights: "ema" or "live".
         """
-        if weights not in ("ema", "live"):
-            raise UserError(f"weights is {weights!r}; use ema or live")
         item = {"ema" if weights == "ema" else "params": params}
         restored = self._restore(
             state=ocp.args.PyTreeRestore(
@@ -137,10 +134,6 @@ class Checkpoints:
             f"checkpoint {self.directory / str(self.latest())} is damaged or does not fit "
             f"({reason}): remove that directory to go on from the one before it, or restore it"
         )
-
-    def wait(self):
-        """Returns when all that was saved is on disk."""
-        self.manager.wait_until_finished()
 
     def close(self):
         """Waits for pending writes and lets go of the directory."""

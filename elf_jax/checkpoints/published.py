@@ -1,8 +1,8 @@
-"""Checkpoints of the published implementation: found, read, and their names translated to ours.
+"""Checkpoints of published implementations: found and read.
 
 They are Orbax directories or msgpack files, on disk or on the Hugging Face hub, and hold the whole
-training state. Only the wanted weights are read, and nothing is ever unpickled. They keep one
-subtree a layer (`blocks_0`, `blocks_1`, ...); ours stack all layers along a leading axis.
+training state. Only the wanted weights are read, and nothing is ever unpickled. A method translates
+their names to its own.
 """
 
 import pathlib
@@ -17,91 +17,26 @@ from flax import serialization, traverse_util
 from elf_jax.core import hub
 from elf_jax.core.errors import UserError
 
-WEIGHTS = ("ema", "live")
-
 # Files that could only be unpickled are not even fetched from the hub.
 _PICKLED = ("*.pt", "*.pth", "*.bin", "*.pkl", "*.pickle", "*.ckpt")
 _FLAX_FILE = re.compile(r"checkpoint_\d+")  # what Flax calls a msgpack file by default
 _UNFINISHED = "orbax-checkpoint-tmp"  # in the names of what Orbax has not finished writing
 
-_NAMES = {
-    "t_emb_tokens": "time_token",
-    "self_cond_cfg_tokens": "guidance_token",
-    "mode_tokens": "mode_token",
-    "t_embedder/mlp_0": "time_embedder/in",
-    "t_embedder/mlp_2": "time_embedder/out",
-    "self_cond_cfg_embedder/mlp_0": "guidance_embedder/in",
-    "self_cond_cfg_embedder/mlp_2": "guidance_embedder/out",
-    "self_cond_proj": "self_cond_proj",
-    "text_proj/proj1": "text_in",
-    "text_proj/proj2": "text_out",
-    "final_layer/norm_final": "final_norm",
-    "final_layer/linear": "x_out",
-    "proj_kernel": "decode_proj/kernel",
-    "proj_bias": "decode_proj/bias",
-    "unembed_kernel": "unembed/kernel",
-    "unembed_bias": "unembed/bias",
-    "blocks/norm1": "blocks/norm1",
-    "blocks/norm2": "blocks/norm2",
-    "blocks/attn/qkv": "blocks/attn/qkv",
-    "blocks/attn/q_norm": "blocks/attn/q_norm",
-    "blocks/attn/k_norm": "blocks/attn/k_norm",
-    "blocks/attn/proj": "blocks/attn/out",
-    "blocks/mlp/w12": "blocks/mlp/in",
-    "blocks/mlp/w3": "blocks/mlp/out",
-}
 
-
-def from_reference(flat):
-    """Our parameter tree from the reference's parameters.
-
-    Args:
-      flat: dict of "a/b/c" names to arrays, as the reference writes them.
-
-    Returns:
-      Nested dict of float32 arrays; layers stacked along axis 0.
-
-    Raises:
-      KeyError: a name that the reference does not have.
-    """
-    layers, ours = {}, {}
-    for name, value in flat.items():
-        block = re.match(r"blocks_(\d+)/(.*)", name)
-        if block:
-            layers.setdefault(f"blocks/{block[2]}", {})[int(block[1])] = np.asarray(value)
-        else:
-            value = np.asarray(value)
-            # Learned tokens carry a batch axis of 1 in the reference.
-            ours[_translate(name)] = value[0] if name.endswith("_tokens") else value
-    for name, by_depth in layers.items():
-        ours[_translate(name)] = np.stack([by_depth[depth] for depth in range(len(by_depth))])
-    return traverse_util.unflatten_dict(
-        {name: value.astype(np.float32) for name, value in ours.items()}, sep="/"
-    )
-
-
-def _translate(name):
-    if name in _NAMES:
-        return _NAMES[name]
-    parent, leaf = name.rsplit("/", 1)
-    return f"{_NAMES[parent]}/{'scale' if leaf == 'weight' else leaf}"
-
-
-def load_reference(path_or_name, weights="ema"):
+def load_published(path, weights, translate):
     """Parameters of a published checkpoint.
 
     Args:
-      path_or_name: an Orbax directory, a msgpack file, a directory that holds one or more of them
-        (the newest is taken), or a name on the hub (owner/model).
+      path: an Orbax directory or a msgpack file, as `find_published` gives it.
       weights: "ema" or "live".
+      translate: function from {"a/b/c": array} to our parameters, see `Method.from_published`.
 
     Returns:
       (our parameter tree as float32 numpy arrays, the step it was saved at).
 
     Raises:
-      UserError: nothing there, damaged files, other weights or names than the published ones.
+      UserError: damaged files, other weights or names than the published ones.
     """
-    path = find_reference(fetch(path_or_name))
     read = _read_orbax if path.is_dir() else _read_msgpack
     try:
         subtree, step = read(path, lambda names: _choose(path, names, weights))
@@ -115,7 +50,7 @@ def load_reference(path_or_name, weights="ema"):
     try:
         # Flax's own outer level, "params", may be there or not.
         subtree = subtree["params"] if set(subtree) == {"params"} else subtree
-        return from_reference(traverse_util.flatten_dict(subtree, sep="/")), step
+        return translate(traverse_util.flatten_dict(subtree, sep="/")), step
     except (KeyError, ValueError, TypeError, AttributeError) as error:
         raise UserError(
             f"{path} does not hold the published network's parameters ({error}): for a model of "
@@ -136,7 +71,7 @@ def fetch(path_or_name):
     return hub.resolve(path_or_name, what, ignore_patterns=list(_PICKLED))
 
 
-def find_reference(path):
+def find_published(path):
     """The published checkpoint that `path` is or holds: an Orbax directory or a msgpack file.
 
     Of several in a directory the one with the highest step in its name is taken.
@@ -173,8 +108,6 @@ def _is_checkpoint(file):
 
 def _choose(path, names, weights):
     """The name of the subtree of a training state that holds the wanted weights."""
-    if weights not in WEIGHTS:
-        raise UserError(f"weights is {weights!r}; use {' or '.join(WEIGHTS)}")
     ema = sorted(name for name in names if name.startswith("ema_params"))
     live = [name for name in names if name == "params"]
     wanted = ema if weights == "ema" else live

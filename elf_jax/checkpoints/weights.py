@@ -1,128 +1,45 @@
-"""Weights from wherever they are: a workdir of ours, an exported model, a published checkpoint.
+"""The parameters of a model, from any origin: read, held against the config, laid out on a mesh.
 
-One function reads them all, and says which config key to change where they do not fit.
+Where they do not fit, the message says which config key to change.
 """
-
-import dataclasses
-import json
-import pathlib
 
 import jax
 import jax.numpy as jnp
 from flax import traverse_util
 
-from elf_jax.checkpoints.experiment import DIRECTORY, Checkpoints, abstract, directory_of, is_begun
-from elf_jax.checkpoints.export import is_export, read_config, read_export
-from elf_jax.checkpoints.published import WEIGHTS, fetch, find_reference, load_reference
-from elf_jax.core import config, sharding, store
+from elf_jax.checkpoints.experiment import Checkpoints, abstract
+from elf_jax.checkpoints.export import read_export
+from elf_jax.checkpoints.origins import load_config
+from elf_jax.checkpoints.published import load_published
+from elf_jax.core import sharding
 from elf_jax.core.errors import UserError
-from elf_jax.core.files import write_json
-from elf_jax.data.tokenizer import TOKENIZER, TRAINED
-from elf_jax.latents.encoder import kept_statistics
-
-START = "start.json"  # in a workdir: the checkpoint that its training began with
+from elf_jax.methods.registry import kept_meaning
 
 
-@dataclasses.dataclass(frozen=True)
-class Source:
-    """Where weights come from.
-
-    Attributes:
-      kind: "workdir", "export" or "published". path: on disk. name: as the user knows it.
-    """
-
-    kind: str
-    path: pathlib.Path
-    name: str
-
-    @property
-    def home(self):
-        """The directory with the model's config, tokenizer and embedding; None where published."""
-        return None if self.kind == "published" else self.path
-
-
-def workdir_source(workdir):
-    """The workdir as a `Source`, whatever is in it."""
-    return Source("workdir", pathlib.Path(workdir), str(workdir))
-
-
-def find_source(path_or_name):
-    """The `Source` at a path or under a name on the hub, recognised by what is there.
-
-    Raises:
-      UserError: nothing is there, or nothing that holds weights.
-    """
-    path = store.fetch(path_or_name) if store.is_url(path_or_name) else fetch(path_or_name)
-    is_local = pathlib.Path(path_or_name).expanduser().exists()
-    name = str(path.absolute()) if is_local else str(path_or_name)
-    if is_export(path):
-        return Source("export", path, name)
-    if directory_of(path).is_dir() and (path / config.FILE).is_file():
-        return Source("workdir", path, name)
-    for folder in (path, path.parent):
-        if folder.name == DIRECTORY and (folder.parent / config.FILE).is_file():
-            raise UserError(f"{path} is a part of a workdir: give the whole, {folder.parent}")
-    return Source("published", find_reference(path), name)
-
-
-def load_config(source):
-    """The config that a source keeps.
-
-    Raises:
-      UserError: it keeps none.
-    """
-    if source.kind == "published":
-        raise UserError(
-            f"{source.name} is a published checkpoint, which holds no config: give the one it was "
-            "trained with as --config"
-        )
-    return read_config(source.path) if source.kind == "export" else config.load(source.path)
-
-
-def tokenizer_path(source, data_settings):
-    """Where the tokenizer is that the source's vocabulary belongs to: its own, or for a published
-    checkpoint the one of the config section `data`.
-    """
-    if source.home is not None:
-        return source.home / TOKENIZER
-    if data_settings.tokenizer in ("auto", *TRAINED):
-        raise UserError(
-            f"{source.name} is a published checkpoint, which holds no tokenizer: set "
-            "config.data.tokenizer to the directory of the one it was trained with"
-        )
-    return data_settings.tokenizer
-
-
-def check_meaning(source, config, encoder):
-    """Raises UserError if a source that keeps a config was trained with other latents or noise,
-    which no shape shows.
+def check_meaning(origin, method):
+    """Raises UserError if weights were trained with something else that no shape shows, such as
+    another latent space. Published checkpoints do not say what they were trained with.
 
     Args:
-      encoder: the `Encoder` built from the config, whose mean and std may be measured ones.
+      origin: an `Origin`. method: the `Method` built from the config.
     """
-    if source.home is None:
+    if origin.home is None:
         return
-    old = load_config(source)
-    mean, std = kept_statistics(old.encoder, source.home)
-    for key, there, now in (
-        ("encoder.kind", old.encoder.kind, config.encoder.kind),
-        ("encoder.mean", mean, encoder.mean),
-        ("encoder.std", std, encoder.std),
-        ("objective.noise_scale", old.objective.noise_scale, config.objective.noise_scale),
-    ):
-        if there != now:
+    there, here = kept_meaning(load_config(origin), origin.home), method.meaning()
+    for key, now in here.items():
+        if there[key] != now:
             raise UserError(
-                f"{source.name} was trained with {key} {there}, and it is {now} by the config: "
-                f"set config.{key}={there}"
+                f"{origin.name} was trained with {key} {there[key]}, and it is {now} by the "
+                f"config: set config.{key}={there[key]}"
             )
 
 
-def load_weights(source, config, model, mesh, weights):
-    """The parameters of a source, laid out on the mesh.
+def load_weights(origin, config, method, mesh, weights):
+    """The parameters of an origin, laid out on the mesh.
 
     Args:
-      source: a `Source`. config, model: the whole config and the `Model` built from it.
-      weights: "ema" or "live".
+      origin: an `Origin`. config: whole config. method: the `Method` built from it.
+      mesh: the devices. weights: "ema" or "live".
 
     Returns:
       (params, progress, step): progress has train_seconds, None where it is not known.
@@ -130,72 +47,60 @@ def load_weights(source, config, model, mesh, weights):
     Raises:
       UserError: no weights, damaged ones, or such as do not fit the config.
     """
-    if weights not in WEIGHTS:
-        raise UserError(f"weights is {weights!r}; use {' or '.join(WEIGHTS)}")
-    check_meaning(source, config, model.encoder)
-    shapes = jax.eval_shape(
-        lambda key: model.predictor.init(key, config.data.length), jax.random.key(0)
-    )
+    check_meaning(origin, method)
+    shapes = params_shapes(method, config.data.length)
     shardings = sharding.of_tree(shapes, mesh)
-    if source.kind == "workdir":
-        return _from_workdir(source, abstract(shapes, shardings), config, weights)
-    if source.kind == "export":
-        params, info = read_export(source.path, weights)
+    if origin.kind == "workdir":
+        return _from_workdir(origin, abstract(shapes, shardings), config, method, weights)
+    if origin.kind == "export":
+        params, info = read_export(origin.path, weights)
         progress, step = {"train_seconds": info.train_seconds}, info.step
     else:
-        params, step = load_reference(source.path, weights)
+        params, step = load_published(origin.path, weights, method.from_published)
         progress = {"train_seconds": None}
-    check_shapes(source, params, shapes, config)
+    check_shapes(origin, params, shapes, config, method)
     return jax.device_put(params, shardings), progress, step
 
 
-def _from_workdir(source, target, config, weights):
-    checkpoints = Checkpoints(source.path, create=False)
+def params_shapes(method, length):
+    """The tree of a method's parameters as ShapeDtypeStructs, for rows of `length` positions."""
+    return jax.eval_shape(lambda key: method.init(key, length), jax.random.key(0))
+
+
+def _from_workdir(origin, target, config, method, weights):
+    checkpoints = Checkpoints(origin.path, create=False)
     try:
         if checkpoints.latest() is None:
             raise UserError(
-                f"no checkpoint in {source.name!r}: train first, or name another --workdir"
+                f"no checkpoint in {origin.name!r}: train first, or name another --workdir"
             )
-        check_shapes(source, checkpoints.params_shapes(weights), target, config)
+        check_shapes(origin, checkpoints.params_shapes(weights), target, config, method)
         return checkpoints.restore_params(target, weights)
     finally:
         checkpoints.close()
 
 
-# Parameters that one setting alone gives the size of, with the axis and the setting.
-_SIZES = (
-    ("blocks/norm1/scale", 0, "model.depth"),
-    ("x_out/kernel", 0, "model.width"),
-    ("blocks/attn/q_norm/scale", 1, "model.heads"),
-    ("x_out/kernel", 1, "encoder.width"),
-    ("text_in/kernel", 1, "model.bottleneck"),
-    ("time_token", 0, "model.time_tokens"),
-    ("guidance_token", 0, "model.guidance_tokens"),
-    ("mode_token", 0, "model.mode_tokens"),
-    ("unembed/kernel", 1, "data.tokenizer"),
-)
-
-
-def check_shapes(source, there, wanted, config):
+def check_shapes(origin, there, wanted, config, method):
     """Raises UserError if parameters do not have the shapes that the config gives them.
 
     Args:
-      there, wanted: trees of anything with a shape. config: whole config, for the remedy.
+      there, wanted: trees of anything with a shape.
+      config, method: whole config and its `Method`, for the remedy.
     """
     there, wanted = _shapes(there), _shapes(wanted)
     differ = [name for name in sorted(there | wanted) if there.get(name) != wanted.get(name)]
     if not differ:
         return
-    for name, axis, key in _SIZES:
+    for name, axis, key in method.sizes:
         same_rank = name in there and len(there[name]) == len(wanted[name])
         if same_rank and there[name][axis] != wanted[name][axis]:
             raise UserError(
-                f"{source.name} does not fit the config: parameter {name} is {there[name]} there "
+                f"{origin.name} does not fit the config: parameter {name} is {there[name]} there "
                 f"and {wanted[name]} by the config: {_remedy(key, there, axis, name, config)}"
             )
     name = differ[0]
     raise UserError(
-        f"{source.name} does not fit the network: parameter {name} is "
+        f"{origin.name} does not fit the network: parameter {name} is "
         f"{there.get(name, 'missing')} there and {wanted.get(name, 'missing')} by the config: use "
         "another checkpoint"
     )
@@ -208,7 +113,7 @@ def _remedy(key, there, axis, name, config):
     if key == "encoder.width" and config.encoder.kind == "t5":
         return f"set config.encoder.path to that of the checkpoint, which has width {size}"
     if key == "model.heads":  # what the parameter shows is the width of a head
-        size = there["x_out/kernel"][0] // size
+        size = there["blocks/attn/out/kernel"][1] // size
     return f"set config.{key}={size}"
 
 
@@ -237,35 +142,3 @@ def fingerprint(params):
     so that it does not depend on how they are laid out over devices.
     """
     return f"{int(jax.device_get(_checksum(params))):08x}"
-
-
-def starting_point(workdir, given):
-    """The `Source` that the training in a workdir is still to start from, or None.
-
-    Args:
-      workdir: of the training.
-      given: path or name from the user; None takes what the workdir has on record.
-
-    Raises:
-      UserError: the workdir's training was started from something else.
-    """
-    workdir = pathlib.Path(workdir)
-    path = workdir / START
-    recorded = None
-    if path.is_file():
-        recorded = json.loads(path.read_text(encoding="utf-8"))["checkpoint"]
-    source = find_source(given) if given else None
-    if source is not None and (workdir / config.FILE).is_file() and source.name != recorded:
-        raise UserError(
-            f"workdir {str(workdir)!r} was started from {recorded or 'scratch'}, not from "
-            f"{source.name}: leave out --checkpoint to go on with it, or use another --workdir"
-        )
-    if is_begun(workdir):
-        return None
-    return find_source(recorded) if source is None and recorded else source
-
-
-def record_start(workdir, source, weights, step):
-    """Keeps in the workdir where its training starts from."""
-    record = {"checkpoint": source.name, "kind": source.kind, "weights": weights, "step": step}
-    write_json(pathlib.Path(workdir) / START, record)

@@ -7,6 +7,7 @@ names that earlier versions used.
 import difflib
 import json
 import pathlib
+import runpy
 
 from ml_collections import ConfigDict
 
@@ -33,6 +34,26 @@ MAY_CHANGE = (
 )
 # And with these, if the rows that come of them are the same: their fingerprint shows it.
 PLACES = ("data.path", "data.validation_path", "data.prepared")
+# Keys of section `sample` that a protocol cannot set: weights are loaded once for all protocols.
+NOT_OF_PROTOCOLS = ("num_samples", "batch_size", "weights", "seed")
+
+
+def run_config_file(path):
+    """The config that a Python file with get_config() makes.
+
+    Args:
+      path: such as configs/owt.py, or configs/owt.py:elf_l for get_config("elf_l").
+
+    Raises:
+      UserError: no such file, or no such variant.
+    """
+    file, _, variant = str(path).partition(":")
+    if not pathlib.Path(file).is_file():
+        raise UserError(f"no config at {file!r}: see configs/ for those that there are")
+    try:
+        return runpy.run_path(file)["get_config"](*([variant] if variant else []))
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path} gives no config ({error}): check file and variant") from None
 
 
 def flatten(config, prefix=""):
@@ -112,8 +133,8 @@ def _set_protocol_key(config, name, value):
     if len(rest) != 1:
         raise UserError(f"unknown config key {name!r}: write {PROTOCOLS}.NAME.KEY, such as .steps")
     key, sample = rest[0], config.sample
-    if key not in sample:
-        known = [f"{PROTOCOLS}.{protocol}.{one}" for one in sample]
+    known = [f"{PROTOCOLS}.{protocol}.{one}" for one in sample if one not in NOT_OF_PROTOCOLS]
+    if name not in known:
         raise UserError(f"unknown config key {name!r}: {nearest(name, known)}")
     kind = type(sample[key])
     try:

@@ -1,6 +1,7 @@
 """Files and directories written whole or not at all."""
 
 import contextlib
+import io
 import json
 import os
 import pathlib
@@ -10,11 +11,8 @@ import tempfile
 
 def write_bytes(path, data):
     """Writes to a file beside `path` and moves it there, so that `path` is never half-written."""
-    path = pathlib.Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(f".{path.name}.{os.getpid()}")
-    scratch.write_bytes(data)
-    os.replace(scratch, path)
+    with open_scratch(path) as scratch:
+        scratch.write_bytes(data)
 
 
 def write_text(path, text):
@@ -27,18 +25,33 @@ def write_json(path, value):
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
+def write_picture(figure, path, dpi):
+    """Writes a matplotlib figure as a PNG, whole or not at all."""
+    data = io.BytesIO()
+    figure.savefig(data, dpi=dpi, format="png")
+    write_bytes(path, data.getvalue())
+
+
 @contextlib.contextmanager
-def open_text(path):
-    """A text file to write bit by bit; it is at `path` once the block ends without an error."""
+def open_scratch(path):
+    """A path beside `path` to write to; the file is at `path` once the block ends without an error,
+    and nothing is left behind if not.
+    """
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with open(scratch, "w", encoding="utf-8") as file:
-            yield file
+        yield scratch
         os.replace(scratch, path)
     finally:
         scratch.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def open_text(path):
+    """A text file to write bit by bit; it is at `path` once the block ends without an error."""
+    with open_scratch(path) as scratch, open(scratch, "w", encoding="utf-8") as file:
+        yield file
 
 
 @contextlib.contextmanager

@@ -6,8 +6,11 @@ on a laptop. Anything else says so by JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES
 """
 
 import glob
+import importlib.metadata
+import importlib.util
 import json
 import os
+import sys
 import urllib.error
 import urllib.request
 
@@ -20,8 +23,41 @@ from elf_jax.core.errors import UserError
 EXPLICIT = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 # SLURM and Open MPI: how many processes this step has. An allocation without srun has no step.
 COUNTS = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
+# Device files of TPUs (the TPU library looks for the same) and of NVIDIA GPUs (dxg: under WSL).
+DEVICE_FILES = ("accel[0-9]*", "vfio/[0-9]*", "nvidia[0-9]*", "nvidiactl", "dxg")
 WORKERS = ("TPU_WORKER_HOSTNAMES", "TPU_PROCESS_ADDRESSES")
 _METADATA = "http://metadata.google.internal/computeMetadata/v1/instance/attributes/worker-network-endpoints"
+
+
+def start():
+    """What a program does before its first computation: see the two functions below. Of several
+    processes the first one speaks; the others speak of errors only.
+    """
+    skip_missing_tpu()
+    if initialize() and jax.process_index() > 0:
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+        os.environ["TQDM_DISABLE"] = "1"
+
+
+def skip_missing_tpu(environ=os.environ):
+    """Keeps JAX from starting the TPU library on a machine without a TPU, where it only complains.
+
+    Call it after `import jax` and before the first array or `jax.devices()`: later it does nothing.
+    Where somebody has chosen the platforms it leaves them alone: the user, by JAX_PLATFORMS (an
+    empty one too), or JAX, which chooses "tpu,cpu" at import where it finds a TPU.
+    """
+    if jax.config.jax_platforms is None and not has_accelerator(environ):
+        jax.config.update("jax_platforms", "cpu")
+
+
+def has_accelerator(environ=os.environ):
+    """True if this machine may have a TPU, a GPU or another device that JAX has a plugin for."""
+    return bool(
+        any(glob.glob(f"/dev/{name}") for name in DEVICE_FILES)
+        or environ.get("PJRT_NAMES_AND_LIBRARY_PATHS")
+        or importlib.util.find_spec("jax_plugins")
+        or importlib.metadata.entry_points(group="jax_plugins")
+    )
 
 
 def initialize(environ=os.environ, has_tpu=None, endpoints=None):
@@ -85,7 +121,7 @@ def _several_tpu_workers(environ, has_tpu, endpoints):
 
 
 def _has_tpu():
-    return bool(glob.glob("/dev/accel*") or glob.glob("/dev/vfio/[0-9]*"))
+    return bool(glob.glob("/dev/accel[0-9]*") or glob.glob("/dev/vfio/[0-9]*"))
 
 
 def _endpoints():

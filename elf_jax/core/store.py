@@ -13,7 +13,6 @@ import functools
 import glob
 import hashlib
 import json
-import os
 import pathlib
 import tempfile
 
@@ -22,9 +21,9 @@ import jax
 from tqdm import tqdm
 
 from elf_jax.core.errors import UserError
+from elf_jax.core.files import open_scratch, write_text
+from elf_jax.core.workdir import CHECKPOINTS, STORE
 
-CHECKPOINTS = "checkpoints"  # in a workdir
-MARK = ".store"  # in a mirror: the URL that it mirrors
 _SENT = {}  # (mirror, file) -> (time, size) when it was last sent or fetched
 
 
@@ -43,13 +42,13 @@ def fetch(path):
         return pathlib.Path(path)
     url, mirror = str(path).rstrip("/"), mirror_of(path)
     mirror.mkdir(parents=True, exist_ok=True)
-    (mirror / MARK).write_text(url, encoding="utf-8")
+    write_text(mirror / STORE, url)
     store, root = _open(url)
     with _reading(url):
         names = store.find(root) if store.exists(root) else []
     for found in names:
         inside = found[len(root) :].strip("/")
-        if inside.split("/")[0] != CHECKPOINTS:
+        if CHECKPOINTS not in inside.split("/"):
             target = mirror / inside
             target.parent.mkdir(parents=True, exist_ok=True)
             with _reading(url):
@@ -75,7 +74,7 @@ def send(workdir):
     store, root = _open(url)
     for file in sorted(workdir.rglob("*")):
         inside = file.relative_to(workdir).as_posix()
-        if file.is_file() and inside != MARK and _SENT.get((workdir, inside)) != _state(file):
+        if file.is_file() and file.name != STORE and _SENT.get((workdir, inside)) != _state(file):
             state = _state(file)
             store.makedirs(f"{root}/{inside}".rsplit("/", 1)[0], exist_ok=True)
             store.put_file(str(file), f"{root}/{inside}")
@@ -117,14 +116,8 @@ def copy(url):
 
 def _copy_whole(store, name, path, url):
     """One file, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with _reading(url):
-            store.get_file(name, str(scratch))
-        os.replace(scratch, path)
-    finally:
-        scratch.unlink(missing_ok=True)
+    with open_scratch(path) as scratch, _reading(url):
+        store.get_file(name, str(scratch))
 
 
 def _remote_state(info):
@@ -151,9 +144,17 @@ def _reading(url):
 
 
 def location(workdir):
-    """Where a workdir really is, as text: the URL of a mirror, or its own path."""
-    mark = pathlib.Path(workdir) / MARK
-    return mark.read_text(encoding="utf-8") if mark.is_file() else str(workdir)
+    """Where a directory really is, as text: the URL if it is a mirror or lies in one, or else its
+    own path.
+    """
+    workdir = pathlib.Path(workdir)
+    for directory in (workdir, *workdir.parents):
+        mark = directory / STORE
+        if mark.is_file():
+            inside = workdir.relative_to(directory).as_posix()
+            url = mark.read_text(encoding="utf-8")
+            return url if inside == "." else f"{url}/{inside}"
+    return str(workdir)
 
 
 def _state(file):

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import beartype
 import flax.struct
+import jax
+import jax.numpy as jnp
 import jaxtyping
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -40,3 +42,27 @@ class Batch:
     tokens: Tokens
     is_cond: Mask
     is_valid: Mask
+
+
+DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+
+
+def compute_dtype(name, platform=None):
+    """The dtype of a computation by its name in a config.
+
+    Args:
+      name: float32, bfloat16, or auto: bfloat16 on accelerators and float32 on CPUs, which have no
+        fast bfloat16.
+      platform: of the devices, such as "cpu"; None: of those that are there.
+    """
+    if name == "auto":
+        name = "float32" if (platform or jax.default_backend()) == "cpu" else "bfloat16"
+    return DTYPES[name]
+
+
+def counted_positions(batch, pad_in_loss):
+    """[B, L] bool, the positions whose loss counts: the target's, and padding where `pad_in_loss`
+    is true. A condition never counts.
+    """
+    target = ~batch.is_cond
+    return target if pad_in_loss else target & batch.is_valid

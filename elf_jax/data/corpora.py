@@ -1,8 +1,8 @@
-"""Corpora of any size: what a source holds, as numbered units of work that need no more than a
-part of it in memory.
+"""Corpora of any size, read in numbered units.
 
-A unit is the same whoever asks for it: a block of lines of the files, or a range of the documents
-of a data set (`libraries.py`). Whoever has a unit can read its documents in another process.
+A unit is a block of lines of the files, or a range of the documents of a data set
+(`libraries.py`). Only a few units are in memory at a time. The units of a corpus are always the
+same ones in the same order, and the documents of a unit can be read in another process.
 """
 
 import hashlib
@@ -13,28 +13,36 @@ from typing import NamedTuple
 import numpy as np
 
 from elf_jax.core.errors import UserError
-from elf_jax.data import sources
-from elf_jax.data.libraries import HuggingFace, TensorFlowDatasets
+from elf_jax.data import examples
+from elf_jax.data.libraries import LIBRARIES
+from elf_jax.data.split import TRAIN, VALIDATION, is_held_out, split_example
+from elf_jax.data.text_files import (
+    check_apart,
+    decode_utf8,
+    find_files,
+    plain_newlines,
+    read_lines,
+)
 
-UNIT_BYTES = 64 << 20  # of files, decompressed, in a unit; it travels to the worker
+UNIT_BYTES = 64 << 20  # of decompressed files in a unit; they are sent to the worker
 UNIT_DOCUMENTS = 32768  # of a data set in a unit
-READ_DOCUMENTS = 256  # of a data set, read in one go
-PIECE_BYTES = 1 << 20  # of a file, at least, that is looked at in one go
+READ_DOCUMENTS = 256  # of a data set, read in one call
+PIECE_BYTES = 1 << 20  # smallest piece of a file that is read at once
 
-TRAIN, VALIDATION, SPLIT = "train", "validation", "split"
+SPLIT = "split"  # the side of a unit whose texts are on both sides
 
 
 def unit_sizes():
-    """What the units of a corpus depend on besides its content."""
+    """The sizes that decide where one unit ends and the next begins: a dict."""
     return {"bytes": UNIT_BYTES, "piece": PIECE_BYTES, "documents": UNIT_DOCUMENTS}
 
 
 class Unit(NamedTuple):
-    """A contiguous part of a corpus.
+    """A part of a corpus without gaps.
 
     Attributes:
-      side: TRAIN, VALIDATION, or SPLIT: a hash of each text decides.
-      payload: what `read` of the corpus makes documents of.
+      side: TRAIN, VALIDATION, or SPLIT where a hash of each text decides.
+      payload: what the corpus's `read` turns into documents.
     """
 
     side: str
@@ -44,36 +52,50 @@ class Unit(NamedTuple):
 class Files:
     """Text or JSON lines in files.
 
-    A text file is one document; one of more than PIECE_BYTES is read in pieces that end at a blank
-    line, each a document. (Without blank lines it ends after twice as many bytes at any line.)
+    A text file is one document. A file of more than PIECE_BYTES is read in pieces, and each piece
+    is a document: it ends at the first blank line after PIECE_BYTES, or at the first line end after
+    twice as many bytes if there is no blank line before.
+
+    Args:
+      settings: config section `data`.
+
+    Raises:
+      UserError: no files, or files that are both trained on and validated with.
     """
 
     pretokenized = False
-    documents = None  # not known before all is read
+    documents = None  # their number is known only when all is read
 
     def __init__(self, settings):
         self.settings = settings
         if settings.validation_path:
-            sources.check_apart(settings)
-            self.sides = {TRAIN: settings.path, VALIDATION: settings.validation_path}
+            check_apart(settings)
+            self.keys = {TRAIN: "path", VALIDATION: "validation_path"}
         else:
-            self.sides = {SPLIT: settings.path}
-            sources.find_files(settings.path)
+            self.keys = {SPLIT: "path"}
+            self._files(SPLIT)
+
+    def _files(self, side):
+        key = self.keys[side]
+        return find_files(getattr(self.settings, key), key)
 
     def revision(self):
-        """What tells that the files are still the same: a hash of their names and sizes."""
+        """16 hexadecimal digits that change with the files: a hash of their names and sizes.
+
+        The directories do not count, so that files may be moved.
+        """
         digest = hashlib.sha256()
-        for side, path in self.sides.items():
-            for file in sources.find_files(path):
+        for side in self.keys:
+            for file in self._files(side):
                 size = pathlib.Path(file).stat().st_size
                 digest.update(f"{side} {os.path.basename(file)} {size}\n".encode())
         return digest.hexdigest()[:16]
 
     def units(self):
         """Yields every `Unit`, always the same ones in the same order."""
-        for side, path in self.sides.items():
+        for side in self.keys:
             blocks, size = [], 0
-            for file in sources.find_files(path):
+            for file in self._files(side):
                 for block in self._blocks(file):
                     blocks.append(block)
                     size += len(block[-1])
@@ -86,7 +108,7 @@ class Files:
     def _blocks(self, file):
         """Yields (file, its first line, its first byte, bytes) of consecutive blocks of lines."""
         lines, size, first_line, first_byte = [], 0, 1, 0
-        for number, line in enumerate(sources.read_lines(file), 1):
+        for number, line in enumerate(read_lines(file), 1):
             lines.append(line)
             size += len(line)
             blank = self.settings.kind == "jsonl" or not line.strip()
@@ -98,64 +120,67 @@ class Files:
             yield file, first_line, first_byte, b"".join(lines)
 
     def read(self, payload):
-        """Yields the examples of a unit, empty ones too.
+        """Yields the `Example`s of a unit, empty ones too.
 
         Raises:
-          UserError: damaged lines; names file and line.
+          UserError: a damaged line; names file and line.
         """
         for file, line, byte, data in payload:
-            text = sources.decode_utf8(file, data, line, byte)
+            text = decode_utf8(file, data, line, byte)
             if self.settings.kind == "jsonl":
-                yield from sources.jsonl_examples(self.settings, file, text, line)
+                yield from examples.jsonl_examples(self.settings, file, text, line)
             else:
-                yield from sources.text_examples(self.settings, sources.plain_newlines(text))
+                yield from examples.text_examples(self.settings, plain_newlines(text))
 
 
 class Documents:
-    """A data set of numbered documents, read through a library by name.
+    """A data set of numbered documents, read through a library.
 
     Args:
-      settings: config section `data`. library: of `libraries.py`.
+      settings: config section `data`. library: an object of `libraries.py`.
     """
 
     def __init__(self, settings, library):
         self.settings, self.library = settings, library
-        self.sides = {TRAIN if library.has_validation else SPLIT: library.size(TRAIN)}
+        self.sizes = {TRAIN if library.has_validation else SPLIT: library.size(TRAIN)}
         if library.has_validation:
-            self.sides[VALIDATION] = library.size(VALIDATION)
-        self.documents = sum(self.sides.values())
+            self.sizes[VALIDATION] = library.size(VALIDATION)
+        self.documents = sum(self.sizes.values())
         self.pretokenized = library.pretokenized
 
     def revision(self):
-        """What the library knows of the version that it reads."""
+        """Text that changes with the version that the library reads."""
         return self.library.revision()
 
     def units(self):
         """See `Files.units`."""
-        for side, total in self.sides.items():
+        for side, total in self.sizes.items():
             for start in range(0, total, UNIT_DOCUMENTS):
                 yield Unit(side, [side, start, min(start + UNIT_DOCUMENTS, total)])
 
     def read(self, payload):
-        """Yields the examples of a unit, empty ones too; `Tokens` of a pre-tokenised data set.
+        """Yields the `Example`s of a unit, empty ones too; `Tokens` if it is pre-tokenised.
 
         Raises:
           UserError: a field that is missing or holds no text.
         """
         side, start, stop = payload
-        part = VALIDATION if side == VALIDATION else TRAIN
+        side = VALIDATION if side == VALIDATION else TRAIN
         for first in range(start, stop, READ_DOCUMENTS):
             last = min(first + READ_DOCUMENTS, stop)
-            targets, conditions = self.library.read(part, first, last)
-            for target, condition in zip(targets, conditions, strict=True):
+            for target, source in zip(*self.library.read(side, first, last), strict=True):
                 if self.pretokenized:
-                    yield Tokens(_ids(target), None if condition is None else _ids(condition))
+                    yield Tokens(_ids(target), None if source is None else _ids(source))
                 else:
-                    yield sources.Example(target, condition)
+                    yield examples.Example(target, source)
 
 
 class Tokens(NamedTuple):
-    """A row of a pre-tokenised data set: token ids, and for a pair those of the condition."""
+    """A row of a pre-tokenised data set.
+
+    Attributes:
+      target: [n] int32, token ids. source: [m] int32, those of the condition of a pair, or None.
+    """
 
     target: np.ndarray
     source: np.ndarray | None = None
@@ -166,36 +191,36 @@ def _ids(values):
 
 
 def split_document(settings, document):
-    """The parts of a document with the side that each is on; see `sources.split_example`."""
+    """Yields (whether it is held out, part) for the parts of a document, an `Example` or `Tokens`.
+
+    See `split.split_example`.
+    """
     if isinstance(document, Tokens):
         key = document.target if document.source is None else document.source
-        yield sources.is_held_out(key.tobytes(), settings.validation_fraction), document
+        yield is_held_out(key.tobytes(), settings.validation_fraction), document
     else:
-        yield from sources.split_example(settings, document)
+        yield from split_example(settings, document)
 
 
 def is_empty(document):
-    """Whether a document or one side of a pair has nothing in it."""
+    """Whether a document, or one half of a pair, has nothing in it."""
     if isinstance(document, Tokens):
         return not len(document.target) or (
             document.source is not None and not len(document.source)
         )
-    return sources.is_empty(document)
+    return examples.is_empty(document)
 
 
 def open_corpus(settings):
-    """The corpus of the config section `data`.
+    """The `Files` or `Documents` of the config section `data`.
 
     Raises:
-      UserError: a source that there is not, files or data sets that are not there.
+      UserError: files or data sets that are not there, or a kind that is never prepared.
     """
-    sources.check_source(settings)
     if settings.kind == "unicode_names":
         raise UserError(
             "config.data.kind=unicode_names needs no preparing: leave config.data.prepared empty"
         )
-    if settings.kind == "tfds":
-        return Documents(settings, TensorFlowDatasets(settings))
-    if settings.kind == "hf":
-        return Documents(settings, HuggingFace(settings))
+    if settings.kind in LIBRARIES:
+        return Documents(settings, LIBRARIES[settings.kind](settings))
     return Files(settings)

@@ -1,19 +1,29 @@
-"""Data sets by name, through the libraries that keep them: TensorFlow Datasets (without
+"""Data sets by name, read through the libraries that keep them: TensorFlow Datasets (without
 TensorFlow) and Hugging Face `datasets`.
 
-Both give documents by number. A library object travels to other processes as its settings and
-opens the data there again.
+Both libraries give documents by number. An object of this module can be sent to another process:
+it takes its settings along and opens the data there again.
 """
 
 import pathlib
 
 from elf_jax.core.errors import UserError
-
-TRAIN, VALIDATION = "train", "validation"
+from elf_jax.data.split import TRAIN, VALIDATION
 
 
 class _Library:
-    """What both have in common: the sides, the fields, and how they travel."""
+    """What both libraries have in common.
+
+    Attributes:
+      has_validation: whether the config names a validation split or data set.
+      pretokenized: whether the documents are token ids.
+
+    Args:
+      settings: config section `data`.
+
+    Raises:
+      UserError: no data set is named, or training and validation are the same split.
+    """
 
     pretokenized = False
 
@@ -39,29 +49,33 @@ class _Library:
                 "split, or leave it empty to split a part off"
             )
 
-    def _name(self, part):
-        """(data set, split) of a part."""
+    def _name(self, side):
+        """(data set, split) of a side."""
         s = self.settings
-        if part == TRAIN:
+        if side == TRAIN:
             return s.path, s.split
         return s.validation_path or s.path, s.validation_split or s.split
 
-    def _source(self, part):
-        if part not in self._open:
-            self._open[part] = self._load(*self._name(part))
-        return self._open[part]
+    def _data(self, side):
+        if side not in self._open:
+            self._open[side] = self._load(*self._name(side))
+        return self._open[side]
 
-    def size(self, part):
-        """Number of documents."""
-        return len(self._source(part))
+    def _sides(self):
+        return [TRAIN, VALIDATION] if self.has_validation else [TRAIN]
+
+    def size(self, side):
+        """Number of documents of a side."""
+        return len(self._data(side))
 
     def _fields(self):
         return [name for name in (self.settings.field, self.settings.source_field) if name]
 
 
 class TensorFlowDatasets(_Library):
-    """`tfds.data_source`: a name such as wmt14_translate/de-en, or a directory of one version
-    with dataset_info.json; random access needs the array_record format.
+    """Data sets of `tfds.data_source`, by a name such as wmt14_translate/de-en or by the directory
+    of one version, which holds dataset_info.json. They must be in array_record format, because
+    documents are read by number.
     """
 
     def _load(self, name, split):
@@ -71,7 +85,7 @@ class TensorFlowDatasets(_Library):
             if pathlib.Path(name, "dataset_info.json").is_file():
                 return tfds.builder_from_directory(name).as_data_source(split=split)
             return tfds.data_source(name, split=split)
-        except Exception as error:  # whatever a data set's own code may raise
+        except Exception as error:  # the code of a data set may raise anything
             raise UserError(
                 f"tfds cannot read split {split!r} of {name!r} ({_first_line(error)}): check "
                 "config.data.path and config.data.split, and that TFDS_DATA_DIR holds it in "
@@ -79,42 +93,48 @@ class TensorFlowDatasets(_Library):
             ) from None
 
     def revision(self):
-        """Full name with the version, and the sizes of the splits."""
-        parts = [TRAIN, VALIDATION] if self.has_validation else [TRAIN]
-        names = [f"{self._source(part).dataset_info.full_name}:{self.size(part)}" for part in parts]
+        """Text that changes with the data: full names with versions, and sizes."""
+        names = [
+            f"{self._data(side).dataset_info.full_name}:{self.size(side)}" for side in self._sides()
+        ]
         return " ".join(names)
 
-    def read(self, part, start, stop):
-        """(texts, sources or Nones) of the documents start to stop.
+    def read(self, side, start, stop):
+        """Documents `start` to `stop` of a side.
+
+        Returns:
+          (texts, sources), two lists of strings; without a source field the second is of Nones.
 
         Raises:
           UserError: a field that is missing or holds no text.
         """
-        records = self._source(part).__getitems__(list(range(start, stop)))
-        columns = [[self._text(record, name) for record in records] for name in self._fields()]
-        return columns[0], columns[1] if len(columns) > 1 else [None] * len(records)
+        documents = self._data(side).__getitems__(list(range(start, stop)))
+        columns = [
+            [self._text(document, name) for document in documents] for name in self._fields()
+        ]
+        return columns[0], columns[1] if len(columns) > 1 else [None] * len(documents)
 
-    def _text(self, record, name):
-        value = _nested(record, name)
+    def _text(self, document, name):
+        value = _nested(document, name)
         if not isinstance(value, bytes | str):
-            raise _no_field(self.settings, name, record, value)
+            raise _no_field(self.settings, name, document, value)
         return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
 
 
 class HuggingFace(_Library):
-    """The `datasets` library: a hub name (with a configuration: NAME:CONFIGURATION), or a
-    directory made by `save_to_disk`.
+    """Data sets of the `datasets` library, by a name on the hub (with a configuration:
+    NAME:CONFIGURATION) or by a directory that `save_to_disk` made.
 
-    A field of integers is taken for token ids: the data set is pre-tokenised.
+    A field that holds lists of integers is taken for token ids: the data set is pre-tokenised.
     """
 
     def __init__(self, settings):
         super().__init__(settings)
-        record = self._source(TRAIN)[0] if self.size(TRAIN) else {}
-        values = [_nested(record, name) for name in self._fields()]
+        document = self._data(TRAIN)[0] if self.size(TRAIN) else {}
+        values = [_nested(document, name) for name in self._fields()]
         for name, value in zip(self._fields(), values, strict=True):
             if not isinstance(value, str | list):
-                raise _no_field(settings, name, record, value)
+                raise _no_field(settings, name, document, value)
         self.pretokenized = all(isinstance(value, list) for value in values)
 
     def _load(self, name, split):
@@ -130,7 +150,7 @@ class HuggingFace(_Library):
             else:
                 path, _, configuration = name.partition(":")
                 data = datasets.load_dataset(path, configuration or None)
-        except Exception as error:  # whatever the network or a data set may raise
+        except Exception as error:  # the network or a data set may raise anything
             raise UserError(
                 f"datasets cannot load {name!r} ({_first_line(error)}): give a name on the hub, "
                 "NAME:CONFIGURATION, or a directory made by save_to_disk as config.data.path"
@@ -145,22 +165,25 @@ class HuggingFace(_Library):
         self._versions[name, split] = data._fingerprint
         columns = [field.split(".")[0] for field in self._fields()]
         there = [column for column in dict.fromkeys(columns) if column in data.column_names]
-        # Columns that are not asked for are not read; a missing one is told of by name later.
+        # Other columns are not read. If one is missing, all stay, so that the error can list them.
         return data.select_columns(there) if len(there) == len(set(columns)) else data
 
     def revision(self):
-        """The fingerprints that the library keeps of its data, and the sizes."""
-        parts = [TRAIN, VALIDATION] if self.has_validation else [TRAIN]
-        names = [f"{self.size(part)}:{self._versions[self._name(part)]}" for part in parts]
+        """Text that changes with the data: the library's own fingerprints, and sizes."""
+        names = [f"{self.size(side)}:{self._versions[self._name(side)]}" for side in self._sides()]
         return " ".join(names)
 
-    def read(self, part, start, stop):
-        """(texts or ids, sources or Nones) of the documents start to stop.
+    def read(self, side, start, stop):
+        """Documents `start` to `stop` of a side.
+
+        Returns:
+          (texts, sources), two lists of strings, or of lists of token ids if pre-tokenised; without
+          a source field the second is of Nones.
 
         Raises:
-          UserError: a field that is missing or holds neither text nor ids.
+          UserError: a field that is missing, or holds neither text nor token ids.
         """
-        data = self._source(part)[start:stop]
+        data = self._data(side)[start:stop]
         columns = [self._column(data, name) for name in self._fields()]
         return columns[0], columns[1] if len(columns) > 1 else [None] * len(columns[0])
 
@@ -170,22 +193,25 @@ class HuggingFace(_Library):
         if rest:
             values = [_nested(value, ".".join(rest)) for value in values]
         kind = list if self.pretokenized else str
-        values = [kind() if value is None else value for value in values]  # empty, and so dropped
+        values = [kind() if value is None else value for value in values]  # empty: dropped later
         wrong = [value for value in values if not isinstance(value, kind)]
         if wrong or first not in data:
             raise _no_field(self.settings, name, data, wrong[0] if wrong else None)
         return values
 
 
-def _nested(record, name):
-    """The value at a dotted name, or None."""
+LIBRARIES = {"tfds": TensorFlowDatasets, "hf": HuggingFace}  # by config.data.kind
+
+
+def _nested(document, name):
+    """The value at a dotted name in nested dicts, or None."""
     for key in name.split("."):
-        record = record.get(key) if isinstance(record, dict) else None
-    return record
+        document = document.get(key) if isinstance(document, dict) else None
+    return document
 
 
-def _no_field(settings, name, record, value):
-    there = ", ".join(sorted(record)) or "none"
+def _no_field(settings, name, document, value):
+    there = ", ".join(sorted(document)) or "none"
     fault = "is missing" if value is None else f"is a {type(value).__name__}, not text"
     return UserError(
         f"{settings.path}: field {name!r} {fault} (fields there: {there}): set config.data.field "

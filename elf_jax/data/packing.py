@@ -1,11 +1,11 @@
-"""Token sequences to rows of equal length: one text a row, whole documents, or one long stream
-cut up.
+"""Packs token sequences into rows of equal length.
 
+There are three ways: one text in every row, whole documents, or one long stream that is cut.
 N rows, L positions. A row is [condition, EOS | target, EOS | padding].
 
-A packer takes one text after another and gives back the rows that are finished, so that a corpus
-of any size passes through; `pack_rows`, `pack_stream` and `pack_documents` do the same for texts in
-memory.
+A packer takes one text after another and gives back the rows that are finished. So a corpus of any
+size can be packed in little memory. `pack_rows`, `pack_stream` and `pack_documents` do the same
+for texts in memory.
 """
 
 import dataclasses
@@ -18,19 +18,19 @@ from elf_jax.core.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Rows:
-    """Packed rows.
+    """Packed rows in memory.
 
     Attributes:
       tokens: [N, L] int32.
-      cond_length: [N] int32, positions of the condition. valid_length: [N] int32, of condition
-        and target.
-      read_threads: how many threads are worth reading with.
+      cond_length: [N] int32, number of positions of the condition.
+      valid_length: [N] int32, number of positions of condition and target together.
+      read_threads: number of threads that should read batches.
     """
 
     tokens: np.ndarray
     cond_length: np.ndarray
     valid_length: np.ndarray
-    read_threads = 1  # they lie in memory
+    read_threads = 1  # more would not help in memory
 
     def __len__(self):
         return len(self.tokens)
@@ -41,8 +41,10 @@ class Rows:
         return self.tokens.shape[1]
 
     def take(self, index):
-        """The fields of a `Batch` for the rows `index` (an integer, a slice or an array of
-        integers).
+        """The fields of a `Batch` for some rows: a dict of arrays [..., L].
+
+        Args:
+          index: an integer, a slice or an array of integers.
         """
         position = np.arange(self.tokens.shape[1])
         return {
@@ -52,16 +54,16 @@ class Rows:
         }
 
     def batches(self, batch_size):
-        """Every row once, in order.
+        """All rows once, in order.
 
         Yields:
-          (the fields of a `Batch`, [batch_size] bool that is False where a row only fills up the
-          last batch).
+          (the fields of a `Batch`, [batch_size] bool). The second is False for rows that only fill
+          the last batch.
         """
         return in_batches(self, batch_size)
 
-    def sample(self, count):
-        """At most `count` rows, evenly spread, as `Rows` in memory."""
+    def subset(self, count):
+        """At most `count` of the rows, evenly spread, as `Rows`."""
         if count >= len(self):
             return self
         index = spread(len(self), count)
@@ -76,22 +78,31 @@ def in_batches(rows, batch_size):
 
 
 def spread(total, count):
-    """[min(count, total)] indices, evenly spread over range(total)."""
+    """Indices that are evenly spread over range(total): [min(count, total)] integers."""
     return np.arange(min(count, total)) * total // max(min(count, total), 1)
 
 
 class Row(NamedTuple):
-    """A finished row: token ids of condition and target with their EOS, without padding."""
+    """A finished row without padding.
+
+    Attributes:
+      tokens: [n] int32, ids of condition and target with their EOS.
+      cond_length: number of positions of the condition.
+    """
 
     tokens: np.ndarray
     cond_length: int
 
 
 class RowPacker:
-    """One text or pair a row, cut so that its EOS fits.
+    """One text or one pair in every row, cut so that its EOS fits.
+
+    Attributes:
+      counts: dict, how many texts and sources were cut.
 
     Args:
-      length: L. eos_id: of the EOS token. source_length: longest condition with its EOS.
+      length: L. eos_id: id of the EOS token.
+      source_length: of pairs, the longest condition in tokens with its EOS.
     """
 
     def __init__(self, length, eos_id, source_length=0):
@@ -100,7 +111,7 @@ class RowPacker:
         self.counts = {"targets_cut": 0, "sources_cut": 0}
 
     def add(self, target, source=None):
-        """Takes an int array, or two for a pair; returns a list of finished `Row`s."""
+        """Takes the token ids of a text or pair, int arrays; returns a list of finished `Row`s."""
         parts, start = [], 0
         if source is not None:
             self.counts["sources_cut"] += len(source) >= self.source_length
@@ -111,14 +122,12 @@ class RowPacker:
         return [Row(np.concatenate(parts), start)]
 
     def finish(self):
-        """The last rows, once there is no more text."""
+        """Returns a list of the last `Row`s. Call it after the last text."""
         return []
 
 
 class StreamPacker:
-    """All texts with EOS after each, as one stream cut into full rows; what is left over is
-    dropped.
-    """
+    """All texts in one stream, with EOS after each, cut into full rows. The rest is dropped."""
 
     def __init__(self, length, eos_id, source_length=0):
         del source_length
@@ -145,11 +154,11 @@ class StreamPacker:
 
 
 class DocumentPacker:
-    """Documents whole and greedily: each goes into the open row if it fits there, and begins a new
-    one if not.
+    """Whole documents, as many in a row as fit.
 
-    EOS follows every document, except where the row is full. A document longer than a row begins a
-    row, is cut into full ones, and its rest stays open for the next document. Nothing is dropped.
+    A document that fits into the open row goes there; otherwise it begins a new row. EOS follows
+    every document, except where the row is full. A document longer than a row begins a new row and
+    is cut into full rows; the next document may follow its rest. Nothing is dropped.
     """
 
     def __init__(self, length, eos_id, source_length=0):
@@ -183,8 +192,8 @@ class DocumentPacker:
 
 
 class ReadyPacker:
-    """Rows that were tokenised and packed elsewhere, EOS and all: only cut, to source_length and
-    to the length of a row.
+    """Rows that were tokenised and packed elsewhere. Nothing is added, not even an EOS; they are
+    only cut, to source_length and to the length of a row.
     """
 
     def __init__(self, length, eos_id, source_length=0):
@@ -211,40 +220,18 @@ PACKERS = {"rows": RowPacker, "stream": StreamPacker, "documents": DocumentPacke
 
 
 def resolve_packing(settings):
-    """The packing of the config section `data`, never "auto".
-
-    Raises:
-      UserError: packing, padding or lengths that cannot be.
-    """
-    conditional = bool(settings.source_field)
-    known = ("auto", *PACKERS)
-    if settings.packing not in known:
-        raise UserError(
-            f"config.data.packing is {settings.packing!r}; use one of {', '.join(known)}"
-        )
-    if settings.pad not in ("pad", "eos"):
-        raise UserError(f"config.data.pad is {settings.pad!r}; use pad or eos")
-    if settings.length < 2:
-        raise UserError(f"config.data.length is {settings.length}; use 2 or more")
-    if conditional and settings.packing not in ("auto", "rows"):
-        raise UserError(
-            f"pairs cannot be packed as {settings.packing}: set config.data.packing to rows"
-        )
-    if conditional and not 1 < settings.source_length < settings.length - 1:
-        raise UserError(
-            f"config.data.source_length is {settings.source_length}: for pairs it must be between "
-            f"2 and config.data.length - 2 = {settings.length - 2}"
-        )
+    """The packing of the config section `data`: a key of PACKERS, never "auto"."""
     if settings.packing != "auto":
         return settings.packing
-    return "rows" if conditional or settings.kind == "unicode_names" else "stream"
+    whole = settings.source_field or settings.kind == "unicode_names"
+    return "rows" if whole else "stream"
 
 
 def collect(rows, length, pad_id):
-    """An iterable of `Row`s as `Rows` in memory.
+    """An iterable of `Row`s as `Rows`.
 
     Args:
-      rows: `Row`s. length: L. pad_id: fills what is left of a row (it may be EOS).
+      rows: `Row`s. length: L. pad_id: id that fills the rest of a row (it may be EOS).
     """
     rows = list(rows)
     tokens = np.full((len(rows), length), pad_id, np.int32)
@@ -255,15 +242,15 @@ def collect(rows, length, pad_id):
 
 
 def pack_rows(targets, sources, length, source_length, eos_id, pad_id):
-    """One text a row, cut so that its EOS fits.
+    """One text or pair in every row, see `RowPacker`.
 
     Args:
-      targets: list of N int arrays. sources: list of N, or None.
-      length: L. source_length: longest condition with its EOS.
-      eos_id, pad_id: padding is filled with pad_id (which may be EOS).
+      targets: list of N int arrays. sources: list of N int arrays for pairs, otherwise None.
+      length: L. source_length: longest condition in tokens with its EOS.
+      eos_id: id of the EOS token. pad_id: id that fills the rest of a row (it may be EOS).
 
     Returns:
-      (Rows, counts of what was cut).
+      (`Rows`, dict of how many texts and sources were cut).
     """
     packer = RowPacker(length, eos_id, source_length)
     sources = [None] * len(targets) if sources is None else sources
@@ -271,28 +258,30 @@ def pack_rows(targets, sources, length, source_length, eos_id, pad_id):
 
 
 def pack_documents(texts, length, eos_id, pad_id):
-    """Documents whole and greedily, see `DocumentPacker`.
+    """Whole documents, see `DocumentPacker`.
 
     Args:
       texts: list of int arrays. length: L. eos_id, pad_id: as for `pack_rows`.
 
     Returns:
-      (Rows, counts of what was cut).
+      (`Rows`, dict of how many texts were cut).
     """
     packer = DocumentPacker(length, eos_id)
     return _pack(packer, texts, [None] * len(texts), length, pad_id), packer.counts
 
 
 def pack_stream(texts, length, eos_id, part):
-    """All texts with EOS after each, as one stream cut into full rows; what is left over is
-    dropped.
+    """One stream, see `StreamPacker`.
 
     Args:
-      texts: list of int arrays. length: L. eos_id: of the EOS token.
+      texts: list of int arrays. length: L. eos_id: id of the EOS token.
       part: "training" or "validation", for the message.
 
+    Returns:
+      `Rows`.
+
     Raises:
-      UserError: fewer tokens than one row.
+      UserError: the texts do not fill one row.
     """
     packer = StreamPacker(length, eos_id)
     rows = _pack(packer, texts, [None] * len(texts), length, eos_id)
@@ -302,7 +291,7 @@ def pack_stream(texts, length, eos_id, part):
 
 
 def short_stream(part, size, length):
-    """The message about a stream of `size` tokens that fills no row."""
+    """The error message for a stream of only `size` tokens, which do not fill a row."""
     return (
         f"the {part} text has {size} tokens, less than one sequence of {length}: give more text or "
         "lower config.data.length"

@@ -1,11 +1,10 @@
-"""A corpus to prepared shards: in parallel, in bounded memory, resumable.
+"""Prepares a corpus: turns it into shards on all cores, in little memory.
 
-Unit k of the corpus becomes shard k, whoever works on it and when. So the result is the same for
-any number of workers, and an interrupted preparation goes on with the units that are missing.
+Unit k of the corpus becomes shard k of each side. So the result is the same for any number of
+workers, and an interrupted preparation goes on with the units that are missing.
 """
 
 import contextlib
-import fcntl
 import json
 import pathlib
 import shutil
@@ -22,52 +21,59 @@ from elf_jax.data.corpora import SPLIT, TRAIN, VALIDATION, is_empty, open_corpus
 from elf_jax.data.manifest import (
     MANIFEST,
     TOKENIZER,
-    check_revision,
-    check_same,
-    describe,
     fault,
-    find_tokenizer,
     make_manifest,
-    no_store,
     read_manifest,
     shards,
+    translate_options,
     verify,
 )
 from elf_jax.data.packing import resolve_packing
-from elf_jax.data.pool import cores, run_units
-from elf_jax.data.shards import record_dtype
+from elf_jax.data.prepare_unit import Plan
+from elf_jax.data.prepare_workers import cores, run_units
+from elf_jax.data.prepared import (
+    check_corpus,
+    check_options,
+    check_revision,
+    describe,
+    find_tokenizer,
+    kept_tokenizer,
+    not_in_store,
+)
+from elf_jax.data.shards import row_dtype
 from elf_jax.data.tokenizer import save_tokenizer, train_tokenizer, vocab_size
-from elf_jax.data.work import Plan
 
-UNFINISHED = "unfinished"  # directory of what the finished units hold
-STARTED = "started.json"  # in it: what they are made with
-TOKENIZER_CHARACTERS = 200_000_000  # of text that a tokenizer is trained on, at most
+UNFINISHED = "unfinished"  # directory with what the finished units hold
+STARTED = "started.json"  # in UNFINISHED: what the units are made with
+TOKENIZER_CHARACTERS = 200_000_000  # of text, at most, that a tokenizer is trained on
 
 
 def prepare(settings, run_directory=None, workers=None):
-    """Turns the source of the config section `data` into shards in settings.prepared, or goes on
-    with that, or checks what is finished.
+    """Makes the shards of the config section `data` in settings.prepared.
+
+    An interrupted preparation goes on. A finished directory is checked, and missing shards are made
+    again.
 
     Args:
-      settings: config section `data`.
-      run_directory: where a training run keeps its tokenizer, which then is used.
-      workers: number of processes; None for one a core.
+      settings: config section `data`, checked by `checks.check_data`.
+      run_directory: where a training run keeps its tokenizer, which is used if it is there.
+      workers: number of processes; None for one on every core.
 
     Returns:
-      The manifest.
+      The manifest, a dict.
 
     Raises:
-      UserError: bad settings, source or tokenizer; a directory made with others, or damaged.
+      UserError: a corpus or tokenizer that cannot be used, or a directory that is damaged or was
+        made with other settings.
     """
     if not settings.prepared:
         raise UserError(
             "config.data.prepared is empty: name a directory for the shards, such as data/owt"
         )
     if store.is_url(settings.prepared):
-        raise no_store(settings.prepared)
-    resolve_packing(settings)
+        raise not_in_store(settings.prepared)
     directory = pathlib.Path(settings.prepared)
-    if not read_manifest(directory):  # whatever is wrong is told before anything is written
+    if not read_manifest(directory):  # find mistakes before anything is written
         corpus = open_corpus(_frozen(settings))
         if find_tokenizer(settings, run_directory) is None and corpus.pretokenized:
             raise UserError(
@@ -77,81 +83,91 @@ def prepare(settings, run_directory=None, workers=None):
     directory.mkdir(parents=True, exist_ok=True)
     try:
         with _lock(directory):
-            return _prepare(settings, directory, run_directory, workers or cores())
+            manifest = read_manifest(directory)
+            if manifest and _is_complete(settings, manifest, run_directory):
+                print(f"{directory} is complete: {_in_words(manifest, settings)}")
+                return manifest
+            manifest = _make(settings, manifest, run_directory, workers or cores())
+            print(f"prepared {directory}: {_in_words(manifest, settings)}")
+            return manifest
     except KeyboardInterrupt:
         raise UserError(
-            f"preparing {str(directory)!r} was interrupted: the same command goes on from there"
+            f"preparing {str(directory)!r} was interrupted: run the same command again to go on"
         ) from None
 
 
-def _prepare(settings, directory, run_directory, workers):
-    manifest = read_manifest(directory)
-    if manifest:
-        tokenizer = find_tokenizer(settings, run_directory)
-        check_same(directory, manifest["options"], describe(settings, tokenizer))
-        there = [shard for shard in shards(manifest) if (directory / shard["name"]).exists()]
-        verify(directory, tqdm(there, desc="checking", unit="shard", leave=False), whole=True)
-        if len(there) == len(shards(manifest)):
-            print(f"{directory} is complete: {summary(manifest, settings)}")
-            return manifest
-    frozen = _frozen(settings)
+def _is_complete(settings, manifest, run_directory):
+    """Checks a finished directory; returns whether all its shards are there."""
+    directory = pathlib.Path(settings.prepared)
+    tokenizer = kept_tokenizer(settings, run_directory)
+    check_options(directory, manifest["options"], describe(settings, tokenizer))
+    check_corpus(settings, manifest)
+    there = [shard for shard in shards(manifest) if (directory / shard["name"]).exists()]
+    verify(directory, tqdm(there, desc="checking", unit="shard", leave=False), whole=True)
+    return len(there) == len(shards(manifest))
+
+
+def _make(settings, before, run_directory, workers):
+    """Makes the shards that are missing, and the manifest.
+
+    Args:
+      before: the manifest if the directory was finished once, or None.
+    """
+    directory, frozen = pathlib.Path(settings.prepared), _frozen(settings)
     corpus = open_corpus(frozen)
+    revision = corpus.revision()
     tokenizer = find_tokenizer(settings, run_directory) or _train(settings, corpus)
     options = describe(settings, tokenizer)
-    before = manifest or _started(directory)
-    if before:
-        check_same(directory, before["options"], options)
-        check_revision(directory, before["revision"], corpus.revision())
+    started = before or _started(directory)
+    if started:
+        check_options(directory, started["options"], options)
+        check_revision(settings, started, revision)
     save_tokenizer(tokenizer, directory / TOKENIZER)
-    about = {
-        "pretokenized": corpus.pretokenized,
-        "dtype": record_dtype(vocab_size(tokenizer), settings.length),
-        "vocab_size": vocab_size(tokenizer),
-    }
-    start = {"options": options, "revision": corpus.revision(), "unit": corpora.unit_sizes()}
+    start = {"options": options, "revision": revision, "unit": corpora.unit_sizes()}
     write_json(directory / UNFINISHED / STARTED, start)
-    plan = Plan(
-        frozen,
-        corpus,
-        tokenizer.backend_tokenizer.to_str(),
-        tokenizer.eos_token_id,
-        about["vocab_size"],
-        about["dtype"],
-    )
-    records = _finished(directory, manifest)
-    _run(plan, records, directory, workers)
+    size = vocab_size(tokenizer)
+    dtype = row_dtype(size, settings.length)
+    core = tokenizer.backend_tokenizer.to_str()
+    plan = Plan(frozen, corpus, core, tokenizer.eos_token_id, size, dtype)
+    units = _finished(directory, before)
+    _run(plan, units, directory, workers)
+    about = {"pretokenized": corpus.pretokenized, "dtype": dtype, "vocab_size": size}
     try:
-        manifest = make_manifest(settings, options, start["revision"], about, records.values())
+        manifest = make_manifest(settings, options, revision, about, units.values())
     except UserError:
-        _discard(directory, records)  # nothing of it is of use
+        _discard(directory, units)  # it cannot be used
         raise
-    write_json(directory / MANIFEST, manifest)
+    if before and before["units"] == manifest["units"]:
+        manifest = before  # the same rows keep their fingerprint, even from an earlier version
+    else:
+        write_json(directory / MANIFEST, manifest)
     shutil.rmtree(directory / UNFINISHED)
-    print(f"prepared {directory}: {summary(manifest, settings)}")
     return manifest
 
 
 def _frozen(settings):
-    """The settings as plain values that can travel to other processes."""
+    """The settings as plain values, which can be sent to other processes."""
     values = {**settings.to_dict(), "packing": resolve_packing(settings)}
     return types.SimpleNamespace(**values)
 
 
 @contextlib.contextmanager
 def _lock(directory):
-    """Keeps a second preparation out of the directory."""
+    """Only one process at a time prepares the directory."""
+    import fcntl  # here, because Windows does not have it
+
     with open(directory / ".lock", "w", encoding="utf-8") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise UserError(
-                f"{str(directory)!r} is being prepared by another process: wait for it to end"
+                f"{str(directory)!r} is being prepared by another process: wait until it ends"
             ) from None
         yield
 
 
 def _train(settings, corpus):
-    """A tokenizer trained on the first TOKENIZER_CHARACTERS of the training side."""
+    """A tokenizer, trained on the first TOKENIZER_CHARACTERS of the training side."""
     print(f"training a tokenizer on {settings.path}", flush=True)
     return train_tokenizer(settings, _training_examples(settings, corpus))
 
@@ -180,43 +196,42 @@ def _started(directory):
     started = json.loads(path.read_text(encoding="utf-8"))
     if started["unit"] != corpora.unit_sizes():
         raise UserError(
-            f"{str(directory)!r} was begun by another version, which cuts the corpus differently: "
-            "delete it and prepare again"
+            f"the preparation of {str(directory)!r} was begun by another version, with units of "
+            "another size: delete the directory and prepare again"
         )
-    return started
+    return {**started, "options": translate_options(started["options"])}
 
 
 def _finished(directory, manifest):
-    """{number: record} of the units whose shards are all there."""
+    """{number: entry in the manifest} of the units whose shards are all there."""
     if manifest:
-        records = manifest["units"]
+        units = manifest["units"]
     else:
         paths = (directory / UNFINISHED).glob("unit-*.json")
-        records = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+        units = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
     return {
-        record["number"]: record
-        for record in records
-        if not any(fault(directory, part["shard"]) for part in record["sides"].values())
+        unit["number"]: unit
+        for unit in units
+        if not any(fault(directory, part["shard"]) for part in unit["sides"].values())
     }
 
 
-def _run(plan, records, directory, workers):
-    """Carries out the units that are missing, and adds their records."""
-    for scratch in directory.glob(".*.array_record.*"):  # left by a process that was killed
+def _run(plan, units, directory, workers):
+    """Prepares the units that are missing and adds their entries to `units`."""
+    for scratch in directory.glob(".*.array_record.*"):  # from a process that was killed
         scratch.unlink()
-    units = enumerate(plan.corpus.units())
-    jobs = ((number, unit) for number, unit in units if number not in records)
-    done = sum(
-        part["counts"]["documents"] for r in records.values() for part in r["sides"].values()
-    )
-    if records:
-        print(f"{directory}: going on after {len(records)} finished shard(s), {done:,} documents")
+    everything = enumerate(plan.corpus.units())
+    jobs = ((number, unit) for number, unit in everything if number not in units)
+    parts = (part for unit in units.values() for part in unit["sides"].values())
+    done = sum(part["counts"]["documents"] for part in parts)
+    if units:
+        print(f"{directory}: going on after {len(units)} finished unit(s), {done:,} documents")
     tokens, began = 0, time.monotonic()
     bar = tqdm(
         total=plan.corpus.documents, initial=done, unit="doc", desc="preparing", dynamic_ncols=True
     )
 
-    def update(documents, count):
+    def progress(documents, count):
         nonlocal tokens
         tokens += count
         speed = tokens / max(time.monotonic() - began, 1e-9)
@@ -224,21 +239,21 @@ def _run(plan, records, directory, workers):
         bar.update(documents)
 
     with bar:
-        for record in run_units(plan, jobs, workers, update):
-            write_json(directory / UNFINISHED / f"unit-{record['number']:05d}.json", record)
-            records[record["number"]] = record
+        for unit in run_units(plan, jobs, workers, progress):
+            write_json(directory / UNFINISHED / f"unit-{unit['number']:05d}.json", unit)
+            units[unit["number"]] = unit
 
 
-def _discard(directory, records):
-    for record in records.values():
-        for part in record["sides"].values():
+def _discard(directory, units):
+    for unit in units.values():
+        for part in unit["sides"].values():
             (directory / part["shard"]["name"]).unlink(missing_ok=True)
     for name in (UNFINISHED, TOKENIZER):
         shutil.rmtree(directory / name)
 
 
-def summary(manifest, settings):
-    """One line about the counts of a manifest."""
+def _in_words(manifest, settings):
+    """The counts of a manifest in one line."""
     counts, validation = manifest["counts"][TRAIN], manifest["counts"][VALIDATION]
     parts = [
         f"{counts['documents']:,} documents in {counts['rows']:,} rows of {settings.length}, "
@@ -248,6 +263,6 @@ def summary(manifest, settings):
     names = {"targets_cut": "texts cut", "sources_cut": "sources cut"}
     parts += [f"{counts[name]:,} {words}" for name, words in names.items() if counts.get(name)]
     if manifest["empty"]:
-        kind = "pairs with an empty side" if settings.source_field else "empty documents"
+        kind = "pairs with an empty half" if settings.source_field else "empty documents"
         parts.append(f"{manifest['empty']:,} {kind} dropped")
     return ", ".join(parts)

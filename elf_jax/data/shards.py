@@ -1,75 +1,91 @@
-"""Prepared rows on disk: ArrayRecord shards and the manifest that describes them.
+"""Prepared rows on disk, in ArrayRecord files, the shards.
 
-A record is one row: little-endian uint16, or uint32 where the vocabulary or the row is too large
-for that; first the length of the condition, then the tokens of condition and target with their EOS.
-Padding is not stored. The files of a prepared directory:
+ArrayRecord calls an entry of its files a record; here every record is one row. A row is
+little-endian uint16 numbers (uint32 if the vocabulary or the length is too large): first the length
+of the condition, then the tokens of condition and target with their EOS. Padding is not stored.
 
-  manifest.json                     written last: a directory without it is not finished
+The files of a prepared directory:
+
+  manifest.json                     written last; without it the directory is not finished
   train-00000.array_record, ...     the training rows of unit 0, ...
   validation-00000.array_record, ...
-  tokenizer/                        what the rows were made with, in Hugging Face format
+  tokenizer/                        the tokenizer of the rows, in Hugging Face format
   unfinished/                       while preparing: what the finished units hold
 
-See `manifest.py` for what the manifest says and how it is checked.
+`manifest.py` explains the manifest.
 """
 
 import collections.abc
+import contextlib
 import hashlib
-import os
 import pathlib
 
 import numpy as np
-from array_record.python.array_record_module import ArrayRecordWriter
 
+from elf_jax.core.files import open_scratch
+from elf_jax.data.examples import Example
 from elf_jax.data.packing import Rows, in_batches, spread
-from elf_jax.data.sources import Example
 
-# One record a group, for random access; the ids of a row compress too little to be worth the time.
+# Every row can be read alone. Compression would save too little space to be worth its time.
 WRITER_OPTIONS = "group_size:1,uncompressed"
 
 
-def record_dtype(vocab_size, length):
+def row_dtype(vocab_size, length):
     """Name of the smallest dtype that holds every token id and every length of a condition."""
     return "<u2" if max(vocab_size, length + 1) <= 1 << 16 else "<u4"
 
 
-class ShardWriter:
-    """Writes rows to a shard that appears under its name only when it is complete.
+@contextlib.contextmanager
+def open_shard(path, dtype):
+    """A `ShardWriter`. The shard is at `path` once the block ends without an error.
 
     Args:
-      path: of the shard. dtype: see `record_dtype`.
+      path: of the shard. dtype: see `row_dtype`.
+    """
+    with open_scratch(path) as scratch:
+        writer = ShardWriter(scratch, pathlib.Path(path).name, dtype)
+        try:
+            yield writer
+        finally:
+            writer.close()
+
+
+class ShardWriter:
+    """Writes rows to a shard, see `open_shard`.
+
+    Attributes:
+      rows: number of rows written.
     """
 
-    def __init__(self, path, dtype):
-        self.path, self.dtype, self.rows = pathlib.Path(path), dtype, 0
-        self.scratch = self.path.with_name(f".{self.path.name}.{os.getpid()}")
-        self.writer = ArrayRecordWriter(str(self.scratch), WRITER_OPTIONS)
+    def __init__(self, scratch, name, dtype):
+        # Here, because the library does not exist for Windows, where data in memory works.
+        from array_record.python.array_record_module import ArrayRecordWriter
+
+        self.scratch, self.name, self.dtype, self.rows = scratch, name, dtype, 0
+        self.writer = ArrayRecordWriter(str(scratch), WRITER_OPTIONS)
 
     def write(self, row):
         """Appends a `packing.Row`."""
-        record = np.empty(len(row.tokens) + 1, self.dtype)
-        record[0] = row.cond_length
-        record[1:] = row.tokens
-        self.writer.write(record.tobytes())
+        values = np.empty(len(row.tokens) + 1, self.dtype)
+        values[0] = row.cond_length
+        values[1:] = row.tokens
+        self.writer.write(values.tobytes())
         self.rows += 1
 
     def finish(self):
-        """Gives the shard its name; returns what the manifest says of it."""
-        self.writer.close()
-        entry = {
-            "name": self.path.name,
+        """Closes the shard; returns its entry in the manifest, a dict."""
+        self.close()
+        return {
+            "name": self.name,
             "rows": self.rows,
             "bytes": self.scratch.stat().st_size,
             "sha256": file_sha256(self.scratch),
         }
-        os.replace(self.scratch, self.path)
-        return entry
 
-    def discard(self):
-        """Leaves nothing behind."""
+    def close(self):
+        """Closes the file if it is open."""
         if self.writer.is_open():
             self.writer.close()
-        self.scratch.unlink(missing_ok=True)
 
 
 def file_sha256(path):
@@ -79,24 +95,24 @@ def file_sha256(path):
 
 
 class PreparedRows:
-    """Rows read from shards by random access, with the interface of `packing.Rows`.
+    """Rows that are read from shards by number, with the methods of `packing.Rows`.
 
     Args:
-      directory: of the shards. shards: what the manifest says of them, in order.
-      dtype: of the records. length: L. pad_id: fills what is left of a row.
+      directory: of the shards. shards: their entries in the manifest, in order.
+      dtype: of the stored rows. length: L. pad_id: id that fills the rest of a row.
     """
 
-    read_threads = 8  # they lie on disk, or further away
+    read_threads = 8  # several threads hide the waiting for the disk
 
     def __init__(self, directory, shards, dtype, length, pad_id):
-        import grain  # here, because the workers that write shards do without it
+        import grain  # here, because the workers that write shards do not need it
 
         self.dtype, self.length, self.pad_id = np.dtype(dtype), length, pad_id
         self.total = sum(shard["rows"] for shard in shards)
         directory = pathlib.Path(directory)
-        # The range spares opening every file only to count its records.
+        # With the range, Grain need not open every file to count its rows.
         names = [f"{directory / s['name']}[0:{s['rows']}]" for s in shards if s["rows"]]
-        self.source = grain.sources.ArrayRecordDataSource(names)
+        self.stored = grain.sources.ArrayRecordDataSource(names)
 
     def __len__(self):
         return self.total
@@ -106,46 +122,40 @@ class PreparedRows:
         if isinstance(index, slice):
             index = np.arange(len(self))[index]
         index = np.asarray(index)
-        fields = self._read(index.ravel())
-        return {
-            name: field.reshape(*index.shape, self.length)
-            for name, field in _masks(*fields).items()
-        }
+        fields = Rows(*self._read(index.ravel())).take(slice(None))
+        return {name: field.reshape(*index.shape, self.length) for name, field in fields.items()}
 
     def batches(self, batch_size):
         """See `Rows.batches`."""
         return in_batches(self, batch_size)
 
-    def sample(self, count):
-        """At most `count` rows, evenly spread, as `Rows` in memory."""
+    def subset(self, count):
+        """See `Rows.subset`."""
         return Rows(*self._read(spread(len(self), count)))
 
     def _read(self, index):
         """tokens [n, L] int32, cond_length [n] int32, valid_length [n] int32."""
         index = np.where(index < 0, index + self.total, index)
-        records = self.source.__getitems__([int(i) for i in index]) if len(index) else []
-        size = np.array([len(record) // self.dtype.itemsize for record in records], np.int32)
-        flat = np.frombuffer(b"".join(records), self.dtype).astype(np.int32)
+        rows = self.stored.__getitems__([int(i) for i in index]) if len(index) else []
+        size = np.array([len(row) // self.dtype.itemsize for row in rows], np.int32)
+        flat = np.frombuffer(b"".join(rows), self.dtype).astype(np.int32)
         is_head = np.zeros(len(flat), bool)
         is_head[np.cumsum(size) - size] = True
-        tokens = np.full((len(records), self.length), self.pad_id, np.int32)
+        tokens = np.full((len(rows), self.length), self.pad_id, np.int32)
         tokens[np.arange(self.length) < (size - 1)[:, None]] = flat[~is_head]
         return tokens, flat[is_head], size - 1
 
 
-def _masks(tokens, cond_length, valid_length):
-    return Rows(tokens, cond_length, valid_length).take(slice(None))
-
-
 class RowTexts(collections.abc.Sequence):
-    """Rows as the texts that a model is to be compared with: `Example`s, decoded when asked for.
+    """Rows as `Example`s, which are decoded only when they are asked for.
 
-    They have been through the tokenizer, like samples: what it cannot express is gone (T5's loses
-    newlines and runs of spaces). A text ends at the first EOS, as a sample does; that of a row
-    with several documents is its first.
+    These texts have been through the tokenizer, as samples have. What the tokenizer cannot express
+    is lost: T5's loses newlines and runs of spaces. A text ends at the first EOS, as a sample does;
+    of a row with several documents it is the first.
 
     Args:
-      rows: `PreparedRows` or `Rows`. tokenizer: theirs. conditional: whether they have a source.
+      rows: `PreparedRows` or `Rows`. tokenizer: the one they were made with.
+      conditional: whether they are pairs.
     """
 
     def __init__(self, rows, tokenizer, conditional):

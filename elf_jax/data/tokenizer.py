@@ -1,14 +1,11 @@
-"""Text to token ids and back: a tokenizer trained on the data, or one from a directory.
+"""Tokenizers: text to token ids and back.
 
-A trained one is byte-level BPE, which loses nothing, or words, which suits short texts from a
-small vocabulary.
+A tokenizer is read from a directory, or trained on the data. A trained one is either a byte-level
+BPE, which loses nothing, or a list of words, which suits short texts with few different words.
 """
 
 import hashlib
-import os
 import pathlib
-import shutil
-import tempfile
 
 import numpy as np
 import tokenizers
@@ -16,38 +13,44 @@ import transformers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
 from elf_jax.core.errors import UserError
+from elf_jax.core.files import open_directory
 from elf_jax.core.hub import resolve
 
-PAD, EOS, UNK = "<pad>", "</s>", "<unk>"  # ids 0, 1, 2, T5's order
-TRAINED = ("bpe", "words")
-TOKENIZER = "tokenizer"  # directory in the workdir
-SENTINEL = "<extra_id_{}>"  # T5's name of the token that stands for the i-th hidden span
+PAD, EOS, UNK = "<pad>", "</s>", "<unk>"  # ids 0, 1, 2, in T5's order
+TRAINED = ("bpe", "words")  # kinds that are trained on the data
+SENTINEL = "<extra_id_{}>"  # T5's name for the token that stands for the i-th hidden span
 
 
 def get_tokenizer(settings, examples, directory):
-    """The tokenizer saved in `directory`, or if there is none yet, the one that the config asks
-    for.
+    """The tokenizer in `directory`, or if there is none, the one that the config asks for.
 
     Args:
       settings: config section `data`.
-      examples: training `Example`s, for a tokenizer that is trained.
-      directory: where it is kept once `save_tokenizer` has put it there.
+      examples: training `Example`s to train a tokenizer on; None if they are not known.
+      directory: where `save_tokenizer` keeps the tokenizer of a run.
 
     Returns:
       A `transformers.PreTrainedTokenizerFast` with a pad and an EOS token.
 
     Raises:
-      UserError: no tokenizer where the config points, or one without EOS.
+      UserError: no tokenizer where the config points, one without EOS, or one that would have to be
+        trained without examples.
     """
     if pathlib.Path(directory).is_dir():
         return load_tokenizer(directory)
     if settings.tokenizer in ("auto", *TRAINED):
+        if examples is None:
+            raise UserError(f"there is no tokenizer in {str(directory)!r}: restore it")
         return train_tokenizer(settings, examples)
     return load_tokenizer(settings.tokenizer)
 
 
 def load_tokenizer(path):
-    """A tokenizer from a local directory, or by its name on the Hugging Face hub."""
+    """The tokenizer in a local directory, or with a name on the Hugging Face hub.
+
+    Raises:
+      UserError: there is none, or it has no EOS token.
+    """
     what = f"tokenizer (config.data.tokenizer; {' and '.join(TRAINED)} are trained on the data)"
     path = resolve(path, what)
     try:
@@ -66,41 +69,29 @@ def load_tokenizer(path):
 
 
 def train_tokenizer(settings, examples):
-    """A BPE or word tokenizer of at most settings.vocab_size tokens, trained on texts and
-    sources.
+    """Trains a tokenizer of at most settings.vocab_size tokens.
+
+    Args:
+      settings: config section `data`. examples: iterable of `Example`s; sources are used too.
+
+    Raises:
+      UserError: settings.vocab_size is too small for the kind of tokenizer.
     """
     special = [PAD, EOS, UNK]
     kind = settings.tokenizer
     if kind == "auto":
         kind = "words" if settings.kind == "unicode_names" else "bpe"
-    # BPE begins with the 256 bytes, and its trainer would go over a smaller limit without a word.
+    # BPE begins with the 256 bytes. Its trainer would ignore a smaller limit.
     smallest = len(special) + (256 if kind == "bpe" else 1)
     if settings.vocab_size < smallest:
         raise UserError(
             f"config.data.vocab_size={settings.vocab_size} is too small: {kind} needs {smallest} "
             "or more"
         )
-    if kind == "bpe":
-        core = tokenizers.Tokenizer(models.BPE())
-        core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-        core.decoder = decoders.ByteLevel()
-        trainer = trainers.BpeTrainer(
-            vocab_size=settings.vocab_size,
-            special_tokens=special,
-            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-            show_progress=False,
-        )
-    else:
-        # Every word carries its leading space, the first one too, so that a word is one token
-        # wherever it stands.
-        core = tokenizers.Tokenizer(models.WordLevel(unk_token=UNK))
-        core.normalizer = normalizers.Prepend(" ")
-        pattern = tokenizers.Regex(r" ?[^\s\p{P}\p{S}]+| ?[\p{P}\p{S}]|\s")
-        core.pre_tokenizer = pre_tokenizers.Split(pattern, "isolated")
-        core.decoder = decoders.Sequence([decoders.Fuse(), decoders.Strip(" ", 1, 0)])
-        trainer = trainers.WordLevelTrainer(
-            vocab_size=settings.vocab_size, special_tokens=special, show_progress=False
-        )
+    make = _bpe if kind == "bpe" else _words
+    core, trainer = make(
+        vocab_size=settings.vocab_size, special_tokens=special, show_progress=False
+    )
     texts = (text for example in examples for text in example if text is not None)
     core.train_from_iterator(texts, trainer)
     return transformers.PreTrainedTokenizerFast(
@@ -112,10 +103,29 @@ def train_tokenizer(settings, examples):
     )
 
 
-def encode(tokenizer, texts):
-    """Token ids of each text without special tokens: a list of int32 arrays.
+def _bpe(**keys):
+    """(tokenizer to train, its trainer); `keys` are for the trainer."""
+    core = tokenizers.Tokenizer(models.BPE())
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.decoder = decoders.ByteLevel()
+    return core, trainers.BpeTrainer(initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), **keys)
 
-    A text that happens to spell a special token, such as "</s>", stays ordinary text.
+
+def _words(**keys):
+    """See `_bpe`."""
+    core = tokenizers.Tokenizer(models.WordLevel(unk_token=UNK))
+    # Every word has a leading space, the first one too. So a word is the same token in every place.
+    core.normalizer = normalizers.Prepend(" ")
+    pattern = tokenizers.Regex(r" ?[^\s\p{P}\p{S}]+| ?[\p{P}\p{S}]|\s")
+    core.pre_tokenizer = pre_tokenizers.Split(pattern, "isolated")
+    core.decoder = decoders.Sequence([decoders.Fuse(), decoders.Strip(" ", 1, 0)])
+    return core, trainers.WordLevelTrainer(**keys)
+
+
+def encode(tokenizer, texts):
+    """Token ids of each text, without special tokens: a list of int32 arrays.
+
+    If a text contains the name of a special token, such as "</s>", it stays ordinary text.
     """
     if not len(texts):
         return []
@@ -129,7 +139,10 @@ def encode(tokenizer, texts):
 
 
 def decode(tokenizer, rows):
-    """The text of each row of token ids; padding is left out, other special tokens are shown."""
+    """The text of each row of token ids: a list of strings.
+
+    Padding is left out; other special tokens appear by name.
+    """
     pad = tokenizer.pad_token_id
     rows = [[int(token) for token in row if token != pad] for row in rows]
     return [
@@ -139,8 +152,9 @@ def decode(tokenizer, rows):
 
 
 def add_sentinels(tokenizer, count):
-    """Gives the tokenizer the first `count` sentinels of T5 where it lacks them, behind its other
-    tokens, whose ids stay as they are.
+    """Adds to the tokenizer those of T5's first `count` sentinels that it does not have.
+
+    They come after its other tokens, which keep their ids.
 
     Returns:
       [count] int32, the ids of the sentinels.
@@ -157,8 +171,9 @@ def add_sentinels(tokenizer, count):
 
 
 def fingerprint(tokenizer):
-    """16 hexadecimal digits that tell tokenizers apart: of tokenizer.json and the ids of EOS and
-    padding.
+    """16 hexadecimal digits that change with the tokenizer.
+
+    They are a hash of its tokenizer.json and of the ids of EOS and padding.
     """
     core = tokenizers.Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
     core.no_padding()
@@ -168,24 +183,17 @@ def fingerprint(tokenizer):
 
 
 def pad_id(settings, tokenizer):
-    """The token that fills what is left of a row (settings.pad)."""
+    """Id of the token that fills the rest of a row, as settings.pad says."""
     return tokenizer.eos_token_id if settings.pad == "eos" else tokenizer.pad_token_id
 
 
 def vocab_size(tokenizer):
-    """V, everywhere."""
+    """V: the number of tokens, including special and added ones."""
     return len(tokenizer)
 
 
 def save_tokenizer(tokenizer, directory):
-    """Keeps the tokenizer in `directory`, whole or not at all; one that is there already stays."""
-    if directory.is_dir():
-        return
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    scratch = tempfile.mkdtemp(dir=directory.parent, prefix=".tokenizer-")
-    try:
-        tokenizer.save_pretrained(scratch)
-        os.chmod(scratch, 0o755)
-        os.replace(scratch, directory)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+    """Writes the tokenizer to `directory`, whole or not at all. One that is there already stays."""
+    if not pathlib.Path(directory).is_dir():
+        with open_directory(directory) as scratch:
+            tokenizer.save_pretrained(scratch)

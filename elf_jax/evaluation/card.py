@@ -5,42 +5,43 @@ load it.
 import json
 import pathlib
 
+import jax
 from huggingface_hub import EvalResult, ModelCardData
 
 from elf_jax.core.errors import UserError
-from elf_jax.data.dataset import REPORT
+from elf_jax.core.workdir import DATASET
 from elf_jax.evaluation.tables import REAL, cell
 
 _NO_METRICS = ("steps", "train_seconds")  # what else an evaluation says in numbers
 _PRIVATE = ("checkpoint",)
-PAPER = "https://arxiv.org/abs/2605.10938"
 
 
-def model_card(name, config, step, parameters, vocab_size, workdir=None):
+def model_card(trained, name, workdir=None):
     """Text of README.md, with front matter as on the Hugging Face hub.
 
     Args:
-      name: of the model. config: whole config.
-      step: of the weights. parameters: how many. vocab_size: V.
-      workdir: holds the report of the training data and the evaluation results; None if there is
+      trained: a `TrainedModel`. name: of the model.
+      workdir: holds the summary of the training data and the evaluation results; None if there is
         no such place.
     """
+    config, method = trained.config, trained.method
     results = {} if workdir is None else read_results(workdir / config.evaluate.output)
     weights = "moving average" if config.sample.weights == "ema" else "live"
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(trained.params))
+    described = method.described(config)
+    summary = described.pop("summary")
     parts = [
-        f"---\n{_front_matter(name, config, results)}\n---",
+        f"---\n{_front_matter(name, method, config, results)}\n---",
         f"# {name}",
-        f"A text diffusion model, ELF ([Embedded Language Flows]({PAPER})): it denoises text in "
-        f"the embedding space of a frozen encoder and reads the words off in the last step. "
-        f"{_task(config)}",
+        f"{summary} {_task(config)}",
         _table(
             {
                 "parameters": f"{parameters:,}",
                 "network": "depth {depth}, width {width}, {heads} heads".format(**config.model),
                 "positions": config.data.length,
-                "vocabulary": f"{vocab_size:,}",
-                "encoder": _encoder(config.encoder),
-                "weights": f"{weights}, step {step:,}",
+                "vocabulary": f"{method.vocab_size:,}",
+                **described,
+                "weights": f"{weights}, step {trained.step:,}",
             }
         ),
         "## Use\n\n"
@@ -78,7 +79,7 @@ def _metrics(results):
     }
 
 
-def _front_matter(name, config, results):
+def _front_matter(name, method, config, results):
     dataset = config.data.path or config.data.kind
     task = "translation" if config.data.source_field else "text-generation"
     evaluations = [
@@ -94,7 +95,7 @@ def _front_matter(name, config, results):
     data = ModelCardData(
         library_name="elf-jax",
         pipeline_tag=task,
-        tags=["diffusion", "flow-matching", "elf", "jax", "arxiv:2605.10938"],
+        tags=[*method.tags, "jax"],
         model_name=name if evaluations else None,
         eval_results=evaluations or None,
     )
@@ -110,22 +111,16 @@ def _task(config):
     )
 
 
-def _encoder(settings):
-    if settings.kind == "t5":
-        return f"frozen T5, {settings.path}"
-    return f"frozen {settings.kind} embedding, width {settings.width}"
-
-
 def _source_flag(config):
     return " --source=FILE" if config.data.source_field else ""
 
 
 def _data(settings, workdir):
     named = pathlib.PurePath(settings.path).name if settings.path else ""
-    lines = f"Source: {settings.source}{f', {named}' if named else ''}."
-    path = None if workdir is None else workdir / REPORT
+    lines = f"Kind: {settings.kind}{f', {named}' if named else ''}."
+    path = None if workdir is None else workdir / DATASET
     if path is None or not path.is_file():
-        return f"{lines} The run kept no report of its data."
+        return f"{lines} The run kept no summary of its data."
     return f"{lines}\n\n{_table(json.loads(path.read_text(encoding='utf-8')))}"
 
 

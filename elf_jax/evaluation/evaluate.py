@@ -1,7 +1,7 @@
 """A trained model to numbers with their provenance: the config's protocols over several seeds.
 
-Every number is a record in WORKDIR/evaluation.jsonl with the settings, seed, step and samples that
-gave it; what is there already is neither sampled nor scored again. docs/evaluation.md says what
+Every number is a record in WORKDIR/evaluation.jsonl, with the settings, seed, step and samples that
+gave it. What is there already is neither sampled nor scored again. docs/evaluation.md says what
 each number means.
 """
 
@@ -11,18 +11,17 @@ import jax
 import numpy as np
 
 from elf_jax import __version__
-from elf_jax.core import rng, sharding
-from elf_jax.core.errors import UserError
+from elf_jax.core.checks import resolve_metrics
 from elf_jax.core.files import write_json, write_text
-from elf_jax.core.types import Batch
+from elf_jax.core.workdir import RECORDS, SAMPLES, SAMPLES_TEXT
 from elf_jax.evaluation import tables
-from elf_jax.evaluation.kept_samples import DIRECTORY, Sampling, check_count, now, parse_protocols
-from elf_jax.evaluation.measure import Judge, find_scorer, held_out_pairs, resolve_metrics
-from elf_jax.evaluation.records import Records, surroundings
-from elf_jax.training.step import StepSettings, loss_metrics, make_eval_step
-
-RECORDS = "evaluation.jsonl"  # in the workdir
-SAMPLES = "samples.txt"  # the first protocol's with the first seed, to be read
+from elf_jax.evaluation.kept_samples import KeptSamples
+from elf_jax.evaluation.metric_set import MetricSet
+from elf_jax.evaluation.pairs import held_out_pairs
+from elf_jax.evaluation.protocols import protocols_of
+from elf_jax.evaluation.records import Records, now, surroundings
+from elf_jax.evaluation.scorer import find_scorer
+from elf_jax.training.validation import held_out_losses, jit_eval_step
 
 
 class Evaluation:
@@ -31,54 +30,60 @@ class Evaluation:
     All processes call together, and all are given the same.
 
     Args:
-      trained: a `Trained` model. dataset: the `Dataset` that it was trained on.
-      workdir: where samples and records are kept. records: name of their file.
+      trained: a `TrainedModel`. dataset: its `Dataset`; the held-out part is enough.
+      workdir: where samples and records are kept.
       num_samples: texts of every protocol and seed; 0: of pairs all that are held out.
       scorer: directory or name that the user asked for, or None.
 
     Attributes:
-      count: texts of every protocol and seed. note: what is missing, for the user, or "".
+      count: texts of every protocol and seed. notes: lines for the user about what is missing.
 
     Raises:
-      UserError: metrics or a number of samples that cannot be, a scorer that does not work.
+      UserError: a scorer that does not work.
     """
 
-    def __init__(self, trained, dataset, workdir, records, num_samples, scorer=None):
-        config, self.note = trained.config, ""
+    def __init__(self, trained, dataset, workdir, num_samples, scorer=None):
+        config, self.notes = trained.config, []
         self.trained, self.dataset = trained, dataset
-        self.sampling = Sampling(trained, dataset, workdir)
-        self.count = self.sampling.count(num_samples)
-        self.records = Records(pathlib.Path(workdir) / records)
+        self.kept = KeptSamples(trained, dataset, workdir)
+        self.count = self.kept.count(num_samples)
+        self.records = Records(pathlib.Path(workdir) / RECORDS)
         metrics = resolve_metrics(config.evaluate.metrics, dataset.conditional)
         found, pairs = None, None
         if "gen_ppl" in metrics:
-            found, self.note = find_scorer(config.scorer, workdir, trained.mesh, scorer)
+            found, note = find_scorer(config.scorer, workdir, trained.mesh, scorer)
+            self.notes += [note] if note else []
         if dataset.conditional:
             pairs = held_out_pairs(trained, dataset, self.count)
-        self.judge = Judge(trained, dataset, metrics, found, pairs)
+        elif dataset.whole and dataset.train_examples is None:
+            self.notes.append(
+                "no valid, no held_out: they look samples up in the training text, which was not "
+                "read"
+            )
+        self.metrics = MetricSet(trained, dataset, metrics, found, pairs)
 
-    def samples(self, protocol, seed):
+    def score(self, protocol, seed):
         """(numbers, signatures, `Samples`) of a protocol with a seed."""
-        pairs = self.judge.pairs
+        pairs = self.metrics.pairs
         rows = None if pairs is None else list(zip(pairs.sources, pairs.references, strict=True))
-        made = self.sampling.samples(protocol, seed, self.count, rows)
+        made = self.kept.get(protocol, seed, self.count, rows)
         about = {**made.provenance, "samples": made.file}
 
-        def score():
-            return *self.judge.samples(made), self._provenance(protocol.name, seed, about)
+        def compute():
+            return *self.metrics.of_samples(made), self._provenance(protocol.name, seed, about)
 
-        identity = {"samples": made.made_with, "data": self._data(), **self.judge.identity()}
-        return *self.records.once(identity, score), made
+        identity = {"samples": made.made_with, "data": self._data(), **self.metrics.identity()}
+        return *self.records.once(identity, compute), made
 
     def real(self):
         """Numbers of held-out text."""
 
-        def score():
-            numbers, count = self.judge.real(self.count)
+        def compute():
+            numbers, count = self.metrics.of_real_text(self.count)
             return numbers, {}, self._provenance(tables.REAL, None, {"n": count})
 
-        identity = {"real": self.count, "data": self._data(), **self.judge.identity()}
-        return self.records.once(identity, score)[0]
+        identity = {"real": self.count, "data": self._data(), **self.metrics.identity()}
+        return self.records.once(identity, compute)[0]
 
     def losses(self):
         """Held-out losses of the weights, see `held_out_losses`."""
@@ -86,7 +91,7 @@ class Evaluation:
         about = {
             "step": self.trained.step,
             "weights": config.sample.weights,
-            "weights_fingerprint": self.sampling.weights,
+            "weights_fingerprint": self.kept.weights,
             "seed": config.seed,
             "n": min(
                 config.train.batch_size * config.train.validation_batches,
@@ -95,22 +100,22 @@ class Evaluation:
         }
 
         def compute():
-            losses = validation_losses(self.trained, self.dataset)
-            origin = {"checkpoint": self.trained.source, **about, **surroundings()}
+            losses = held_out_losses_of(self.trained, self.dataset)
+            origin = {"checkpoint": self.trained.origin, **about, **surroundings()}
             return losses, {}, self._provenance(None, config.seed, origin)
 
         identity = {"losses": config.objective.to_dict(), "data": self._data(), **about}
         return self.records.once(identity, compute)[0]
 
     def _data(self):
-        return self.dataset.report["fingerprint"]
+        return self.dataset.summary["fingerprint"]
 
     def _provenance(self, protocol, seed, about):
         return {
             "protocol": protocol,
             "seed": seed,
             **about,
-            **self.judge.provenance(),
+            **self.metrics.provenance(),
             "split": split_name(self.trained.config.data),
             "data": self._data(),
             "date": now(),
@@ -119,16 +124,16 @@ class Evaluation:
 
     def describe(self):
         """Lines for the user: how the numbers came about, and what is missing."""
-        judge, lines = self.judge, []
-        if judge.scorer is not None:
-            about = judge.scorer.provenance()
+        metrics, lines = self.metrics, []
+        if metrics.scorer is not None:
+            about = metrics.scorer.provenance()
             lines.append(
                 f"scorer: {about['scorer']} ({about['scorer_revision']}), "
                 f"{about['scorer_dtype']}, at most {about['scorer_length']} tokens a text"
             )
-        if judge.pairs is not None:
-            lines.append(f"{self.count} held-out pairs: {judge.pairs.statement}")
-        return lines + ([self.note] if self.note else [])
+        if metrics.pairs is not None:
+            lines.append(f"{self.count} held-out pairs: {metrics.pairs.statement}")
+        return lines + self.notes
 
 
 def split_name(data_settings):
@@ -147,7 +152,7 @@ def evaluate(trained, dataset, workdir, scorer=None):
     its top. Interrupted, the same call goes on.
 
     Args:
-      trained: a `Trained` model. dataset: the `Dataset` that it was trained on.
+      trained: a `TrainedModel`. dataset: its `Dataset`; the held-out part is enough.
       workdir: where the results go.
       scorer: directory or hub name of the scorer, in place of that of the config; None: that.
 
@@ -155,16 +160,12 @@ def evaluate(trained, dataset, workdir, scorer=None):
       Dict of what is in the summary.
     """
     workdir, config = pathlib.Path(workdir), trained.config
-    protocols = parse_protocols(config.evaluate.protocols, config.sample)
-    if config.evaluate.seeds < 1:
-        raise UserError(f"config.evaluate.seeds is {config.evaluate.seeds}; use 1 or more")
-    count = config.evaluate.num_samples
-    check_count(count, dataset.conditional, "config.evaluate.num_samples")
-    run = Evaluation(trained, dataset, workdir, RECORDS, count, scorer)
+    protocols = protocols_of(config)
+    run = Evaluation(trained, dataset, workdir, config.evaluate.num_samples, scorer)
     seeds = range(config.sample.seed, config.sample.seed + config.evaluate.seeds)
     summaries, signatures, first = {}, {}, None
     for protocol in protocols:
-        results = [run.samples(protocol, seed) for seed in seeds]
+        results = [run.score(protocol, seed) for seed in seeds]
         first = results[0][2] if first is None else first
         summaries[protocol.name] = tables.summarise([numbers for numbers, _, _ in results])
         signatures.update(results[0][1])
@@ -180,7 +181,7 @@ def evaluate(trained, dataset, workdir, scorer=None):
         "provenance": _provenance(run, protocols[0], list(seeds)),
     }
     if jax.process_index() == 0:
-        write_text(workdir / SAMPLES, "".join(f"{line!r}\n" for line in first.texts))
+        write_text(workdir / SAMPLES_TEXT, "".join(f"{line!r}\n" for line in first.texts))
         write_json(workdir / config.evaluate.output, numbers)
         _show(run, numbers, workdir)
     return numbers
@@ -194,13 +195,13 @@ def _provenance(run, protocol, seeds):
         "protocol": protocol.name,
         "num_samples": run.count,
         "seeds": seeds,
-        "checkpoint": trained.source,
-        "data": run.dataset.report,
-        "compute_dtype": np.dtype(trained.model.predictor.network.dtype).name,
+        "checkpoint": trained.origin,
+        "data": run.dataset.summary,
+        "compute_dtype": np.dtype(trained.method.dtype).name,
         "device": jax.devices()[0].device_kind,
-        **protocol.settings(),
+        **trained.method.effective(protocol.sample),
         "weights": protocol.sample.weights,
-        **run.judge.provenance(),
+        **run.metrics.provenance(),
     }
 
 
@@ -209,7 +210,7 @@ def _show(run, numbers, workdir):
     summaries = numbers["protocols"]
     seeds = len(numbers["provenance"]["seeds"])
     plain = {name: value for name, value in numbers.items() if not isinstance(value, dict)}
-    if len(summaries) == seeds == 1 and run.judge.scorer is None:
+    if len(summaries) == seeds == 1 and run.metrics.scorer is None:
         print(tables.table(plain))
     else:
         apart = {name for one in summaries.values() for name in one}
@@ -217,60 +218,24 @@ def _show(run, numbers, workdir):
         print(tables.grid(summaries, numbers["real"]))
         print(tables.table({key: value for key, value in plain.items() if key not in apart}))
         print(f"{run.count} texts a seed, {seeds} seed(s); ± is the standard error over seeds")
-        print(f"records: {workdir / RECORDS}, all samples: {workdir / DIRECTORY}")
+        print(f"records: {workdir / RECORDS}, all samples: {workdir / SAMPLES}")
     for metric, signature in numbers["signatures"].items():
         print(f"  {metric}: {signature}")
     for line in run.describe():
         print(line)
     output = workdir / run.trained.config.evaluate.output
-    print(f"numbers: {output}, samples: {workdir / SAMPLES}")
+    print(f"numbers: {output}, samples: {workdir / SAMPLES_TEXT}")
 
 
-def validation_losses(trained, dataset):
-    """Held-out losses of the weights in `trained`, over at most config.train.validation_batches
-    batches.
-    """
-    settings = step_settings(trained.config, trained.mesh, accumulate=1)
-    step = jax.jit(make_eval_step(trained.model.predictor, trained.model.encoder, settings))
+def held_out_losses_of(trained, dataset):
+    """Losses of a `TrainedModel` on the held-out rows of its `Dataset`, see `held_out_losses`."""
+    method, config = trained.method, trained.config
     return held_out_losses(
-        step, trained.params, trained.model, dataset, trained.config, trained.mesh
+        method,
+        jit_eval_step(method, config),
+        trained.params,
+        trained.frozen,
+        dataset.validation,
+        config,
+        trained.mesh,
     )
-
-
-def step_settings(config, mesh, accumulate):
-    """`StepSettings` of a whole config on a mesh."""
-    return StepSettings(
-        groups=sharding.row_shards(mesh),
-        accumulate=accumulate,
-        pad_in_loss=config.data.pad == "eos",
-        ema=config.optimizer.ema,
-        dropout=config.model.dropout,
-        objective=config.objective,
-    )
-
-
-def held_out_losses(step, params, model, dataset, config, mesh):
-    """Validation losses with the same draws every time.
-
-    Args:
-      step: jitted `make_eval_step`. params: parameters. model: the `Model`.
-      dataset: the `Dataset`. config: whole config. mesh: the mesh.
-
-    Returns:
-      Dict of validation_loss, validation_denoise_loss, validation_decode_loss,
-      validation_decode_accuracy.
-    """
-    size, shards = config.train.batch_size, sharding.row_shards(mesh)
-    size = -(-min(size, len(dataset.validation)) // shards) * shards
-    key = rng.stream(jax.random.key(config.seed), "validation")
-    totals = None
-    for index, (fields, real) in enumerate(dataset.validation.batches(size)):
-        if index == config.train.validation_batches:
-            break
-        batch = sharding.share_rows(Batch(**fields), mesh)
-        real = sharding.share_rows(real, mesh)
-        sums = step(params, model.encoder.params, batch, jax.random.fold_in(key, index), real)
-        totals = sums if totals is None else jax.tree.map(lambda a, b: a + b, totals, sums)
-    loss, sums, positions = jax.device_get(totals)
-    metrics = loss_metrics(loss / positions, sums, positions, config.objective.decode_fraction)
-    return {f"validation_{name}": float(value) for name, value in metrics.items()}

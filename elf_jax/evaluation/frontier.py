@@ -1,7 +1,4 @@
-"""Results of a sweep as a picture: a line for each number of steps, a point for each setting."""
-
-import os
-import pathlib
+"""Results of a sweep as a picture: lines of points, one point for each setting."""
 
 import matplotlib
 
@@ -11,117 +8,147 @@ import matplotlib.pyplot as plt  # noqa: E402
 from matplotlib.lines import Line2D  # noqa: E402
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter  # noqa: E402
 
+from elf_jax.core.files import write_picture  # noqa: E402
+
 LABELS = {
     "gen_entropy": "unigram entropy of the scorer's tokens (nats)",
     "gen_ppl": "Gen. PPL",
     "bleu": "BLEU (cased)",
     "rouge_l": "ROUGE-L",
-    "cfg_scale": "guidance on the condition, c",
-    "guidance_scale": "self-conditioning guidance, w",
 }
-MARKERS = "osD^vP"
-STYLES = ("-", "--", ":", "-.")
-POINTS_NAMED = "guidance_scale"  # written beside each point, where it is not an axis
+STYLES = {"marker": "osD^vP", "linestyle": ("-", "--", ":", "-.")}
+CHANNELS = ("color", "marker", "linestyle")  # what tells lines apart, the clearest first
 
 
-def draw_frontier(points, real, panels, picture, title):
+def draw_frontier(points, real, panels, picture, title, method):
     """Draws a sweep to a PNG, written whole or not at all.
 
+    Along a line the last of the method's scales changes. What else differs between points shows in
+    the colour, marker and style of a line.
+
     Args:
-      points: list of dicts of settings and numbers (steps, gamma, time_grid, guidance_scale, ...).
+      points: list of dicts of settings and numbers.
       real: {metric: value} of held-out text, marked where it has both of a panel's.
       panels: list of (x, y), names in the points. picture: path. title: of the whole.
+      method: a `Method`, of which the settings and scales are used.
     """
     figure, axes = plt.subplots(
         1, len(panels), figsize=(7.2 * len(panels), 5.2), layout="constrained", squeeze=False
     )
     for axis, (x, y) in zip(axes[0], panels, strict=True):
-        _draw_panel(axis, points, real, x, y)
+        _Panel(axis, points, real, x, y, method).draw()
     figure.suptitle(title, fontsize=11)
-    scratch = pathlib.Path(picture).with_name(f".{pathlib.Path(picture).name}")
-    figure.savefig(scratch, dpi=120, format="png")
+    write_picture(figure, picture, dpi=120)
     plt.close(figure)
-    os.replace(scratch, picture)
 
 
-def _draw_panel(axis, points, real, x, y):
-    steps, gammas, grids = (_values(points, name) for name in ("steps", "gamma", "time_grid"))
-    shades = plt.get_cmap("viridis")
-    colours = {n: shades(0.75 * i / max(len(steps) - 1, 1)) for i, n in enumerate(steps)}
-    markers = {n: MARKERS[i % len(MARKERS)] for i, n in enumerate(gammas)}
-    styles = {n: STYLES[i % len(STYLES)] for i, n in enumerate(grids)}
-    for line in _lines(points, x):
-        line = [point for point in line if point[x] is not None and point[y] is not None]
-        if not line:
-            continue
-        n, gamma, grid = (line[0][name] for name in ("steps", "gamma", "time_grid"))
-        axis.plot(
-            [point[x] for point in line],
-            [point[y] for point in line],
-            color=colours[n],
-            marker=markers[gamma],
-            linestyle=styles[grid],
-            ms=5,
-            lw=1.3,
-        )
-        if x != POINTS_NAMED and len({point[POINTS_NAMED] for point in line}) > 1:
-            _name_points(axis, line, x, y, colours[n])
-    if x in real and y in real and real[y] is not None:
-        axis.plot(real[x], real[y], "*", color="crimson", ms=15, zorder=5)
-    _finish_panel(axis, x, y)
-    handles = [_handle(f"{n} steps", color=colours[n], linestyle="-", lw=2) for n in steps]
-    if len(gammas) > 1:
-        handles += [_handle(f"γ = {n:g}", color="0.3", marker=markers[n], lw=0) for n in gammas]
-    if len(grids) > 1:
-        handles += [_handle(name, color="0.3", linestyle=styles[name]) for name in grids]
-    if x in real and y in real:
-        handles.append(_handle("held-out real text", color="crimson", marker="*", ms=12, lw=0))
-    axis.legend(handles=handles, fontsize=8, framealpha=0.9)
+class _Panel:
+    """One pair of axes: y over x."""
+
+    def __init__(self, axis, points, real, x, y, method):
+        self.axis, self.points, self.x, self.y = axis, points, x, y
+        self.method, self.real = method, real
+        self.along = x if x in method.scales else list(method.scales)[-1]
+        fixed = [key for key in method.settings if key not in (x, self.along)]
+        # Steps are always named, other settings where they differ.
+        self.fixed = sorted(fixed, key=lambda key: key != "steps")
+        told = [key for key in self.fixed if key == "steps" or len(self._values(key)) > 1]
+        self.looks = {
+            key: {"channel": channel, **self._look(key, channel)}
+            for key, channel in zip(told, CHANNELS, strict=False)
+        }
+
+    def _values(self, key):
+        return sorted({point[key] for point in self.points})
+
+    def _look(self, key, channel):
+        """{value: colour, marker or line style} of a setting."""
+        values = self._values(key)
+        if channel == "color":
+            shades = plt.get_cmap("viridis")
+            last = max(len(values) - 1, 1)
+            return {"of": {n: shades(0.75 * i / last) for i, n in enumerate(values)}}
+        styles = STYLES[channel]
+        return {"of": {n: styles[i % len(styles)] for i, n in enumerate(values)}}
+
+    def draw(self):
+        for line in self._lines():
+            points = [p for p in line if p[self.x] is not None and p[self.y] is not None]
+            if points:
+                self._draw_line(points)
+        if self._has_real():
+            at = self.real[self.x], self.real[self.y]
+            self.axis.plot(*at, "*", color="crimson", ms=15, zorder=5)
+        self._finish()
+        self.axis.legend(handles=self._legend(), fontsize=8, framealpha=0.9)
+
+    def _lines(self):
+        """The points that one line joins, each list in the order of what changes along it."""
+        groups = {}
+        for point in self.points:
+            groups.setdefault(tuple(point[key] for key in self.fixed), []).append(point)
+        return [sorted(group, key=lambda point: point[self.along]) for group in groups.values()]
+
+    def _draw_line(self, points):
+        style = {"marker": "o"}
+        for key, look in self.looks.items():
+            style[look["channel"]] = look["of"][points[0][key]]
+        places = [[point[name] for point in points] for name in (self.x, self.y)]
+        self.axis.plot(*places, ms=5, lw=1.3, **style)
+        if self.x != self.along and len({point[self.along] for point in points}) > 1:
+            self._name_ends(points, style["color"])
+
+    def _name_ends(self, points, colour):
+        """The scale at both ends of a line, written outside of it."""
+        short = self.method.settings[self.along]
+        ends = sorted((points[0], points[-1]), key=lambda point: point[self.x])
+        for point, side, shift in zip(ends, ("right", "left"), (-7, 7), strict=True):
+            self.axis.annotate(
+                f"{short}={point[self.along]:g}",
+                (point[self.x], point[self.y]),
+                textcoords="offset points",
+                xytext=(shift, 0),
+                ha=side,
+                va="center",
+                fontsize=7,
+                color=colour,
+            )
+
+    def _has_real(self):
+        return self.real.get(self.x) is not None and self.real.get(self.y) is not None
+
+    def _finish(self):
+        labels = {**LABELS, **self.method.scales}
+        self.axis.set_xlabel(labels.get(self.x, self.x))
+        self.axis.set_ylabel(labels.get(self.y, self.y))
+        self.axis.grid(alpha=0.3)
+        self.axis.margins(0.1)
+        if self.y == "gen_ppl":
+            self.axis.set_yscale("log")
+            self.axis.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 4, 5, 7)))
+            self.axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            self.axis.yaxis.set_minor_formatter(NullFormatter())
+
+    def _legend(self):
+        handles = []
+        for key, look in self.looks.items():
+            for value, style in look["of"].items():
+                handles.append(_handle(self._named(key, value), look["channel"], style))
+        if self._has_real():
+            star = {"color": "crimson", "marker": "*", "ms": 12, "lw": 0}
+            handles.append(Line2D([], [], label="held-out real text", **star))
+        return handles
+
+    def _named(self, key, value):
+        if key == "steps":
+            return f"{value} steps"
+        return value if isinstance(value, str) else f"{self.method.settings[key]} = {value:g}"
 
 
-def _lines(points, x):
-    """The points that one line joins, each list in the order of what changes along it."""
-    fixed = [name for name in ("steps", "gamma", "time_grid", "cfg_scale") if name != x]
-    if x == "cfg_scale":
-        fixed.append(POINTS_NAMED)
-    groups = {}
-    for point in points:
-        groups.setdefault(tuple(point[name] for name in fixed), []).append(point)
-    order = x if x in ("cfg_scale", POINTS_NAMED) else POINTS_NAMED
-    return [sorted(group, key=lambda point: point[order]) for group in groups.values()]
-
-
-def _name_points(axis, line, x, y, colour):
-    """The guidance scale at both ends of a line, written outside of it."""
-    ends = sorted((line[0], line[-1]), key=lambda point: point[x])
-    for point, side, shift in zip(ends, ("right", "left"), (-7, 7), strict=True):
-        axis.annotate(
-            f"w={point[POINTS_NAMED]:g}",
-            (point[x], point[y]),
-            textcoords="offset points",
-            xytext=(shift, 0),
-            ha=side,
-            va="center",
-            fontsize=7,
-            color=colour,
-        )
-
-
-def _finish_panel(axis, x, y):
-    axis.set_xlabel(LABELS.get(x, x))
-    axis.set_ylabel(LABELS.get(y, y))
-    axis.grid(alpha=0.3)
-    axis.margins(0.1)
-    if y == "gen_ppl":
-        axis.set_yscale("log")
-        axis.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 4, 5, 7)))
-        axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        axis.yaxis.set_minor_formatter(NullFormatter())
-
-
-def _values(points, name):
-    return sorted({point[name] for point in points})
-
-
-def _handle(label, **style):
-    return Line2D([], [], label=label, **style)
+def _handle(label, channel, style):
+    look = {"color": "0.3", channel: style}
+    if channel == "color":
+        look |= {"linestyle": "-", "lw": 2}
+    elif channel == "marker":
+        look["lw"] = 0
+    return Line2D([], [], label=label, **look)

@@ -1,5 +1,9 @@
-"""Numbers as JSON lines, one a line, each with all that it depends on; none is ever there twice."""
+"""Numbers as records: JSON lines, one for each number, with everything that the number depends on.
 
+A number that is in the file already is not computed again.
+"""
+
+import datetime
 import hashlib
 import importlib.metadata
 import json
@@ -13,7 +17,7 @@ from elf_jax.core.errors import UserError
 from elf_jax.core.files import write_text
 
 PACKAGES = ("jax", "flax", "numpy", "transformers", "tokenizers", "sacrebleu", "rouge_score")
-# Of each record; whatever else it holds is its provenance.
+# Keys of a record. Everything else in it is provenance.
 METRIC, VALUE, SIGNATURE, KEY = "metric", "value", "signature", "key"
 
 
@@ -22,8 +26,13 @@ def digest(identity):
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
 
 
+def now():
+    """The time, in UTC, to the second."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
 def surroundings():
-    """What a number may depend on without anybody's wish: versions of packages and the device."""
+    """Versions of packages and the device: a number may differ between them."""
     versions = {name: importlib.metadata.version(name) for name in PACKAGES}
     return {
         "packages": {"elf_jax": __version__, **versions},

@@ -1,4 +1,4 @@
-"""The language model that judges samples: texts to log-likelihoods and their numbers.
+"""The scorer, a GPT-2 that reads samples: texts to log-likelihoods, and the numbers of them.
 
 N texts, B rows scored at once, L positions. The protocol is in `metrics/perplexity.py`.
 """
@@ -9,18 +9,18 @@ import pathlib
 from collections.abc import Callable
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import transformers
 from jax.sharding import Mesh
 
-from elf_jax.core import sharding
+from elf_jax.core import processes, sharding
 from elf_jax.core.errors import UserError
 from elf_jax.core.hub import resolve
+from elf_jax.core.types import compute_dtype
+from elf_jax.core.workdir import SCORER
 from elf_jax.data.tokenizer import load_tokenizer
 from elf_jax.evaluation.metrics import perplexity, text
-from elf_jax.methods.elf.build import compute_dtype
-from elf_jax.networks.gpt2 import GPT2
+from elf_jax.networks.gpt2 import GPT2, row_nll
 from elf_jax.pretrained.gpt2 import load_gpt2
 
 LENGTH = 1024  # of the protocol; a scorer with a shorter context scores that much
@@ -73,44 +73,60 @@ def load_scorer(settings, mesh):
     Raises:
       UserError: the model or its tokenizer does not load, or they do not belong together.
     """
-    if settings.score_batch_size < 1:
-        given = settings.score_batch_size
-        raise UserError(f"config.scorer.score_batch_size is {given}; use 1 or more")
-    dtype = compute_dtype(settings.dtype, key="config.scorer.dtype")
+    dtype = compute_dtype(settings.dtype)
     directory = resolve(settings.path, "scorer (config.scorer.path)")
     config, params = load_gpt2(directory)
     tokenizer = _load_tokenizer(directory, config.vocab_size)
     network = GPT2(config, dtype)
+    batch_size = _whole_rows(settings.score_batch_size, mesh)
+    rows = batch_size // sharding.row_shards(mesh)
     return Scorer(
         name=str(settings.path),
         revision=_revision(directory),
         tokenizer=tokenizer,
         length=min(LENGTH, config.n_positions),
-        batch_size=_whole_rows(settings.score_batch_size, mesh),
+        batch_size=batch_size,
         mesh=mesh,
         dtype=np.dtype(dtype).name,
         params=jax.device_put(params, sharding.of_tree(params, mesh)),
         nll=jax.jit(
-            lambda params, tokens, lengths: row_nll(network, params, tokens, lengths),
+            lambda params, tokens, lengths: row_nll(network, params, tokens, lengths, rows),
             out_shardings=sharding.replicated(mesh),
         ),
     )
 
 
-def row_nll(network, params, tokens, lengths):
-    """Each row's summed negative log-likelihood, [B] float32 in nats: of all its tokens but the
-    first, max(lengths - 1, 0) of them.
+def find_scorer(settings, workdir, mesh, asked=None):
+    """The scorer of Gen. PPL, or why there is none.
 
     Args:
-      network: a `GPT2`. params: its parameters.
-      tokens: [B, L] integers. lengths: [B] integers, tokens of each row; what follows is padding.
+      settings: config section `scorer`. workdir: may hold one in `scorer/`. mesh: for it.
+      asked: directory or name that the user asked for; it goes before all others.
+
+    Returns:
+      (`Scorer` or None, a line about what is missing and how to get it, or "").
+
+    Raises:
+      UserError: the one asked for cannot be had, or a directory holds none that works.
     """
-    # Float32 that accelerators compute in fewer bits, as they do unless told otherwise, is none.
-    precision = "highest" if network.dtype == jnp.float32 else "default"
-    with jax.default_matmul_precision(precision):
-        nll = network.apply({"params": params}, tokens, method="nll")
-    scored = jnp.arange(1, tokens.shape[1]) < lengths[:, None]
-    return jnp.sum(jnp.where(scored, nll, 0.0), axis=1)
+    own, path = pathlib.Path(workdir) / SCORER, asked or settings.path
+    is_local = bool(path) and pathlib.Path(path).is_dir()
+    if processes.share(not asked and not is_local and own.is_dir()):
+        path = str(own)
+    if not path:
+        return None, ""
+    try:
+        resolve(path, "scorer (--scorer)")
+    except UserError as error:
+        if asked:
+            raise
+        return None, (
+            f"no Gen. PPL: {error}, as --scorer=DIRECTORY, or train one on this corpus: "
+            f"python main.py --mode=train_scorer --workdir={workdir}"
+        )
+    settings = settings.copy_and_resolve_references()
+    settings.path = str(path)
+    return load_scorer(settings, mesh), ""
 
 
 def tokenise(scorer, texts):

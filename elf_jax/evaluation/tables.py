@@ -4,7 +4,7 @@ import math
 import statistics
 
 REAL = "real text"  # what the column of held-out text is called
-WITHOUT_REPORT = ("empty",)  # not worth a line where it is 0
+NOT_SHOWN_IF_ZERO = ("empty",)
 
 
 def combine(values):
@@ -78,7 +78,9 @@ def columns(lines):
 
 
 def _worth_a_line(numbers):
-    return {name: value for name, value in numbers.items() if value or name not in WITHOUT_REPORT}
+    return {
+        name: value for name, value in numbers.items() if value or name not in NOT_SHOWN_IF_ZERO
+    }
 
 
 def cell(mean, standard_error=None, seeds=None):

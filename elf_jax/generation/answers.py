@@ -1,8 +1,8 @@
 """Lines of source text to generated targets, in order: what `--mode=sample --source=FILE` does.
 
-Batches of one shape follow each other as the lines come in, so there is one compilation, and what
-is done is written at once. An empty line gives an empty target, so that line i of the output
-belongs to line i of the input.
+Lines are read as they come in, and all batches have one shape, so there is one compilation. Each
+target is given back as soon as it is made. An empty line gives an empty target, so that line i of
+the output belongs to line i of the input.
 """
 
 import contextlib
@@ -15,7 +15,7 @@ import sys
 from elf_jax.core.errors import UserError
 from elf_jax.data.packing import pack_rows
 from elf_jax.data.tokenizer import decode, encode
-from elf_jax.generation import generate
+from elf_jax.generation.generate import batch_rows, stream, take
 
 STDIN = "-"
 
@@ -75,7 +75,7 @@ def translate(trained, sources, seed, counts):
     """A target for each source, as soon as its batch is made.
 
     Args:
-      trained: a `Trained` model of pairs. sources: iterable of str. seed: of all randomness.
+      trained: a `TrainedModel` of pairs. sources: iterable of str. seed: of all randomness.
       counts: a `Counts`, added to on the way.
 
     Yields:
@@ -89,10 +89,10 @@ def translate(trained, sources, seed, counts):
     first = list(itertools.islice(sources, trained.config.sample.batch_size))
     if not first:
         return
-    size = generate.batch_rows(trained, len(first))  # fewer lines than a batch: a smaller batch
+    size = batch_rows(trained, len(first))  # fewer lines than a batch: a smaller batch
     batches, kept = itertools.tee(_batches(itertools.chain(first, sources), size))
     conditions = (_pack(trained, batch, size, counts) for batch in batches)
-    for rows, batch in zip(generate.stream(trained, conditions, size, seed), kept, strict=True):
+    for rows, batch in zip(stream(trained, conditions, size, seed), kept, strict=True):
         targets = decode(trained.tokenizer, rows[: len(batch)])
         yield [
             (source, target if source.strip() else "")
@@ -101,7 +101,7 @@ def translate(trained, sources, seed, counts):
 
 
 def check_takes_sources(config):
-    """Raises UserError if the model of this config is not conditional."""
+    """Raises UserError if the model of this config takes no sources."""
     if not config.data.source_field:
         raise UserError(
             "this model was trained without sources (config.data.source_field is empty) and takes "
@@ -125,31 +125,10 @@ def _pack(trained, batch, size, counts):
     counts.lines += len(batch)
     counts.empty += sum(not source.strip() for source in batch)
     counts.cut += cut["sources_cut"]
-    return generate.take(rows, 0, size)
+    return take(rows, 0, size)
 
 
-def translate_file(trained, file, out, form, limit=None):
-    """Writes a target for each line of a file, each batch as soon as it is made.
-
-    Args:
-      trained: a `Trained` model of pairs; its config gives the seed. file: see `read_sources`.
-      out: a text file.
-      form: "text" or "jsonl". In text, line breaks inside a target become spaces.
-      limit: only so many lines; None for all.
-
-    Returns:
-      The `Counts` of the lines.
-    """
-    config, counts = trained.config, Counts()
-    sources = itertools.islice(read_sources(file, config.data.source_field), limit)
-    for batch in translate(trained, sources, config.sample.seed, counts):
-        for source, target in batch:
-            out.write(format_target(source, target, form) + "\n")
-        out.flush()
-    return counts
-
-
-def format_target(source, target, form):
+def format_answer(source, target, form):
     """One line of output, without its end."""
     if form == "jsonl":
         return json.dumps({"source": source, "target": target}, ensure_ascii=False)
@@ -157,9 +136,9 @@ def format_target(source, target, form):
 
 
 def format_sample(source, text, form):
-    """A sample as it is shown: the text as it is, or with the source that it belongs to."""
+    """A sample as it is shown: the text alone, or with the source that it belongs to."""
     if source is not None:
-        target = format_target(source, text, form)
+        target = format_answer(source, text, form)
         return target if form == "jsonl" else f"{source}\t{target}"
     return json.dumps({"text": text}, ensure_ascii=False) if form == "jsonl" else text
 

@@ -1,11 +1,10 @@
-"""Will it fit, how fast will it be: a config's program compiled ahead of time, and its bill.
+"""Will it fit, how fast will it be: a config's program compiled ahead of time, and its costs.
 
 The TPU compiler runs without a TPU (`pip install -e '.[tpu]'` brings it), so a training step or a
-sampler can be compiled for a whole slice on a laptop; without a topology it is compiled for the
+sampler can be compiled for a whole slice on a laptop. Without a topology it is compiled for the
 devices that are there.
 """
 
-import dataclasses
 import os
 import time
 
@@ -14,54 +13,21 @@ import jax.numpy as jnp
 from jax.experimental import topologies
 
 from elf_jax.checkpoints.experiment import abstract
-from elf_jax.core import rng, sharding
+from elf_jax.checkpoints.weights import params_shapes
+from elf_jax.core import checks, rng, sharding
 from elf_jax.core.errors import UserError
 from elf_jax.core.files import write_json
 from elf_jax.core.types import Batch
-from elf_jax.evaluation.evaluate import step_settings
-from elf_jax.generation.generate import make_sampler, scales
+from elf_jax.generation.generate import scales
+from elf_jax.hardware.chips import CHIPS
 from elf_jax.hardware.program_cost import program_cost
-from elf_jax.latents.encoder import describe_encoder
-from elf_jax.methods.elf.build import build_model, compute_dtype
+from elf_jax.methods.registry import describe_method
 from elf_jax.training.optimizer import make_optimizer, make_schedule
 from elf_jax.training.state import TrainState
 from elf_jax.training.step import make_train_step
+from elf_jax.training.trainer import step_settings
 
 PROGRAMS = ("train", "sample")
-GIB = 2**30
-
-
-@dataclasses.dataclass(frozen=True)
-class Chip:
-    """Peak of one device.
-
-    Attributes:
-      flops, bandwidth: dense bfloat16 operations and bytes of memory traffic, a second.
-      memory: bytes.
-      clock: of the cycles that the compiler counts, in Hz.
-      links: bytes a second to other chips, all links together.
-    """
-
-    flops: float
-    bandwidth: float
-    memory: float
-    clock: float | None = None
-    links: float | None = None
-
-
-# Data sheets of Google Cloud and NVIDIA; memory as the TPU compiler reports it. The clock is the
-# peak over the operations of all matrix units in a cycle: 131,072 on v5e, 262,144 on v4 and v5p,
-# 524,288 on v6e.
-CHIPS = {
-    "TPU v4": Chip(275e12, 1228e9, 31.25 * GIB, 1.05e9, 300e9),
-    "TPU v5 lite": Chip(197e12, 819e9, 15.75 * GIB, 1.5e9, 200e9),
-    "TPU v5": Chip(459e12, 2765e9, 95.74 * GIB, 1.75e9, 600e9),
-    "TPU v6 lite": Chip(918e12, 1640e9, 31.25 * GIB, 1.75e9, 448e9),
-    "NVIDIA A100-SXM4-40GB": Chip(312e12, 1555e9, 40 * GIB),
-    "NVIDIA A100-SXM4-80GB": Chip(312e12, 2039e9, 80 * GIB),
-    "NVIDIA H100 80GB HBM3": Chip(989e12, 3352e9, 80 * GIB),
-    "NVIDIA H200": Chip(989e12, 4800e9, 141 * GIB),
-}
 
 
 def compile_report(config, topology="", program="train", output=None):
@@ -79,6 +45,7 @@ def compile_report(config, topology="", program="train", output=None):
     Raises:
       UserError: unknown topology or program, or no TPU compiler.
     """
+    checks.check(config)
     if program not in PROGRAMS:
         raise UserError(f"--program is {program!r}; use one of {', '.join(PROGRAMS)}")
     mesh = sharding.make_mesh(config.mesh, topology_devices(topology))
@@ -108,44 +75,38 @@ def compile_report(config, topology="", program="train", output=None):
 def lower_train(config, mesh):
     """(the lowered training step, positions of a step) of a config on a mesh."""
     sharding.check_batch(config.train.batch_size, config.train.accumulate, mesh)
-    model = _abstract_model(config, mesh)
-    network = model.predictor.network
+    method, frozen = _abstract_method(config, mesh)
     schedule = make_schedule(config.optimizer, config.train.batch_size, 1, 2)
-    optimizer = make_optimizer(config.optimizer, schedule, network.dtype, mesh)
+    optimizer = make_optimizer(config.optimizer, schedule, method.dtype, mesh)
 
     def create(key):
-        return TrainState.create(model.predictor.init(key, config.data.length), optimizer)
+        return TrainState.create(method.init(key, config.data.length), optimizer)
 
     shapes = jax.eval_shape(create, jax.random.key(0))
     shardings = sharding.of_tree(shapes, mesh)
-    settings = step_settings(config, mesh, config.train.accumulate)
     step = make_train_step(
-        model.predictor, model.encoder, optimizer, schedule, settings, shardings.params
+        method, optimizer, schedule, step_settings(config, mesh), shardings.params
     )
     step = jax.jit(step, donate_argnums=0, out_shardings=(shardings, None))
     batch = _abstract_batch(config.train.batch_size, config.data.length, mesh)
-    state = abstract(shapes, shardings)
-    lowered = step.lower(state, model.encoder.params, batch, _abstract_key(mesh))
+    lowered = step.lower(abstract(shapes, shardings), frozen, batch, _abstract_key(mesh))
     return lowered, config.train.batch_size * config.data.length
 
 
 def lower_sample(config, mesh):
     """(the lowered sampler, positions of a batch) of a config on a mesh."""
-    size = config.sample.batch_size
+    size, length = config.sample.batch_size, config.data.length
     sharding.check_batch(size, 1, mesh, "config.sample.batch_size")
-    model = _abstract_model(config, mesh)
-    shapes = jax.eval_shape(
-        lambda key: model.predictor.init(key, config.data.length), jax.random.key(0)
-    )
+    method, frozen = _abstract_method(config, mesh)
+    shapes = params_shapes(method, length)
     params = abstract(shapes, sharding.of_tree(shapes, mesh))
     ids = jax.ShapeDtypeStruct((size,), jnp.int32, sharding=sharding.rows(mesh))
-    batch = None
-    if config.data.source_field:
-        batch = _abstract_batch(size, config.data.length, mesh)
-    sampler = jax.jit(make_sampler(model, config), out_shardings=sharding.replicated(mesh))
-    inputs = ids, batch, _abstract_key(mesh), scales(config.sample)
-    lowered = sampler.lower(params, model.encoder.params, *inputs)
-    return lowered, size * config.data.length
+    given = _abstract_batch(size, length, mesh) if config.data.source_field else None
+    sampler = jax.jit(
+        method.sampler(config.sample, length), out_shardings=sharding.replicated(mesh)
+    )
+    inputs = ids, given, _abstract_key(mesh), scales(method, config.sample)
+    return sampler.lower(params, frozen, *inputs), size * length
 
 
 def topology_devices(topology):
@@ -174,17 +135,14 @@ def topology_devices(topology):
         ) from None
 
 
-def _abstract_model(config, mesh):
-    """The model without any data or weights: shapes alone."""
-    dtype = compute_dtype(config.model.dtype, mesh.devices.flat[0].platform)
-    vocab_size, encoder = describe_encoder(config, dtype, mesh)
-    model = build_model(config, vocab_size, mesh, encoder=encoder)
-    replicated = sharding.replicated(mesh)
-    params = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=replicated),
-        encoder.params,
+def _abstract_method(config, mesh):
+    """(the method, what is frozen) without any data or weights: shapes alone."""
+    method, frozen = describe_method(config, mesh)
+    at = sharding.replicated(mesh)
+    frozen = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=at), frozen
     )
-    return dataclasses.replace(model, encoder=dataclasses.replace(encoder, params=params))
+    return method, frozen
 
 
 def _abstract_batch(rows, length, mesh):

@@ -1,9 +1,10 @@
-"""An embedding from the company that tokens keep, for want of a pretrained encoder.
+"""A token embedding from co-occurrences in the training data: no pretrained model is needed.
 
-Counts of tokens near each other in the training rows, as positive pointwise mutual information,
-factorised (Levy and Goldberg 2014, "Neural Word Embedding as Implicit Matrix Factorization").
-Tokens that are used alike come to lie close together, so that the mean of many candidates, which
-is what a denoiser predicts under noise, is a simple function of the context.
+It counts which tokens stand near each other, turns the counts into positive pointwise mutual
+information, and factorises that matrix (Levy and Goldberg 2014, "Neural Word Embedding as Implicit
+Matrix Factorization"). Tokens that are used alike get similar vectors. A denoiser predicts the mean
+of many candidate tokens under noise; with such vectors this mean is a simple function of the
+context.
 """
 
 import numpy as np
@@ -12,38 +13,41 @@ import scipy.sparse.linalg
 
 from elf_jax.core.errors import UserError
 
-OFFSETS = (-2, -1, 1, 2)  # a neighbour counts by where it stands
-MAX_POSITIONS = 20_000_000  # of the rows that are counted, about 100 bytes of memory each
-SMOOTHING = 0.75  # power of the context's frequency, so that rare contexts do not rule
+OFFSETS = (-2, -1, 1, 2)  # positions of the neighbours; each is counted apart
+MAX_POSITIONS = 20_000_000  # that are counted; each needs about 100 bytes of memory
+SMOOTHING = 0.75  # power of a context's frequency; below 1, rare contexts weigh less
 
 
 def cooccurrence_embedding(rows, vocab_size, dimensions):
-    """An embedding of every token, each channel with mean 0 and variance 1 over the tokens in use.
+    """A vector for every token.
 
     Args:
-      rows: the training rows, of which at most MAX_POSITIONS are looked at; padding is left out.
-      vocab_size: V. dimensions: channels, fewer than V.
+      rows: training `Rows`; at most MAX_POSITIONS of their positions are counted, without padding.
+      vocab_size: V.
+      dimensions: channels, fewer than V.
 
     Returns:
-      [V, dimensions] float32, the same for the same rows.
+      [V, dimensions] float32; each channel has mean 0 and variance 1 over the tokens in use. The
+      same rows give the same vectors.
 
     Raises:
-      UserError: too few tokens for so many channels.
+      UserError: the vocabulary is too small for so many channels.
     """
     if dimensions >= vocab_size:
         raise UserError(
             f"a vocabulary of {vocab_size} tokens has no {dimensions} co-occurrence channels: "
             "lower config.encoder.width or structured, or set config.encoder.kind=gaussian"
         )
-    rows = rows.sample(MAX_POSITIONS // rows.length)
+    rows = rows.subset(MAX_POSITIONS // rows.length)
     information = _positive_information(_counts(rows, vocab_size))
-    # A fixed start makes the iteration, and so the signs of its vectors, reproducible.
+    # The iteration starts from a fixed vector, so that its result, signs included, is always the
+    # same.
     start = np.full(vocab_size, vocab_size**-0.5)
     vectors, values, _ = scipy.sparse.linalg.svds(information, k=dimensions, v0=start)
     embedding = vectors * np.sqrt(values)
     embedding /= np.linalg.norm(embedding, axis=1, keepdims=True) + 1e-6
-    # Weighted between types and occurrences: neither the few frequent tokens nor the many rare
-    # ones rule.
+    # A token weighs as much as the square root of its count, so that neither the few frequent
+    # tokens nor the many rare ones decide alone.
     weight = np.sqrt(np.bincount(rows.tokens.ravel(), minlength=vocab_size))[:, None]
     weight = weight / weight.sum()
     embedding = embedding - (weight * embedding).sum(0)
@@ -52,7 +56,7 @@ def cooccurrence_embedding(rows, vocab_size, dimensions):
 
 
 def _counts(rows, vocab_size):
-    """Sparse [V, len(OFFSETS) V]: how often a token has another at each offset."""
+    """Sparse [V, len(OFFSETS) V]: how often a token has another one at each of the offsets."""
     length = rows.tokens.shape[1]
     valid = np.arange(length) < rows.valid_length[:, None]
     tokens, contexts = [], []

@@ -1,11 +1,14 @@
-"""Attention of both networks, ELF's and T5's, whatever computes it.
+"""Attention of all networks but GPT-2's, with the implementation that suits the device.
 
-ELF: x -> [q | k | v] -> RMSNorm and rotary embedding on q and k -> softmax -> values, of every
-position to every position. Three ways: XLA anywhere, cuDNN's flash attention on NVIDIA GPUs, and
-the fused kernels of `fused_attention.py` on TPUs. T5: with a bias and a mask, by XLA or a kernel.
+    self-attention  x -> [q | k | v] -> RMSNorm and rotary embedding on q and k -> softmax -> values
+                    by XLA (anywhere), by cuDNN's flash attention (NVIDIA GPUs), or by the fused
+                    kernels of `fused_attention.py` (TPUs)
+    T5              softmax(q k^T + bias, where allowed) v
+                    by XLA, or by the kernel of `fused_biased_attention.py` (TPUs)
+
+B batch, T positions, D width, H heads of width K.
 """
 
-import functools
 from typing import NamedTuple
 
 import jax
@@ -14,33 +17,43 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import PartitionSpec as P
 
 from elf_jax.networks import fused_attention as fused
+from elf_jax.networks import fused_biased_attention as biased
+from elf_jax.networks.kernel_parts import LANES, HeadLayout
 from elf_jax.networks.layers import add_bias, normalize, rotate
 
 IMPLEMENTATIONS = ("auto", "xla", "cudnn", "fused")
-CUDNN_WIDTH = 8  # head widths are multiples of this for cuDNN
+CUDNN_WIDTH = 8  # cuDNN needs head widths that are multiples of this
+ROWS = ("data", "fsdp")  # axes of the mesh that rows are split over
 
 
 def choose(name, platform, dtype, heads, head_width, tensor=1):
-    """The implementation for "auto", and the given one otherwise.
+    """The implementation of self-attention that a setting means on a platform.
 
     Args:
-      name: of IMPLEMENTATIONS. platform: "cpu", "gpu" or "tpu". dtype: of the computation.
-      heads, head_width: H and K. tensor: devices that the heads are split over.
+      name: one of IMPLEMENTATIONS.
+      platform: "cpu", "gpu" or "tpu".
+      dtype: of the computation.
+      heads, head_width: H and K.
+      tensor: how many devices the heads are split over.
+
+    Returns:
+      `name` itself, or for "auto" the fastest of "xla", "cudnn" and "fused" that can do it. All
+      three can also do causal attention.
     """
     if name != "auto":
         return name
     if platform == "tpu":
-        blocks = fused.HeadLayout(heads, head_width).blocks
-        return "fused" if blocks % tensor == 0 and head_width <= fused.LANES else "xla"
-    # cuDNN knows 16-bit types only.
+        blocks = HeadLayout(heads, head_width).blocks
+        return "fused" if blocks % tensor == 0 and head_width <= LANES else "xla"
+    # cuDNN has kernels for 16-bit types only.
     return "cudnn" if platform == "gpu" and dtype == jnp.bfloat16 else "xla"
 
 
 class Groups(NamedTuple):
-    """Which position may attend to which, without a mask of every pair.
+    """Which position may attend to which, without a mask of all pairs.
 
     Attributes:
-      queries, keys: [B, L] int32; query q may attend to key k if their bits overlap.
+      queries, keys: [B, L] int32; query q may attend to key k if they have a bit in common.
     """
 
     queries: jax.Array
@@ -52,29 +65,33 @@ class Groups(NamedTuple):
 
 
 def self_attention(
-    x, kernel, bias, q_scale, k_scale, angles, heads, implementation="xla", mesh=None
+    x, kernel, bias, q_scale, k_scale, angles, heads, implementation="xla", mesh=None, causal=False
 ):
-    """Values that every position of x gathers, before the output projection.
+    """Self-attention before the output projection.
 
     Args:
       x: [B, T, D].
-      kernel: [D, 3 D] in x's dtype, columns [q | k | v] with heads inside. bias: [3 D] float32.
-      q_scale, k_scale: [K] float32, scales of the two norms, K = D / heads.
-      angles: [T, K / 2], of the rotary embedding. heads: H.
-      implementation: "xla", "cudnn" or "fused". mesh: "fused": rows lie over its axes data and
-        fsdp and heads over tensor.
+      kernel: [D, 3 D] in the dtype of x, columns [q | k | v] with heads inside.
+      bias: [3 D] float32.
+      q_scale, k_scale: [K] float32, scales of the two norms, K = D / H.
+      angles: [T, K / 2], of the rotary embedding.
+      heads: H.
+      implementation: "xla", "cudnn" or "fused".
+      mesh: for "fused": rows are split over its axes data and fsdp, heads over tensor.
+      causal: whether a position attends to earlier positions and itself only.
 
     Returns:
       [B, T, D] in the dtype of x; norms, rotation and softmax are float32.
     """
     head_width = x.shape[-1] // heads
     if implementation == "fused" and _splits(x, mesh):
-        layout = fused.HeadLayout(heads, head_width)
-        # Without the barrier XLA moves the packing into the gradient's product, and transposes all
-        # activations for it.
+        layout = HeadLayout(heads, head_width)
+        # Without the barrier XLA moves the packing into the product of the gradient. Then it has to
+        # transpose all activations.
         packed = jax.lax.optimization_barrier(fused.pack(kernel, layout))
         qkv, bias = checkpoint_name(x @ packed, "qkv"), fused.pack(bias, layout)[None]
-        return _fused(qkv, bias, q_scale, k_scale, fused.tables(angles, layout), layout, mesh)
+        tables = fused.tables(angles, layout)
+        return _fused(qkv, bias, q_scale, k_scale, tables, layout, mesh, causal)
     implementation = "xla" if implementation == "fused" else implementation
     qkv = checkpoint_name(add_bias(x @ kernel, bias), "qkv").reshape(
         *x.shape[:2], 3, heads, head_width
@@ -84,31 +101,45 @@ def self_attention(
         rotate(normalize(part, scale), angles).astype(x.dtype)
         for part, scale in ((q, q_scale), (k, k_scale))
     )
-    return softmax_attention(q, k, v, implementation).reshape(x.shape)
+    return softmax_attention(q, k, v, implementation, causal).reshape(x.shape)
 
 
-def softmax_attention(q, k, v, implementation="xla"):
-    """softmax(q k^T / sqrt(K)) v for q, k, v [B, T, H, K]; "xla" or "cudnn" (16-bit types only)."""
+def softmax_attention(q, k, v, implementation="xla", causal=False):
+    """softmax(q k^T / sqrt(K)) v.
+
+    Args:
+      q, k, v: [B, T, H, K]. implementation: "xla", or "cudnn" for 16-bit types.
+      causal: whether a position attends to earlier positions and itself only.
+
+    Returns:
+      [B, T, H, K] in the dtype of q.
+    """
     width = q.shape[-1]
     if implementation == "cudnn":
         padding = [(0, 0)] * 3 + [(0, -width % CUDNN_WIDTH)]
         q, k, v = (jnp.pad(array, padding) for array in (q, k, v))
-    out = jax.nn.dot_product_attention(q, k, v, scale=width**-0.5, implementation=implementation)
+    out = jax.nn.dot_product_attention(
+        q, k, v, scale=width**-0.5, is_causal=causal, implementation=implementation
+    )
     return out[..., :width]
 
 
 def biased_attention(q, k, v, bias, groups, heads, mesh):
-    """softmax(q k^T + bias, where allowed) v by the kernel, or None where it does not fit.
+    """softmax(q k^T + bias, where allowed) v by the kernel.
 
     Args:
       q, k, v: [B, L, H K]. bias: [1, H, L, L] float32. groups: `Groups`. heads: H.
-      mesh: its axes data and fsdp split the rows.
+      mesh: rows are split over its axes data and fsdp.
+
+    Returns:
+      [B, L, H K], or None if the kernel cannot do it: the rows do not divide over the mesh, or the
+      heads do not fill its lanes.
     """
-    if not _splits(q, mesh) or not fused.fits_biased(heads, q.shape[-1] // heads):
+    if not _splits(q, mesh) or not biased.fits(heads, q.shape[-1] // heads):
         return None
 
     def attend(q, k, v, bias, queries, keys):
-        return fused.fused_biased_attention(
+        return biased.fused_biased_attention(
             q, k, v, bias[0], queries, keys, heads, _interpret(mesh)
         )
 
@@ -117,11 +148,8 @@ def biased_attention(q, k, v, bias, groups, heads, mesh):
     return _on_every_device(attend, mesh, specs, rows)(q, k, v, bias, *groups)
 
 
-ROWS = ("data", "fsdp")  # axes of the mesh that rows are split over
-
-
 def _splits(x, mesh):
-    """Whether the rows of x split evenly over the mesh; those of an initialisation do not."""
+    """Whether the rows of x divide over the mesh. The single row of an initialisation may not."""
     return mesh is None or len(x) % (mesh.shape["data"] * mesh.shape["fsdp"]) == 0
 
 
@@ -130,7 +158,7 @@ def _interpret(mesh):
 
 
 def _on_every_device(function, mesh, in_specs, out_specs):
-    """The function on every device's own part: XLA cannot split a kernel by itself."""
+    """The function, run by each device on its own part: XLA cannot split a kernel by itself."""
     if mesh is None:
         return function
     return jax.shard_map(
@@ -138,13 +166,14 @@ def _on_every_device(function, mesh, in_specs, out_specs):
     )
 
 
-def _fused(qkv, bias, q_scale, k_scale, tables, layout, mesh):
+def _fused(qkv, bias, q_scale, k_scale, tables, layout, mesh, causal):
     tensor = 1 if mesh is None else mesh.shape["tensor"]
-    local = fused.HeadLayout(layout.heads // tensor, layout.width)
-    call = functools.partial(fused.fused_attention, layout=local, interpret=_interpret(mesh))
+    local = HeadLayout(layout.heads // tensor, layout.width)
+    how = local, _interpret(mesh), causal
 
     def attend(qkv, bias, q_scale, k_scale, cos, sin):
-        return fused.unpack_output(call(qkv, bias, q_scale, k_scale, (cos, sin)), local)
+        out = fused.fused_attention(qkv, bias, q_scale, k_scale, (cos, sin), *how)
+        return fused.unpack_output(out, local)
 
     columns = P(ROWS, None, "tensor")
     specs = (columns, P(None, "tensor"), P(), P(), P(), P())

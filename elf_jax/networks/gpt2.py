@@ -1,7 +1,7 @@
 """GPT-2 (Radford et al. 2019, "Language Models are Unsupervised Multitask Learners") in Flax.
 
-B batch, L length, D width, V vocabulary. Pre-norm, learned positions, causal attention, the head
-tied to the token embedding.
+The norms come before each layer, positions are learned, attention is causal, and the output matrix
+is the token embedding. B batch, L length, D width, V vocabulary.
 """
 
 import dataclasses
@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from elf_jax.networks.layers import small_normal
+from elf_jax.networks.vocabulary import token_losses
 
 # Names as in Hugging Face's config.json; "gelu_new" is the tanh form.
 ACTIVATIONS = {
@@ -21,14 +22,11 @@ ACTIVATIONS = {
     "gelu": partial(jax.nn.gelu, approximate=False),
     "relu": jax.nn.relu,
 }
-CHUNK = 64  # positions whose logits exist at the same time
 
 
 @dataclasses.dataclass(frozen=True)
 class GPT2Config:
-    """Sizes, named as in Hugging Face's config.json; the defaults are those it has where a key is
-    missing.
-    """
+    """Sizes, named as in Hugging Face's config.json, with the defaults of keys missing there."""
 
     vocab_size: int = 50257
     n_positions: int = 1024
@@ -47,7 +45,7 @@ class GPT2Config:
         return 4 * self.n_embd if self.n_inner is None else self.n_inner
 
     def attention_scales(self):
-        """[n_layer] float32, what the attention logits of each layer are multiplied by."""
+        """[n_layer] float32: the attention logits of a layer are multiplied by its scale."""
         scale = (self.n_embd // self.n_head) ** -0.5 if self.scale_attn_weights else 1.0
         layer = jnp.arange(1, self.n_layer + 1, dtype=jnp.float32)
         by_layer = layer if self.scale_attn_by_inverse_layer_idx else jnp.ones_like(layer)
@@ -55,7 +53,7 @@ class GPT2Config:
 
 
 class CausalAttention(nn.Module):
-    """Every position attends to itself and those before it; [B, L, D] -> [B, L, D]."""
+    """Each position attends to itself and to the positions before it; [B, L, D] -> [B, L, D]."""
 
     config: GPT2Config
     dtype: jnp.dtype
@@ -66,7 +64,9 @@ class CausalAttention(nn.Module):
         qkv = nn.Dense(3 * width, dtype=self.dtype, kernel_init=small_normal, name="qkv")(x)
         qkv = qkv.reshape(batch, length, 3, self.config.n_head, -1)
         q, k, v = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
-        q = (q * scale).astype(self.dtype)  # scanned layers may differ in their scale
+        q = (q * scale).astype(
+            self.dtype
+        )  # not an argument below: layers of a scan have traced scales
         y = jax.nn.dot_product_attention(q, k, v, scale=1.0, is_causal=True).reshape(x.shape)
         return nn.Dense(
             width, dtype=self.dtype, kernel_init=_residual_init(self.config), name="out"
@@ -88,8 +88,9 @@ class FeedForward(nn.Module):
 
 
 class GPT2Block(nn.Module):
-    """x += Attention(LayerNorm(x)); x += FeedForward(LayerNorm(x)). The carry of the scan over
-    layers.
+    """One layer, as the body of a scan over layers.
+
+    x += Attention(LayerNorm(x)); x += FeedForward(LayerNorm(x)).
     """
 
     config: GPT2Config
@@ -104,7 +105,7 @@ class GPT2Block(nn.Module):
 
 
 class GPT2(nn.Module):
-    """The network. `__call__` gives hidden states, `logits` reads them, `nll` scores tokens.
+    """The network. `__call__` gives hidden states, `logit_head` reads them, `nll` scores tokens.
 
     Attributes:
       config: the sizes. dtype: of the computation; parameters, softmax, norms and logits are
@@ -128,68 +129,55 @@ class GPT2(nn.Module):
         self.final_norm = _layer_norm(config, self.dtype)
 
     def __call__(self, tokens):
-        """Hidden states [B, L, D] after the final norm, of tokens [B, L]; L is at most
-        n_positions.
-        """
+        """Hidden states [B, L, D] after the final norm, from tokens [B, L]; L <= n_positions."""
         positions = jnp.arange(tokens.shape[1])
         x = self.token_embedding(tokens) + self.position_embedding(positions)
         x, _ = self.blocks(x, self.config.attention_scales())
         return self.final_norm(x)
 
-    def logits(self, tokens):
-        """Next-token logits [B, L, V] float32, all at once: for small sizes."""
-        return _logits(self(tokens), self._head())
+    def logit_head(self, hidden):
+        """Logits of the next token, [B, L, V] float32, from hidden states [B, L, D]."""
+        head = self.token_embedding.embedding.astype(self.dtype)
+        return jnp.einsum("bld,vd->blv", hidden, head, preferred_element_type=jnp.float32)
 
-    def nll(self, tokens):
-        """Negative log-likelihood in nats of each token given those before it, [B, L - 1]
-        float32: the first token has none.
+    def nll(self, tokens, rows=None):
+        """Negative log-likelihood of each token given the tokens before it.
+
+        Args:
+          tokens: [B, L] integers. rows: see `vocabulary.in_parts`.
+
+        Returns:
+          [B, L - 1] float32 in nats; the first token has none.
         """
-        return chunked_nll(self(tokens)[:, :-1], self._head(), tokens[:, 1:])
-
-    def _head(self):
-        return self.token_embedding.embedding.astype(self.dtype)
+        hidden, vocab_size = self(tokens)[:, :-1], self.config.vocab_size
+        return token_losses(self.logit_head, hidden, tokens[:, 1:], vocab_size, rows)[0]
 
 
-def chunked_nll(hidden, head, targets, chunk=CHUNK):
-    """-log softmax(hidden head^T) at the targets, over `chunk` positions at a time.
-
-    The logits of 16 rows of 1024 positions and 50257 tokens are 3.3 GB; those of 64 positions are
-    0.2 GB. They are computed again in the backward pass rather than kept.
+def row_nll(network, params, tokens, lengths, rows=None):
+    """Summed negative log-likelihood of each row: of all its tokens but the first.
 
     Args:
-      hidden: [B, L, D]. head: [V, D]. targets: [B, L] integers.
+      network: a `GPT2`. params: its parameters.
+      tokens: [B, L] integers.
+      lengths: [B] integers, how many tokens each row has; what follows is padding.
+      rows: see `vocabulary.in_parts`.
 
     Returns:
-      [B, L] float32, nats.
+      [B] float32 in nats, of max(lengths - 1, 0) tokens each.
     """
-    batch, length = targets.shape
-    chunk = min(chunk, length)
-    pad = -length % chunk
-
-    def split(array):
-        array = jnp.pad(array, [(0, 0), (0, pad)] + [(0, 0)] * (array.ndim - 2))
-        return jnp.moveaxis(array.reshape(batch, -1, chunk, *array.shape[2:]), 1, 0)
-
-    @jax.checkpoint
-    def one(part):
-        hidden, targets = part
-        logits = _logits(hidden, head)
-        picked = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
-        return jax.nn.logsumexp(logits, axis=-1) - picked
-
-    values = jax.lax.map(one, (split(hidden), split(targets)))
-    return jnp.moveaxis(values, 0, 1).reshape(batch, -1)[:, :length]
-
-
-def _logits(hidden, head):
-    return jnp.einsum("bld,vd->blv", hidden, head, preferred_element_type=jnp.float32)
+    # Accelerators compute float32 products with fewer bits unless they are told otherwise.
+    precision = "highest" if network.dtype == jnp.float32 else "default"
+    with jax.default_matmul_precision(precision):
+        nll = network.apply({"params": params}, tokens, rows, method=GPT2.nll)
+    scored = jnp.arange(1, tokens.shape[1]) < lengths[:, None]
+    return jnp.sum(jnp.where(scored, nll, 0.0), axis=1)
 
 
 def _layer_norm(config, dtype, **kwargs):
-    # The variance as the mean of squares minus the squared mean would lose digits.
+    # The fast variance is the mean of squares minus the squared mean, which loses digits.
     return nn.LayerNorm(config.layer_norm_epsilon, dtype=dtype, use_fast_variance=False, **kwargs)
 
 
 def _residual_init(config):
-    """Smaller by the root of the number of residual additions (GPT-2, section 2.3)."""
+    """Divided by the square root of the number of residual additions (GPT-2, section 2.3)."""
     return nn.initializers.normal(0.02 / math.sqrt(2 * config.n_layer))

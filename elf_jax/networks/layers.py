@@ -1,4 +1,4 @@
-"""The small parts that networks are made of: norm, rotary embedding, scalar embedding, SwiGLU."""
+"""Small parts of the networks: dense layer, norm, rotary embedding, scalar embedding, SwiGLU."""
 
 import flax.linen as nn
 import jax
@@ -17,7 +17,7 @@ def normalize(x, scale, epsilon=1e-6):
 
 
 class Scale(nn.Module):
-    """The scale of a norm that is computed elsewhere, [width] float32."""
+    """The scale of a norm, [width] float32. The caller computes the norm."""
 
     width: int
 
@@ -27,7 +27,7 @@ class Scale(nn.Module):
 
 
 class Weights(nn.Module):
-    """Kernel in `dtype` and float32 bias of a dense layer that is computed elsewhere."""
+    """Kernel (in `dtype`) and bias (float32) of a dense layer. The caller computes the product."""
 
     width: int
     dtype: jnp.dtype = jnp.float32
@@ -41,8 +41,9 @@ class Weights(nn.Module):
 
 @jax.custom_vjp
 def add_bias(y, bias):
-    """y + bias over the last axis, in the dtype of y; the gradient of the bias, a sum over all
-    positions, is accumulated in float32.
+    """y + bias over the last axis, in the dtype of y.
+
+    The gradient of the bias is a sum over all positions; it is accumulated in float32.
     """
     return y + bias.astype(y.dtype)
 
@@ -55,7 +56,7 @@ add_bias.defvjp(lambda y, bias: (add_bias(y, bias), None), _add_bias_backward)
 
 
 class Dense(nn.Module):
-    """x @ kernel + bias in `dtype`, of float32 parameters."""
+    """x @ kernel + bias, computed in `dtype`; the parameters are float32."""
 
     width: int
     dtype: jnp.dtype = jnp.float32
@@ -83,9 +84,14 @@ class RMSNorm(nn.Module):
 
 
 class ScalarEmbedder(nn.Module):
-    """Embeds a scalar: sinusoids of its raw value, Dense, SiLU, Dense.
+    """Embeds a scalar, [B] float32 -> [B, width]: sinusoids, Dense, SiLU, Dense (ELF, arXiv
+    2605.10938).
 
-    Call with [B] float32; returns [B, width].
+    Attributes:
+      width: of the result.
+      frequencies: number of sinusoids; the first half are cosines, the second half sines.
+      max_period: the longest period is 2 pi times this, in units of the scalar.
+      dtype: of the computation.
     """
 
     width: int
@@ -116,7 +122,8 @@ class SwiGLU(nn.Module):
     @nn.compact
     def __call__(self, x, dropout):
         kernel, bias = Weights(2 * self.hidden, self.dtype, name="in")(x.shape[-1])
-        # Two products: of one, the backward pass would have to join both gradients in memory.
+        # Two products instead of one. With one, the backward pass would have to join the two
+        # gradients in memory.
         gate, value = (
             checkpoint_name(add_bias(x @ part, shift), "mlp_in")
             for part, shift in zip(jnp.split(kernel, 2, -1), jnp.split(bias, 2), strict=True)
@@ -125,10 +132,12 @@ class SwiGLU(nn.Module):
 
 
 def rotary_angles(num_control, length, head_width, base=10000.0):
-    """Angles of the rotary embedding (arXiv 2104.09864), [num_control + length, head_width / 2]
-    float32.
+    """Angles of the rotary embedding (arXiv 2104.09864).
 
-    Control positions have angle 0, which is the identity; text positions count from 0.
+    Control positions have angle 0, so they are not rotated. Text positions count from 0.
+
+    Returns:
+      [num_control + length, head_width / 2] float32, radians.
     """
     rates = base ** (-np.arange(0, head_width, 2, dtype=np.float32) / head_width)
     angles = np.arange(length, dtype=np.float32)[:, None] * rates
@@ -136,8 +145,13 @@ def rotary_angles(num_control, length, head_width, base=10000.0):
 
 
 def rotate(x, angles):
-    """Rotates the interleaved pairs (x_0, x_1), (x_2, x_3), ... of [B, T, H, K] by angles
-    [T, K / 2], in the dtype of x.
+    """Rotates the pairs (x_0, x_1), (x_2, x_3), ... of each head.
+
+    Args:
+      x: [B, T, H, K]. angles: [T, K / 2], radians.
+
+    Returns:
+      [B, T, H, K] in the dtype of x.
     """
     cos = jnp.cos(angles)[:, None, :].astype(x.dtype)
     sin = jnp.sin(angles)[:, None, :].astype(x.dtype)

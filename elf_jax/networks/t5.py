@@ -3,8 +3,8 @@
     x += Attention(RMSNorm(x))     softmax(q k^T + bias[bucket(key - query)]) v: no 1/sqrt(K)
     x += FeedForward(RMSNorm(x))   W_o relu(W x)   or   W_o (gelu(W_0 x) * W_1 x)
 
-Nothing has a bias vector; each stack has one table of relative-position biases for all its layers.
-The residual stream, the norms and the softmax are float32, the matrix products are in `dtype`.
+No layer has a bias vector. Each stack has one table of relative-position biases for all its layers.
+The residual stream, the norms and the softmax are float32; the matrix products are in `dtype`.
 B batch, L input length, T target length, H heads, V vocabulary.
 """
 
@@ -28,8 +28,9 @@ class T5Config:
     Attributes:
       vocab_size: rows of the embedding table; the tokenizer may have fewer tokens.
       d_kv: width of a head; num_heads * d_kv need not equal d_model.
-      tie_word_embeddings: the decoder's output matrix is the embedding, its input scaled by
-        d_model^-1/2 (v1.0), or a matrix of its own (v1.1).
+      gated, activation: (False, "relu") in v1.0, (True, "gelu_new") in v1.1.
+      tie_word_embeddings: True (v1.0): the output matrix of the decoder is the embedding, and its
+        input is scaled by d_model^-1/2. False (v1.1): the output has its own matrix.
     """
 
     vocab_size: int
@@ -48,11 +49,14 @@ class T5Config:
 
 
 def relative_buckets(length, num_buckets, max_distance, bidirectional=True):
-    """[length, length] bucket of key position minus query position (T5, section 2.1).
+    """Bucket of each pair (query, key) by the distance between the two (T5, section 2.1).
 
-    In both directions, half of the buckets are for keys to the right; in one, those share the
-    bucket of distance 0. Of each half the first half holds exact distances, the rest grows
-    logarithmically up to `max_distance`.
+    Bidirectional: half of the buckets are for keys to the right of the query. Otherwise all keys to
+    the right share the bucket of distance 0. Within each direction, the first half of the buckets
+    hold one distance each; the others hold ranges that grow logarithmically up to `max_distance`.
+
+    Returns:
+      [length, length] integers, query by key.
     """
     offset = np.arange(length)[None, :] - np.arange(length)[:, None]
     if bidirectional:
@@ -61,7 +65,8 @@ def relative_buckets(length, num_buckets, max_distance, bidirectional=True):
     else:
         right, distance = 0, np.maximum(-offset, 0)
     exact = num_buckets // 2
-    # In NumPy and float32: the edges lie where the original has them, on any accelerator.
+    # NumPy in float32 puts the edges of the buckets where the original has them. Accelerators may
+    # round the logarithm in another way.
     ratio = np.log(np.maximum(distance, 1).astype(np.float32) / exact)
     ratio = ratio / np.float32(np.log(max_distance / exact))
     logarithmic = exact + (ratio * (num_buckets - exact)).astype(np.int32)
@@ -76,7 +81,7 @@ def _dense(features, dtype, scale, name):
 
 
 class T5Attention(nn.Module):
-    """x + Attention(RMSNorm(x)), to x itself or to a memory."""
+    """x + Attention(RMSNorm(x)); the keys and values come from x itself or from a memory."""
 
     config: T5Config
     dtype: jnp.dtype
@@ -84,15 +89,20 @@ class T5Attention(nn.Module):
 
     @nn.compact
     def __call__(self, x, mask, bias=None, memory=None):
-        """x [B, T, D] float32, mask [B or 1, 1, T or 1, L] or `Groups`, bias [1, H, T, L], memory
-        [B, L, D].
+        """[B, T, D] float32.
+
+        Args:
+          x: [B, T, D] float32.
+          mask: [B or 1, 1, T or 1, L], True where attention is allowed; or `Groups`.
+          bias: [1, H, T, L] float32, or None.
+          memory: [B, L, D]; None: attention to x itself.
         """
         config = self.config
         inner = config.num_heads * config.d_kv
         y = RMSNorm(config.layer_norm_epsilon, name="norm")(x)
         memory = y if memory is None else memory
 
-        # 1/sqrt(K) is not in the logits but in the initial queries.
+        # The factor 1/sqrt(K) is part of the initial queries, not of the logits.
         q = _dense(inner, self.dtype, (config.d_model * config.d_kv) ** -0.5, "q")(y)
         k = _dense(inner, self.dtype, config.d_model**-0.5, "k")(memory)
         v = _dense(inner, self.dtype, config.d_model**-0.5, "v")(memory)
@@ -102,7 +112,7 @@ class T5Attention(nn.Module):
             mask = mask.mask()[:, None]
         if y is None:
             q, k, v = (a.reshape(*a.shape[:2], config.num_heads, config.d_kv) for a in (q, k, v))
-            # A query that may attend to nothing gets the average of all values, not NaN.
+            # A query that may attend to nothing gets the mean of all values, not NaN.
             y = jax.nn.dot_product_attention(q, k, v, bias=bias, mask=mask, scale=1.0)
             y = y.reshape(*x.shape[:2], inner)
         return x + _dense(config.d_model, self.dtype, inner**-0.5, "o")(y)
@@ -126,7 +136,7 @@ class T5FeedForward(nn.Module):
 
 
 class EncoderBlock(nn.Module):
-    """A layer of the encoder, as the body of a scan over layers."""
+    """One layer of the encoder, as the body of a scan over layers."""
 
     config: T5Config
     dtype: jnp.dtype
@@ -140,7 +150,7 @@ class EncoderBlock(nn.Module):
 
 
 class DecoderBlock(nn.Module):
-    """A layer of the decoder, as the body of a scan over layers."""
+    """One layer of the decoder, as the body of a scan over layers."""
 
     config: T5Config
     dtype: jnp.dtype
@@ -176,17 +186,18 @@ def _position_bias(config, table, length, bidirectional):
         config.relative_attention_max_distance,
         bidirectional,
     )
-    # A product instead of table[buckets]: TPUs are slow at gathering so many short rows.
+    # This is table[buckets] as a product: TPUs are slow at gathering so many short rows.
     chosen = (jnp.arange(len(table))[:, None, None] == buckets).astype(jnp.float32)
     return jnp.einsum("nh,nqk->hqk", table, chosen, precision=jax.lax.Precision.HIGHEST)[None]
 
 
 class T5Encoder(nn.Module):
-    """The encoder: tokens to contextual embeddings. Parameters are float32, layers stacked.
+    """The encoder: tokens to contextual embeddings. Parameters are float32, with stacked layers.
 
     Attributes:
-      config: `T5Config`. dtype: of the matrix products.
-      mesh: the devices, for the attention that needs to know them.
+      config: `T5Config`.
+      dtype: of the matrix products.
+      mesh: the devices; the attention kernel needs them.
     """
 
     config: T5Config
@@ -203,12 +214,12 @@ class T5Encoder(nn.Module):
 
     @typed
     def __call__(self, tokens: Tokens, mask: AttentionMask | Groups) -> Float[Array, "B L D"]:
-        """Encodes.
+        """Contextual embeddings of tokens.
 
         Args:
-          tokens: [B, L] below vocab_size; others give NaN.
-          mask: [B, L, L], True where query b, q may attend to key k; or the same as `Groups`, for
-            the kernel that never holds it.
+          tokens: [B, L] below vocab_size; larger ones give NaN.
+          mask: [B, L, L], True where a query may attend to a key; or the same as `Groups`, which
+            lets the kernel do without a mask of all pairs.
 
         Returns:
           [B, L, d_model] float32; finite even where a query may attend to nothing.
@@ -220,9 +231,9 @@ class T5Encoder(nn.Module):
 
 
 class T5Decoder(nn.Module):
-    """The decoder's layers: embedded targets to hidden states, seeing earlier targets and a memory.
+    """The layers of the decoder: embedded targets and a memory to hidden states.
 
-    Parameters are float32, layers stacked.
+    Parameters are float32, with stacked layers. Attributes as in `T5Encoder`.
     """
 
     config: T5Config
@@ -241,7 +252,16 @@ class T5Decoder(nn.Module):
         memory: Float[Array, "B L D"],
         memory_valid: Bool[Array, "B L"],
     ) -> Float[Array, "B T D"]:
-        """[B, T, D] hidden states; position t sees x up to t, and the valid positions of memory."""
+        """Hidden states. Position t attends to x up to t, and to the valid positions of the memory.
+
+        Args:
+          x: [B, T, D], embedded targets.
+          memory: [B, L, D], output of the encoder.
+          memory_valid: [B, L], True at the positions of memory that may be attended to.
+
+        Returns:
+          [B, T, D] float32.
+        """
         length = x.shape[1]
         bias = _position_bias(self.config, self.relative_bias, length, False)
         causal = np.tril(np.ones((1, 1, length, length), bool))
@@ -250,7 +270,10 @@ class T5Decoder(nn.Module):
 
 
 class T5(nn.Module):
-    """Encoder and decoder over one embedding table, as it is pretrained."""
+    """Encoder and decoder with one embedding table, as T5 is pretrained.
+
+    `hidden` gives the hidden states of the decoder, and `logit_head` reads them.
+    """
 
     config: T5Config
     dtype: jnp.dtype = jnp.float32
@@ -264,28 +287,37 @@ class T5(nn.Module):
             self.lm_head = self.param("lm_head", normal, (config.d_model, config.vocab_size))
 
     @typed
-    def __call__(
+    def hidden(
         self,
         inputs: Tokens,
         mask: AttentionMask,
         valid: Mask,
         previous: Int[Array, "B T"],
-    ) -> Float[Array, "B T V"]:
-        """Logits of the next target token.
+    ) -> Float[Array, "B T D"]:
+        """Hidden states of the decoder.
 
         Args:
-          inputs: [B, L] tokens of the encoder. mask: [B, L, L], see `T5Encoder`.
-          valid: [B, L], the inputs that the decoder may attend to.
-          previous: [B, T], the targets shifted right by one (T5 starts with padding).
+          inputs: [B, L], tokens of the encoder.
+          mask: [B, L, L], see `T5Encoder`.
+          valid: [B, L], True at the inputs that the decoder may attend to.
+          previous: [B, T], the targets shifted right by one. T5 starts them with padding.
 
         Returns:
-          [B, T, V] float32.
+          [B, T, d_model] float32.
         """
-        hidden = self.encoder(inputs, mask)
-        hidden = self.decoder(self.encoder.embed(previous), hidden, valid)
+        memory = self.encoder(inputs, mask)
+        return self.decoder(self.encoder.embed(previous), memory, valid)
+
+    @typed
+    def logit_head(self, hidden: Float[Array, "B T D"]) -> Float[Array, "B T V"]:
+        """Logits of the next target token, [B, T, V] float32, from `hidden` [B, T, d_model]."""
         if self.config.tie_word_embeddings:
             hidden, matrix = hidden * self.config.d_model**-0.5, self.encoder.embed.embedding.T
         else:
             matrix = self.lm_head
         hidden, matrix = hidden.astype(self.dtype), matrix.astype(self.dtype)
         return jnp.dot(hidden, matrix, preferred_element_type=jnp.float32)
+
+    def __call__(self, inputs, mask, valid, previous):
+        """Logits [B, T, V]; arguments as in `hidden`. Initialisation calls it."""
+        return self.logit_head(self.hidden(inputs, mask, valid, previous))

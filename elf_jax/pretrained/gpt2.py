@@ -1,25 +1,27 @@
-"""GPT-2 directories in Hugging Face's format, read and written: config.json and safetensors.
+"""GPT-2 directories in Hugging Face format, read and written.
 
-One table of names serves both directions; GPT-2 stores its matrices [in, out], as kernels are.
+GPT-2 stores its matrices [in, out], as our kernels are.
 """
 
 import dataclasses
-import json
 import pathlib
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-import safetensors.numpy
-from flax import traverse_util
 
 from elf_jax.core.errors import UserError
-from elf_jax.core.files import write_bytes, write_json
 from elf_jax.core.hub import resolve
 from elf_jax.networks.gpt2 import ACTIVATIONS, GPT2, GPT2Config
-from elf_jax.pretrained.tensors import Tensors
+from elf_jax.pretrained.tensors import (
+    CONFIG,
+    TensorName,
+    read_json,
+    read_parameters,
+    write_model,
+)
 
-PREFIX = "transformer."  # of every name; models that were saved without their head have none
+KIND = "GPT-2"
+PREFIX = "transformer."  # before every name, unless the model was saved without its head
 NAMES = {
     "token_embedding/embedding": "wte.weight",
     "position_embedding/embedding": "wpe.weight",
@@ -40,8 +42,8 @@ NAMES = {
 }
 _FIELDS = tuple(field.name for field in dataclasses.fields(GPT2Config))
 _SIZES = ("vocab_size", "n_positions", "n_embd", "n_layer", "n_head", "n_inner")
-# What would change the numbers and is not computed here. (reorder_and_upcast_attn only orders the
-# same computation for half precision; the softmax is float32 here in any case.)
+# Options that change the numbers, with the only value that `GPT2` computes. The option
+# reorder_and_upcast_attn is not among them: it makes the softmax float32, as ours always is.
 _ONLY = {"model_type": "gpt2", "tie_word_embeddings": True, "add_cross_attention": False}
 
 
@@ -56,42 +58,23 @@ def load_gpt2(directory_or_name):
       (GPT2Config, parameters of `GPT2` as float32 arrays).
 
     Raises:
-      UserError: it is not to be had; a file or a tensor is missing, damaged or does not fit the
-        config; the config asks for what `GPT2` does not compute.
+      UserError: the model cannot be found; a file or a tensor is missing, damaged or does not fit
+        the config; the config asks for something that `GPT2` does not compute.
     """
-    directory = resolve(directory_or_name, "GPT-2")
+    directory = resolve(directory_or_name, KIND)
     config = read_config(directory)
-    shapes = traverse_util.flatten_dict(_shapes(config), sep="/")
-    flat = {}
-    with Tensors(directory, "GPT-2") as tensors:
-        prefix = PREFIX if PREFIX + NAMES["token_embedding/embedding"] in tensors else ""
-        for ours, theirs in NAMES.items():
-            shape = shapes[ours].shape
-            if "{}" in theirs:
-                layers = [tensors(prefix + theirs.format(i), shape[1:]) for i in range(shape[0])]
-                flat[ours] = np.stack(layers)
-            else:
-                flat[ours] = tensors(prefix + theirs, shape)
-    return config, traverse_util.unflatten_dict(flat, sep="/")
+    return config, read_parameters(directory, KIND, _shapes(config), tensor_name)
 
 
 def save_gpt2(directory, config, params, eos_id):
-    """Writes config.json and model.safetensors that `load_gpt2` and transformers' GPT2LMHeadModel
-    read.
+    """Writes a directory that `load_gpt2` and transformers' GPT2LMHeadModel read.
 
     Args:
-      directory: is made if need be. config: `GPT2Config`. params: parameters of `GPT2(config)`.
+      directory: is made if it does not exist.
+      config: `GPT2Config`. params: parameters of `GPT2(config)`.
       eos_id: of the tokenizer.
     """
-    directory = pathlib.Path(directory)
-    tensors = {}
-    for ours, leaf in traverse_util.flatten_dict(params, sep="/").items():
-        array, theirs = np.asarray(leaf, np.float32), PREFIX + NAMES[ours]
-        for index, layer in enumerate(array if "{}" in theirs else array[None]):
-            tensors[theirs.format(index)] = np.ascontiguousarray(layer)
-    # transformers refuses a file that does not name the framework it is laid out for.
-    write_bytes(directory / "model.safetensors", safetensors.numpy.save(tensors, {"format": "pt"}))
-    record = {
+    content = {
         "architectures": ["GPT2LMHeadModel"],
         **_ONLY,
         **dataclasses.asdict(config),
@@ -99,25 +82,24 @@ def save_gpt2(directory, config, params, eos_id):
         "bos_token_id": eos_id,
         "eos_token_id": eos_id,
     }
-    write_json(directory / "config.json", record)
+    write_model(directory, content, params, tensor_name)
+
+
+def tensor_name(path):
+    """The `TensorName` of a parameter of `GPT2`."""
+    return TensorName((PREFIX + NAMES[path], NAMES[path]))
 
 
 def read_config(directory):
-    """The `GPT2Config` of a directory's config.json.
+    """The `GPT2Config` in the config.json of a directory.
 
     Raises:
-      UserError: there is none, or it is damaged, impossible or of another architecture.
+      UserError: the file is missing, damaged, impossible or of another architecture.
     """
-    path = pathlib.Path(directory) / "config.json"
-    if not path.is_file():
-        raise UserError(f"{path} is missing: a GPT-2 is a directory with it and model.safetensors")
-    try:
-        raw = dict(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as error:
-        raise UserError(f"{path} is not valid JSON ({error}): copy the file again") from None
+    raw, path = read_json(directory, KIND), pathlib.Path(directory) / CONFIG
     for name, supported in _ONLY.items():
         if raw.get(name, supported) != supported:
-            raise UserError(f"{path}: {name} is {raw[name]!r}; supported is {supported!r} alone")
+            raise UserError(f"{path}: {name} is {raw[name]!r}; only {supported!r} is supported")
     config = GPT2Config(**{name: raw[name] for name in _FIELDS if name in raw})
     if config.activation_function not in ACTIVATIONS:
         known = ", ".join(ACTIVATIONS)
@@ -130,11 +112,11 @@ def read_config(directory):
     wrong = [f"{n}={v!r}" for n, v in sizes.items() if not isinstance(v, int) or v < 1]
     if wrong or config.n_embd % config.n_head:
         wrong = wrong or [f"n_embd={config.n_embd}", f"n_head={config.n_head}"]
-        raise UserError(f"{path} does not describe a GPT-2: {', '.join(wrong)}")
+        raise UserError(f"{path} does not describe a {KIND}: {', '.join(wrong)}")
     return config
 
 
 def _shapes(config):
-    """The tree of the network's parameters as ShapeDtypeStructs."""
+    """The parameters of the network as ShapeDtypeStructs."""
     tokens = jnp.zeros((1, 1), jnp.int32)
     return jax.eval_shape(GPT2(config).init, jax.random.key(0), tokens)["params"]

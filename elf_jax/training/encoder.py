@@ -1,96 +1,90 @@
-"""An encoder from scratch: a small T5 trained on the config's own data with span corruption (arXiv
-1910.10683, section 3.1.4), written as a Hugging Face directory that loads like any other.
+"""An encoder from scratch: a small T5 trained on the config's own data with span corruption,
+written as a Hugging Face directory that loads like any other.
 
-A row is corrupted as a whole. Of a pair the condition attends to itself alone, as it does when ELF
+A row is corrupted as a whole. The condition of a pair attends to itself alone, as it does when ELF
 encodes it, so the encoder is trained on what it will be used for.
+
+Source: T5, arXiv 1910.10683, section 3.1.4.
 """
 
-import dataclasses
-import functools
-import math
-import os
 import pathlib
-import shutil
-import tempfile
-import time
+from functools import partial
 
 import jax
-import jax.numpy as jnp
-import numpy as np
-from tqdm import tqdm
 
-from elf_jax.checkpoints.experiment import Checkpoints, abstract
-from elf_jax.core import rng, sharding
+from elf_jax.checkpoints.experiment import Checkpoints
+from elf_jax.core import checks, processes, rng, sharding
+from elf_jax.core.config import check_same, write_config
 from elf_jax.core.errors import UserError
-from elf_jax.core.files import write_json
-from elf_jax.data import spans
+from elf_jax.core.files import open_directory, write_json
+from elf_jax.core.types import compute_dtype
+from elf_jax.core.workdir import (
+    CONFIG,
+    CURVE,
+    DATASET,
+    ENCODER,
+    ENCODER_TRAINING,
+    METRICS,
+    TOKENIZER,
+)
+from elf_jax.data import span_corruption
 from elf_jax.data.dataset import load_dataset
 from elf_jax.data.pipeline import make_iterator
 from elf_jax.data.tokenizer import add_sentinels, save_tokenizer, vocab_size
-from elf_jax.methods.elf.build import compute_dtype
 from elf_jax.networks.t5 import T5
 from elf_jax.pretrained.t5 import save_t5
+from elf_jax.training import loop
+from elf_jax.training.curve import draw_curve
+from elf_jax.training.encoder_objective import SpanFilling, counted_targets, t5_config
+from elf_jax.training.kept_data import check_data
+from elf_jax.training.metrics_log import read_metrics
 from elf_jax.training.optimizer import in_steps, make_optimizer, make_schedule
-from elf_jax.training.span_corruption import PretrainState, loss_sums, make_train_step, t5_config
+from elf_jax.training.state import TrainState, init_state, training_key
+from elf_jax.training.step import StepSettings, make_eval_step, make_train_step
+from elf_jax.training.validation import sum_over_held_out
 
-VERSIONS = ("v1.0", "v1.1")
-TOKENIZER = "tokenizer"
-HISTORY = "history.json"
-SIZES = ("width", "depth", "decoder_depth", "heads", "head_width", "hidden")
-EVERY = ("log_every", "validate_every", "validation_batches", "checkpoint_every")
-
-
-@dataclasses.dataclass
-class Run:
-    """A pretraining run: what is built once and what moves from step to step."""
-
-    config: object
-    working: pathlib.Path
-    dataset: object
-    mesh: object
-    network: T5
-    corrupt: object  # (fields of a Batch, draws) -> the task's batch, numpy arrays
-    total_steps: int
-    train_step: object
-    eval_step: object
-    state: PretrainState
-    iterator: object
-    checkpoints: Checkpoints
-    history: list  # of logged metrics
-    seconds: float = 0.0  # of training, over all resumptions
+REMEDY = "lower config.pretrain.optimizer.learning_rate or lengthen its warmup"
+CURVES = {
+    "loss": "loss (cross-entropy, nats a target token)",
+    "accuracy": "accuracy (share of the target tokens)",
+}
 
 
-def pretrain_encoder(config, output):
+def pretrain_encoder(config, output, until=None):
     """Trains a T5 on the config's data, or goes on training it, and writes its directory.
 
     Args:
       config: whole config; sections pretrain, data and mesh, model.dtype and seed are read.
       output: directory to be made, whole or not at all: config.json, model.safetensors and the
-        tokenizer, to which the task's sentinels are appended. Checkpoints, the record of the
-        config and the metrics lie beside it in OUTPUT-pretraining.
+        tokenizer, to which the task's sentinels are appended. The training has a workdir of its
+        own beside it, OUTPUT-pretraining.
+      until: stop after this step although the training is not over; None for the whole.
 
     Returns:
       Dict of the last metrics, validation_loss (nats a target token) and validation_accuracy
-      among them; None if the encoder was there already.
+      among them; None if the encoder was there already or the training was stopped.
 
     Raises:
       UserError: bad config or data, another config in OUTPUT-pretraining, a loss not finite.
     """
+    checks.check(config)
     output = pathlib.Path(output)
-    working = output.with_name(f"{output.name}-pretraining")
-    if output.exists() and not (working / config.FILE).is_file():
+    workdir = output.with_name(f"{output.name}{ENCODER_TRAINING.removeprefix(ENCODER)}")
+    if output.exists() and not (workdir / CONFIG).is_file():
         raise UserError(f"{str(output)!r} is there already: name another directory, or remove it")
-    config.check_same(working, config, _matters)
+    check_same(workdir, config, _matters)
     if output.exists():
         _announce_use(output)
         return None
-    run = prepare(config, working)
-    try:
-        loop(run)
-    finally:
-        run.checkpoints.close()
-    _write(run, output)
-    return run.history[-1]
+    mesh = sharding.make_mesh(config.mesh)
+    sharding.check_batch(config.pretrain.batch_size, 1, mesh, "config.pretrain.batch_size")
+    dataset = load_dataset(config.data, workdir / TOKENIZER)
+    check_data(workdir, dataset.summary)
+    corrupt, task = _make_task(config, dataset.tokenizer, mesh)
+    run = _make_run(config, workdir, dataset, corrupt, task, mesh)
+    if not (loop.carry_out(run, until) and until is None):
+        return None
+    return _finish(run, task, dataset.tokenizer, output, mesh)
 
 
 def _matters(name):
@@ -98,226 +92,136 @@ def _matters(name):
     return name == "seed" or name.startswith(("data.", "pretrain."))
 
 
-def prepare(config, working):
-    """Builds a `Run`: checks everything first, writes into `working` only then, resumes if there
-    is a checkpoint.
+def _make_task(config, tokenizer, mesh):
+    """(function (fields of a `Batch`, draws) -> the task's batch, the task itself)."""
+    pretrain = config.pretrain
+    shape = config.data.length, pretrain.density, pretrain.mean_span
+    corrupt = partial(
+        span_corruption.corrupt,
+        sentinels=add_sentinels(tokenizer, span_corruption.corrupted_shapes(*shape)[-1]),
+        eos_id=tokenizer.eos_token_id,
+        pad_id=tokenizer.pad_token_id,
+        density=pretrain.density,
+        mean_span=pretrain.mean_span,
+    )
+    network = T5(t5_config(pretrain, vocab_size(tokenizer)), compute_dtype(config.model.dtype))
+    return corrupt, SpanFilling(network, tokenizer.pad_token_id, sharding.row_shards(mesh))
+
+
+def _make_run(config, workdir, dataset, corrupt, task, mesh):
+    """The `Run`, at its newest checkpoint if there is one. Writes into the workdir only when
+    everything is built.
     """
-    p = config.pretrain
-    _check(p)
-    mesh = sharding.make_mesh(config.mesh)
-    sharding.check_batch(p.batch_size, 1, mesh, "config.pretrain.batch_size")
-    *_, span_count = spans.corrupted_shapes(config.data.length, p.density, p.mean_span)
-    dataset = load_dataset(config.data, working / TOKENIZER)
-    tokenizer = dataset.tokenizer
-    sentinels = add_sentinels(tokenizer, span_count)
-    ids = {"eos_id": tokenizer.eos_token_id, "pad_id": tokenizer.pad_token_id}
-    task = {"sentinels": sentinels, "density": p.density, "mean_span": p.mean_span, **ids}
-    network = T5(t5_config(p, vocab_size(tokenizer)), compute_dtype(config.model.dtype))
-    optimizer, total = _optimizer(p, len(dataset.train))
-    state, shardings = _init_state(config, network, optimizer, mesh)
-    step = make_train_step(network, optimizer, ids["pad_id"])
-    iterator = make_iterator(
-        dataset.train, p.batch_size, config.seed, jax.process_index(), jax.process_count()
-    )
+    pretrain, place = config.pretrain, (jax.process_index(), jax.process_count())
+    total, schedule = _make_plan(pretrain, len(dataset.train))
+    optimizer = make_optimizer(pretrain.optimizer, schedule)
+
+    def create(key):
+        return TrainState.create(task.init(key), optimizer, with_ema=False)
+
+    key = rng.stream(jax.random.key(config.seed), "pretrain")
+    state, shardings = init_state(create, key, mesh)
+    step = make_train_step(task, optimizer, schedule, StepSettings(counted_targets))
+    step = jax.jit(step, donate_argnums=0, out_shardings=(shardings, None))
+    step_key = training_key(config.seed, mesh)
     if jax.process_index() == 0:
-        config.save(working, config)
-        save_tokenizer(tokenizer, working / TOKENIZER)
-    run = Run(
-        config,
-        working,
-        dataset,
-        mesh,
-        network,
-        functools.partial(spans.corrupt, **task),
-        total,
-        jax.jit(step, donate_argnums=0, out_shardings=(shardings, None)),
-        jax.jit(functools.partial(loss_sums, network, start_id=ids["pad_id"])),
-        state,
-        iterator,
-        Checkpoints(working, keep=1),
-        [],
+        write_config(workdir, config)
+        save_tokenizer(dataset.tokenizer, workdir / TOKENIZER)
+        write_json(workdir / DATASET, dataset.summary)
+    run = loop.Run(
+        workdir=workdir,
+        total_steps=total,
+        every=loop.Every(pretrain.log_every, pretrain.validate_every, pretrain.checkpoint_every),
+        place=partial(_place, config, mesh, corrupt),
+        train_step=lambda state, batch: step(state, {}, batch, step_key),
+        validate=_make_validation(config, mesh, corrupt, task, dataset.validation),
+        state=state,
+        iterator=make_iterator(dataset.train, pretrain.batch_size, config.seed, *place),
+        checkpoints=Checkpoints(workdir, keep=1),
+        shown={"loss": "loss", "accuracy": "accuracy", "validation_loss": "held out"},
+        remedy=REMEDY,
     )
-    _resume(run, shardings)
-    _announce(run)
+    resumed = loop.resume(run, shardings)
+    if jax.process_index() == 0:
+        _announce(config, run, task, dataset.summary, resumed)
     return run
 
 
-def _optimizer(pretrain, row_count):
-    """(optimiser, total steps)."""
-
-    def steps(duration, name):
-        return in_steps(duration, pretrain.batch_size, row_count, f"pretrain.{name}")
-
-    total = steps(pretrain.duration, "duration")
-    warmup = steps(pretrain.optimizer.warmup, "optimizer.warmup")
+def _make_plan(pretrain, row_count):
+    """(steps of the whole training, learning rate by step)."""
+    total = in_steps(pretrain.duration, pretrain.batch_size, row_count)
     if total < 1:
-        raise UserError("config.pretrain.duration is 0: set one of its steps, epochs, examples")
-    schedule = make_schedule(pretrain.optimizer, pretrain.batch_size, warmup, total)
-    return make_optimizer(pretrain.optimizer, schedule), total
+        raise UserError("config.pretrain.duration is less than one step: make it longer")
+    warmup = in_steps(pretrain.optimizer.warmup, pretrain.batch_size, row_count)
+    return total, make_schedule(pretrain.optimizer, pretrain.batch_size, warmup, total)
 
 
-def _check(pretrain):
-    if pretrain.version not in VERSIONS:
-        known = ", ".join(VERSIONS)
-        raise UserError(f"config.pretrain.version is {pretrain.version!r}; use one of {known}")
-    for name in (*SIZES, *EVERY):
-        if pretrain[name] < 1:
-            raise UserError(f"config.pretrain.{name} is {pretrain[name]}; use 1 or more")
+def _draws(config, name, number, size):
+    return span_corruption.draws(config.seed, name, number, size, config.data.length)
 
 
-def _init_state(config, network, optimizer, mesh):
-    """(PretrainState, its shardings): every device makes its own part."""
-
-    def create(key):
-        tokens, ones = jnp.zeros((1, 2), jnp.int32), jnp.ones((1, 2), bool)
-        params = network.init(key, tokens, ones[:, None] & ones[:, :, None], ones, tokens)
-        params = params["params"]
-        return PretrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
-
-    key = rng.stream(jax.random.key(config.seed), "pretrain")
-    shardings = sharding.of_tree(jax.eval_shape(create, key), mesh)
-    return jax.jit(create, out_shardings=shardings)(key), shardings
+def _place(config, mesh, corrupt, fields, number):
+    """The global batch of a step, with hidden spans, from this process's rows."""
+    size = config.pretrain.batch_size
+    local = size // jax.process_count()
+    uniforms = _draws(config, "train", number, size)[jax.process_index() * local :][:local]
+    return sharding.put_rows(corrupt(fields, uniforms), mesh)
 
 
-def _resume(run, shardings):
-    if run.checkpoints.latest() is None:
-        return
-    run.state, progress = run.checkpoints.restore(abstract(run.state, shardings), run.iterator)
-    run.history, run.seconds = progress["history"], progress["seconds"]
-    if progress["data"] != run.dataset.report["fingerprint"]:
-        raise UserError(
-            f"the data has changed since {str(run.working)!r} was made: restore it, or name "
-            "another output directory"
-        )
+def _make_validation(config, mesh, corrupt, task, rows):
+    """A function of the state: loss and accuracy on held-out rows, with the same spans always."""
+    pretrain, eval_step = config.pretrain, jax.jit(make_eval_step(task, counted_targets))
+    key = training_key(config.seed, mesh)
+
+    def validate(state):
+        def sums(fields, real, index):
+            uniforms = _draws(config, "validation", index, len(fields["tokens"]))
+            batch = sharding.share_rows(corrupt(fields, uniforms), mesh)
+            return eval_step(state.params, {}, batch, key, real)
+
+        sizes = pretrain.batch_size, pretrain.validation_batches
+        return sum_over_held_out(task, sums, rows, *sizes, mesh)
+
+    return validate
 
 
-def _announce(run):
-    if jax.process_index() != 0:
-        return
-    p, length, report = run.config.pretrain, run.config.data.length, run.dataset.report
-    shapes = spans.corrupted_shapes(length, p.density, p.mean_span)
+def _announce(config, run, task, summary, resumed):
+    pretrain, length = config.pretrain, config.data.length
+    shapes = span_corruption.corrupted_shapes(length, pretrain.density, pretrain.mean_span)
     encoder, decoder = (
         sum(leaf.size for leaf in jax.tree.leaves(run.state.params[part]))
         for part in ("encoder", "decoder")
     )
     print(
-        f"T5 {p.version}, {encoder:,} parameters in the encoder and {decoder:,} in the decoder, "
-        f"vocabulary {run.network.config.vocab_size:,}\n"
-        f"{report['train_rows']:,} rows of {length} to train on, as {shapes[0]} input and "
-        f"{shapes[1]} target tokens, {report['validation_rows']:,} held out; "
-        f"{run.total_steps:,} steps of {p.batch_size} rows"
+        f"T5 {pretrain.version}, {encoder:,} parameters in the encoder and {decoder:,} in the "
+        f"decoder, vocabulary {task.network.config.vocab_size:,}\n"
+        f"{summary['train_rows']:,} rows of {length} to train on, as {shapes[0]} input and "
+        f"{shapes[1]} target tokens, {summary['validation_rows']:,} held out; "
+        f"{run.total_steps:,} steps of {pretrain.batch_size} rows"
     )
-    if run.history:
+    if resumed:
         print(f"resuming from the checkpoint of step {int(run.state.step)}")
 
 
-def loop(run):
-    """Steps until the end, logging, validating and saving on the way."""
-    p, step = run.config.pretrain, int(run.state.step)
-    began, pending = time.monotonic() - run.seconds, []
-    show = jax.process_index() == 0
-    bar = tqdm(
-        total=run.total_steps, initial=step, unit="step", dynamic_ncols=True, disable=not show
-    )
-    while step < run.total_steps:
-        batch = _corrupted(run, next(run.iterator), "train", step, p.batch_size)
-        run.state, metrics = run.train_step(run.state, batch)
-        pending.append(metrics)
-        step += 1
-        last = step == run.total_steps
-        validate, save = (last or not step % p[k] for k in ("validate_every", "checkpoint_every"))
-        if not (validate or save or step % p.log_every == 0):
-            continue
-        values = _means(pending, step)  # waits for the device
-        run.seconds, pending = time.monotonic() - began, []
-        if validate:
-            values.update(validation_losses(run))
-        run.history.append({"step": step, "seconds": round(run.seconds, 2), **values})
-        if save:
-            _save(run)
-        shown = {name: f"{x:.3f}" for name, x in values.items() if name != "gradient_norm"}
-        bar.set_postfix(shown, refresh=False)
-        bar.update(step - bar.n)
-    bar.close()
-
-
-def _corrupted(run, fields, name, step, size):
-    """The global batch of this process's rows `fields`, part of `size` rows."""
-    local = size // jax.process_count()
-    uniforms = spans.draws(run.config.seed, name, step, size, run.config.data.length)
-    uniforms = uniforms[jax.process_index() * local :][:local]
-    return sharding.put_rows(run.corrupt(fields, uniforms), run.mesh)
-
-
-def _means(pending, step):
-    """Means of the metrics of the last steps.
-
-    Raises:
-      UserError: a loss is not finite.
-    """
-    values = jax.device_get(pending)
-    values = {name: float(np.mean([value[name] for value in values])) for name in values[0]}
-    if not (math.isfinite(values["loss"]) and math.isfinite(values["gradient_norm"])):
-        raise UserError(
-            f"the loss is not finite at or before step {step}; the last good checkpoint is kept: "
-            "lower config.pretrain.optimizer.learning_rate or lengthen its warmup"
-        )
-    return values
-
-
-def validation_losses(run):
-    """Cross-entropy and accuracy on held-out rows, with the same spans every time."""
-    rows, shards = run.dataset.validation, sharding.row_shards(run.mesh)
-    size = -(-min(run.config.pretrain.batch_size, len(rows)) // shards) * shards
-    local = size // jax.process_count()
-    part = slice(jax.process_index() * local, (jax.process_index() + 1) * local)
-    totals = np.zeros(3)
-    for index, (fields, real) in enumerate(rows.batches(size)):
-        if index == run.config.pretrain.validation_batches:
-            break
-        fields = {name: array[part] for name, array in fields.items()}
-        batch = _corrupted(run, fields, "validation", index, size)
-        real = sharding.put_rows(real[part], run.mesh)
-        batch["targets_valid"] = batch["targets_valid"] & real[:, None]
-        totals += jax.device_get(run.eval_step(run.state.params, batch))
-    loss, right, count = (float(total) for total in totals)
-    return {"validation_loss": loss / count, "validation_accuracy": right / count}
-
-
-def _save(run):
-    """A checkpoint, and the metrics so far as a file."""
-    progress = {
-        "history": run.history,
-        "seconds": run.seconds,
-        "data": run.dataset.report["fingerprint"],
-    }
-    run.checkpoints.save(run.state, run.iterator, progress)
-    if jax.process_index() == 0:
-        write_json(run.working / HISTORY, run.history)
-
-
-def _write(run, output):
-    """The finished directory, whole or not at all."""
-    gather = jax.jit(lambda params: params, out_shardings=sharding.replicated(run.mesh))
+def _finish(run, task, tokenizer, output, mesh):
+    """Writes the finished directory; returns the last metrics."""
+    gather = jax.jit(lambda params: params, out_shardings=sharding.replicated(mesh))
     params = gather(run.state.params)
+    end = processes.share(read_metrics(run.workdir)[-1] if jax.process_index() == 0 else None)
     if jax.process_index() != 0:
-        return
-    tokenizer = run.dataset.tokenizer
-    scratch = pathlib.Path(tempfile.mkdtemp(dir=output.parent, prefix=f".{output.name}-"))
-    try:
+        return end
+    with open_directory(output) as scratch:
         ids = tokenizer.pad_token_id, tokenizer.eos_token_id
-        save_t5(scratch, run.network.config, jax.device_get(params), *ids)
+        save_t5(scratch, task.network.config, jax.device_get(params), *ids)
         tokenizer.save_pretrained(scratch)
-        os.chmod(scratch, 0o755)
-        os.replace(scratch, output)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-    end = run.history[-1]
+    draw_curve(run.workdir / METRICS, run.workdir / CURVE, CURVES)
     print(
         f"trained {end['step']} steps in {run.seconds:.0f} s; held out: loss "
-        f"{end['validation_loss']:.3f} nats a token, accuracy {end['validation_accuracy']:.3f}"
+        f"{end['validation_loss']:.3f} nats a token, accuracy {end['validation_accuracy']:.3f}; "
+        f"curve: {run.workdir / CURVE}"
     )
     _announce_use(output)
+    return end
 
 
 def _announce_use(output):

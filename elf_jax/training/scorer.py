@@ -1,178 +1,235 @@
 """A scorer that needs no download: a small GPT-2 trained on the corpus that the config names.
 
-Its Gen. PPL means something beside that of held-out real text under the same scorer, and compares
-models of one corpus; it does not compare with numbers under another scorer.
+Its Gen. PPL means something beside that of held-out real text under the same scorer, and it
+compares models of one corpus. It does not compare with numbers under another scorer.
 
 The rows of the data are the training texts: a whole text with its EOS, or a piece of a stream. Of
 pairs it learns the targets, which are what is sampled.
 """
 
+import dataclasses
 import math
 import pathlib
-import time
-from functools import partial
 
+import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
-from tqdm import tqdm
 
 from elf_jax import __version__
-from elf_jax.core import rng, sharding
+from elf_jax.checkpoints.experiment import Checkpoints
+from elf_jax.core import checks, rng, sharding
+from elf_jax.core.config import check_same, write_config
 from elf_jax.core.errors import UserError
 from elf_jax.core.files import open_directory, write_json
+from elf_jax.core.types import compute_dtype
+from elf_jax.core.workdir import (
+    CURVE,
+    DATASET,
+    METRICS,
+    SCORER,
+    SCORER_SUMMARY,
+    SCORER_TRAINING,
+    TOKENIZER,
+)
 from elf_jax.data.dataset import load_dataset
 from elf_jax.data.pipeline import make_iterator
-from elf_jax.data.tokenizer import TOKENIZER, vocab_size
-from elf_jax.evaluation.scorer import row_nll
-from elf_jax.methods.elf.build import compute_dtype
-from elf_jax.networks.gpt2 import GPT2, GPT2Config
+from elf_jax.data.tokenizer import save_tokenizer, vocab_size
+from elf_jax.networks.gpt2 import GPT2, GPT2Config, row_nll
 from elf_jax.pretrained.gpt2 import save_gpt2
+from elf_jax.training import loop
+from elf_jax.training.curve import draw_curve
+from elf_jax.training.kept_data import check_data
 from elf_jax.training.optimizer import REFERENCE_BATCH, make_optimizer, make_schedule
+from elf_jax.training.state import TrainState, init_state, training_key
+from elf_jax.training.step import StepSettings, make_eval_step, make_train_step
+from elf_jax.training.validation import sum_over_held_out
 
-DIRECTORY = "scorer"  # in the workdir
-REPORT = "training.json"  # in the scorer's directory
-VALIDATIONS = 10  # over the training; the best of the parameters are kept
+VALIDATIONS = 10  # over the training, unless the config says how often
+REMEDY = "lower config.scorer.learning_rate"
+CURVES = {"loss": "loss (cross-entropy, nats a token)"}
 
 
-def train_scorer(config, workdir, output=None):
-    """Trains a GPT-2 on the config's data and writes it, whole or not at all.
+@flax.struct.dataclass
+class ScorerState(TrainState):
+    """Attributes:
+    best: the parameters with the lowest loss on held-out rows so far.
+    """
+
+    best: dict
+
+
+@flax.struct.dataclass
+class Texts:
+    """Texts as a scorer sees them.
+
+    Attributes:
+      tokens: [B, L] int32, every text from position 0 on; what follows it is anything.
+      lengths: [B] int32, tokens of each text, EOS included.
+    """
+
+    tokens: jax.Array
+    lengths: jax.Array
+
+
+@dataclasses.dataclass(frozen=True)
+class NextToken:
+    """The loss of the training step, like `Method.loss` and `Method.metrics`.
+
+    Attributes:
+      network: the GPT-2. groups: parts that the rows of a batch are split into over the devices.
+    """
+
+    network: GPT2
+    groups: int = 1
+
+    def loss(self, params, frozen, batch, counted, ids, context):
+        """(negative log-likelihood in nats of all tokens but the first of each text, {})."""
+        del frozen, context
+        # Rows that do not count have no tokens.
+        lengths = jnp.sum(counted, axis=1) + jnp.any(counted, axis=1)
+        rows = len(ids) // self.groups
+        return jnp.sum(row_nll(self.network, params, batch.tokens, lengths, rows)), {}
+
+    def metrics(self, loss, sums, positions):
+        """Mean cross-entropy in nats a token, and how many tokens were scored."""
+        del sums
+        return {"loss": loss, "tokens": positions}
+
+
+def counted_tokens(batch):
+    """[B, L] bool, the tokens that are scored: all but the first of each text."""
+    position = jnp.arange(batch.tokens.shape[1])
+    return (position > 0) & (position < batch.lengths[:, None])
+
+
+def train_scorer(config, workdir, output=None, until=None):
+    """Trains a GPT-2 on the config's data, or goes on training it, and writes it, whole or not at
+    all.
 
     Args:
-      config: whole config; sections data, scorer, mesh and the seed are read, and of the others
-        what is said there.
-      workdir: its tokenizer is used if there is one.
+      config: whole config; sections data, scorer, mesh and the seed are read. Of section optimizer
+        the clip and Adam's betas are those of the scorer too, of section model the dtype.
+      workdir: its tokenizer is used if there is one. The training has a workdir of its own in it.
       output: where the scorer goes, a directory in Hugging Face's format with its tokenizer; None:
         WORKDIR/scorer. Nothing may be there yet.
+      until: stop after this step although the training is not over; None for the whole.
 
     Returns:
       Dict of validation_nll (nats a token of held-out rows), validation_perplexity, and how they
-      came about; it is kept in the scorer's directory too.
+      came about, which is kept in the scorer's directory too; None if the training was stopped.
 
     Raises:
-      UserError: bad settings or data, something at `output`, a loss that is not finite.
+      UserError: bad values or data, something at `output`, a loss that is not finite.
     """
+    checks.check(config)
     workdir = pathlib.Path(workdir)
-    output = workdir / DIRECTORY if output is None else pathlib.Path(output)
+    output = workdir / SCORER if output is None else pathlib.Path(output)
     if output.exists():
         raise UserError(f"{output} is there already: remove it to train a new scorer in its place")
     mesh = sharding.make_mesh(config.mesh)
-    _check(config, mesh)
-    dataset = load_dataset(config.data, workdir / TOKENIZER)
-    network = _network(config, vocab_size(dataset.tokenizer))
-    _announce(config, dataset, network, mesh)
-    began = time.monotonic()
-    params, best = _train(config, dataset, network, mesh)
-    report = {
-        **best,
-        "validation_perplexity": math.exp(best["validation_nll"]),
-        "seconds": round(time.monotonic() - began, 1),
-        "version": __version__,
-        "device": jax.devices()[0].device_kind,
-        "data": dataset.report,
-        **{f"scorer.{name}": value for name, value in config.scorer.items()},
-    }
-    if jax.process_index() == 0:
-        with open_directory(output) as scratch:
-            save_gpt2(scratch, network.config, params, dataset.tokenizer.eos_token_id)
-            dataset.tokenizer.save_pretrained(scratch)
-            write_json(scratch / REPORT, report)
-        print(
-            f"held out: {report['validation_nll']:.4f} nats a token, perplexity "
-            f"{report['validation_perplexity']:.2f}, over {report['validation_tokens']:,} tokens"
-        )
-        print(f"scorer: {output}; to evaluate with it: --config.scorer.path={output}")
-    return report
+    sharding.check_batch(config.scorer.batch_size, 1, mesh, "config.scorer.batch_size")
+    own = workdir / SCORER_TRAINING
+    _check_same(own, config)
+    tokenizer = workdir / TOKENIZER
+    dataset = load_dataset(config.data, tokenizer if tokenizer.is_dir() else own / TOKENIZER)
+    check_data(own, dataset.summary)
+    sizes = GPT2Config(
+        vocab_size=vocab_size(dataset.tokenizer),
+        n_positions=_length(config),
+        n_embd=config.scorer.width,
+        n_layer=config.scorer.depth,
+        n_head=config.scorer.heads,
+    )
+    task = NextToken(GPT2(sizes, compute_dtype(config.model.dtype)), sharding.row_shards(mesh))
+    run = _make_run(config, own, dataset, task, mesh)
+    if not (loop.carry_out(run, until) and until is None):
+        return None
+    return _finish(config, run, dataset, task, output, mesh)
 
 
-def _check(config, mesh):
-    settings = config.scorer
-    for name in ("depth", "width", "heads", "steps", "batch_size"):
-        if settings[name] < 1:
-            raise UserError(f"config.scorer.{name} is {settings[name]}; use 1 or more")
-    if settings.width % settings.heads:
+def _check_same(workdir, config):
+    """The scorer's own settings may not change on the way, though those of scoring may."""
+
+    def matters(name):
+        return name == "seed" or name.startswith("data.")
+
+    changed = check_same(workdir, config, matters)
+    free = ("path", "dtype", "score_batch_size", "log_every", "validate_every", "checkpoint_every")
+    refused = [
+        f"{name} ({before!r} there, {now!r} now)"
+        for name, (before, now) in changed.items()
+        if name.startswith("scorer.") and name.removeprefix("scorer.") not in free
+    ]
+    if refused:
         raise UserError(
-            f"config.scorer.width={settings.width} does not divide into heads={settings.heads}"
+            f"the scorer in {str(workdir)!r} was begun with another config; it differs in "
+            f"{', '.join(refused)}: use the same values, or remove that directory"
         )
-    if not 2 <= _length(config) <= config.data.length:
-        raise UserError(
-            f"config.scorer.length is {settings.length}; use 2 to config.data.length="
-            f"{config.data.length}, or 0 for all of it"
-        )
-    sharding.check_batch(settings.batch_size, 1, mesh, "config.scorer.batch_size")
 
 
 def _length(config):
     return config.scorer.length or config.data.length
 
 
-def _network(config, vocabulary):
-    settings = config.scorer
-    sizes = GPT2Config(
-        vocab_size=vocabulary,
-        n_positions=_length(config),
-        n_embd=settings.width,
-        n_layer=settings.depth,
-        n_head=settings.heads,
+def _make_run(config, workdir, dataset, task, mesh):
+    """The `Run`, at its newest checkpoint if there is one. Writes into the workdir only when
+    everything is built.
+    """
+    settings, place = config.scorer, (jax.process_index(), jax.process_count())
+    optimizer, schedule = _make_optimizer(config)
+
+    def create(key):
+        params = task.network.init(key, jnp.zeros((1, 2), jnp.int32))["params"]
+        best = jax.tree.map(jnp.copy, params)
+        return ScorerState.create(params, optimizer, with_ema=False, best=best)
+
+    state, shardings = init_state(create, rng.stream(jax.random.key(config.seed), "scorer"), mesh)
+    step = make_train_step(task, optimizer, schedule, StepSettings(counted_tokens))
+    step = jax.jit(step, donate_argnums=0, out_shardings=(shardings, None))
+    step_key = training_key(config.seed, mesh)
+    if jax.process_index() == 0:
+        write_config(workdir, config)
+        save_tokenizer(dataset.tokenizer, workdir / TOKENIZER)
+        write_json(workdir / DATASET, dataset.summary)
+    every = settings.validate_every or max(settings.steps // VALIDATIONS, 1)
+    run = loop.Run(
+        workdir=workdir,
+        total_steps=settings.steps,
+        every=loop.Every(settings.log_every, every, settings.checkpoint_every),
+        place=lambda fields, number: sharding.put_rows(left_aligned(fields, _length(config)), mesh),
+        train_step=lambda state, batch: step(state, {}, batch, step_key),
+        validate=_make_validation(config, task, dataset.validation, mesh),
+        state=state,
+        iterator=make_iterator(dataset.train, settings.batch_size, config.seed, *place),
+        checkpoints=Checkpoints(workdir, keep=1),
+        shown={"loss": "loss", "validation_loss": "held out"},
+        remedy=REMEDY,
+        after_validation=_keep_best,
     )
-    return GPT2(sizes, compute_dtype(config.model.dtype))
+    resumed = loop.resume(run, shardings)
+    if jax.process_index() == 0:
+        _announce(config, run, dataset, resumed, mesh)
+    return run
 
 
-def _announce(config, dataset, network, mesh):
-    if jax.process_index() != 0:
-        return
-    shapes = jax.eval_shape(network.init, jax.random.key(0), jnp.zeros((1, 2), jnp.int32))
-    count = sum(leaf.size for leaf in jax.tree.leaves(shapes))
-    print(
-        f"scorer of {count:,} parameters, {len(dataset.train):,} rows of {_length(config)} to "
-        f"train on, {len(dataset.validation):,} held out, vocabulary "
-        f"{network.config.vocab_size:,}, {config.scorer.steps:,} steps of "
-        f"{config.scorer.batch_size} rows on {mesh.size} device(s)"
-    )
+def _keep_best(run, values):
+    """Keeps the parameters if they are the best so far."""
+    if not math.isfinite(values["validation_loss"]):
+        step = int(run.state.step)
+        raise UserError(f"the held-out loss is not finite at step {step}: {run.remedy}")
+    if values["validation_loss"] < run.kept.get("validation_nll", math.inf):
+        # A copy: the next step uses up the parameters themselves.
+        run.state = run.state.replace(best=jax.tree.map(jnp.copy, run.state.params))
+        run.kept = {
+            "validation_nll": values["validation_loss"],
+            "validation_tokens": int(values["validation_tokens"]),
+            "best_step": int(run.state.step),
+        }
 
 
-def _train(config, dataset, network, mesh):
-    """(the parameters with the lowest validation loss on the host, that loss and its step)."""
-    settings = config.scorer
-    optimizer = _optimizer(config)
-    state, shardings = _init(config, network, optimizer, mesh)
-    step = jax.jit(
-        _make_step(network, optimizer), donate_argnums=0, out_shardings=(shardings, None)
-    )
-    sums = jax.jit(lambda params, tokens, lengths: _sums(network, params, tokens, lengths))
-    everywhere = jax.jit(lambda tree: tree, out_shardings=sharding.replicated(mesh))
-    place = jax.process_index(), jax.process_count()
-    iterator = make_iterator(dataset.train, settings.batch_size, config.seed, *place)
-    every, best = max(settings.steps // VALIDATIONS, 1), None
-    progress = tqdm(
-        total=settings.steps, unit="step", dynamic_ncols=True, disable=jax.process_index() != 0
-    )
-    with progress as bar:
-        for number in range(1, settings.steps + 1):
-            batch = sharding.put_rows(left_aligned(next(iterator), _length(config)), mesh)
-            state, loss = step(state, *batch)
-            bar.update()
-            if number % every and number != settings.steps:
-                continue
-            nll, tokens = _validate(config, dataset, mesh, partial(sums, state[0]))
-            _check_finite(float(loss), nll, number)
-            if best is None or nll < best[1]["validation_nll"]:
-                found = {"validation_nll": nll, "validation_tokens": tokens, "best_step": number}
-                best = jax.device_get(everywhere(state[0])), found
-            bar.set_postfix_str(f"loss {float(loss):.3f}, held out {nll:.3f}")
-    return best
-
-
-def _check_finite(loss, nll, step):
-    if not (math.isfinite(loss) and math.isfinite(nll)):
-        raise UserError(
-            f"the scorer's loss is not finite at step {step}: lower config.scorer.learning_rate"
-        )
-
-
-def _optimizer(config):
-    """AdamW with linear warm-up and cosine decay; clip and betas are those of the main job."""
+def _make_optimizer(config):
+    """(AdamW with linear warm-up and cosine decay, learning rate by step)."""
     settings = config.optimizer.copy_and_resolve_references()
     with settings.unlocked():
         settings.name, settings.schedule = "adamw", "cosine"
@@ -180,75 +237,78 @@ def _optimizer(config):
         settings.weight_decay = config.scorer.weight_decay
     steps = config.scorer.steps
     warmup = min(config.scorer.warmup_steps, steps)
-    # The learning rate is that of this batch, as it is: nothing is scaled.
+    # The learning rate is that of this batch: nothing is scaled.
     schedule = make_schedule(settings, REFERENCE_BATCH, warmup, steps)
-    return make_optimizer(settings, schedule)
+    return make_optimizer(settings, schedule), schedule
 
 
-def _init(config, network, optimizer, mesh):
-    """((parameters, optimiser state), their shardings): every device makes its own part."""
+def _make_validation(config, task, rows, mesh):
+    """A function of the state: loss on held-out rows, and how many tokens were scored."""
+    eval_step, key = jax.jit(make_eval_step(task, counted_tokens)), training_key(config.seed, mesh)
 
-    def create(key):
-        params = network.init(key, jnp.zeros((1, 2), jnp.int32))["params"]
-        return params, optimizer.init(params)
+    def validate(state):
+        def sums(fields, real, index):
+            del index
+            texts = sharding.share_rows(left_aligned(fields, _length(config)), mesh)
+            return eval_step(state.params, {}, texts, key, real)
 
-    key = rng.stream(jax.random.key(config.seed), "scorer")
-    shardings = sharding.of_tree(jax.eval_shape(create, key), mesh)
-    return jax.jit(create, out_shardings=shardings)(key), shardings
+        sizes = config.scorer.batch_size, config.train.validation_batches
+        return sum_over_held_out(task, sums, rows, *sizes, mesh)
 
-
-def _sums(network, params, tokens, lengths):
-    """(summed negative log-likelihood, scored tokens) of rows."""
-    nll = row_nll(network, params, tokens, lengths)
-    return jnp.sum(nll), jnp.sum(jnp.maximum(lengths - 1, 0))
+    return validate
 
 
-def _make_step(network, optimizer):
-    """The function (state, tokens [B, L], lengths [B]) -> (state, mean loss), to be jitted."""
-
-    def loss(params, tokens, lengths):
-        nll, count = _sums(network, params, tokens, lengths)
-        return nll / jnp.maximum(count, 1)
-
-    def step(state, tokens, lengths):
-        params, opt_state = state
-        value, grads = jax.value_and_grad(loss)(params, tokens, lengths)
-        updates, opt_state = optimizer.update(grads, opt_state, params)
-        return (optax.apply_updates(params, updates), opt_state), value
-
-    return step
+def _announce(config, run, dataset, resumed, mesh):
+    count = sum(leaf.size for leaf in jax.tree.leaves(run.state.params))
+    print(
+        f"scorer of {count:,} parameters, {len(dataset.train):,} rows of {_length(config)} to "
+        f"train on, {len(dataset.validation):,} held out, vocabulary "
+        f"{vocab_size(dataset.tokenizer):,}, {config.scorer.steps:,} steps of "
+        f"{config.scorer.batch_size} rows on {mesh.size} device(s)"
+    )
+    if resumed:
+        print(f"resuming from the checkpoint of step {int(run.state.step)}")
 
 
-def _validate(config, dataset, mesh, sums):
-    """(mean negative log-likelihood of a token of held-out rows, tokens), over at most
-    config.train.validation_batches batches.
-    """
-    total, count = 0.0, 0
-    local = config.scorer.batch_size // jax.process_count()
-    part = slice(jax.process_index() * local, (jax.process_index() + 1) * local)
-    batches = dataset.validation.batches(config.scorer.batch_size)
-    for index, (fields, real) in enumerate(batches):
-        if index == config.train.validation_batches:
-            break
-        tokens, lengths = left_aligned(fields, _length(config))
-        lengths = np.where(real, lengths, 0)
-        nll, tokens_scored = sums(*sharding.put_rows((tokens[part], lengths[part]), mesh))
-        total, count = total + float(nll), count + int(tokens_scored)
-    return total / max(count, 1), count
+def _finish(config, run, dataset, task, output, mesh):
+    """Writes the scorer; returns its summary."""
+    gather = jax.jit(lambda params: params, out_shardings=sharding.replicated(mesh))
+    params = jax.device_get(gather(run.state.best))
+    summary = {
+        **run.kept,
+        "validation_perplexity": math.exp(run.kept["validation_nll"]),
+        "seconds": round(run.seconds, 1),
+        "version": __version__,
+        "device": jax.devices()[0].device_kind,
+        "data": dataset.summary,
+        **{f"scorer.{name}": value for name, value in config.scorer.items()},
+    }
+    if jax.process_index() == 0:
+        with open_directory(output) as scratch:
+            save_gpt2(scratch, task.network.config, params, dataset.tokenizer.eos_token_id)
+            dataset.tokenizer.save_pretrained(scratch)
+            write_json(scratch / SCORER_SUMMARY, summary)
+        draw_curve(run.workdir / METRICS, run.workdir / CURVE, CURVES)
+        print(
+            f"held out: {summary['validation_nll']:.4f} nats a token, perplexity "
+            f"{summary['validation_perplexity']:.2f}, over {summary['validation_tokens']:,} tokens"
+        )
+        print(f"scorer: {output}; to evaluate with it: --config.scorer.path={output}")
+    return summary
 
 
 def left_aligned(fields, length):
-    """The targets of a batch, each from position 0 on, where the scorer sees a text to judge.
+    """The targets of a batch, each from position 0 on, where the scorer sees a text.
 
     Args:
       fields: dict of the fields of a `Batch`. length: L'; longer targets are cut.
 
     Returns:
-      (tokens [B, L'] int32, lengths [B] int32, the target's positions of each row, EOS included;
-      what follows them is anything).
+      `Texts` of tokens [B, L'].
     """
     start, end = fields["is_cond"].sum(axis=1), fields["is_valid"].sum(axis=1)
     last = fields["tokens"].shape[1] - 1
     index = np.minimum(start[:, None] + np.arange(length), last)
     tokens = np.take_along_axis(fields["tokens"], index, axis=1)
-    return tokens.astype(np.int32), np.minimum(end - start, length).astype(np.int32)
+    lengths = np.minimum(end - start, length)
+    return Texts(tokens.astype(np.int32), lengths.astype(np.int32))

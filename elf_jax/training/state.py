@@ -4,27 +4,49 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
+from elf_jax.core import rng, sharding
+
 
 @flax.struct.dataclass
 class TrainState:
     """Attributes:
     step: int32 scalar, finished steps.
     params: the live parameters, float32.
-    ema: their exponential moving average, which is sampled from.
+    ema: their exponential moving average, or None where there is none.
     opt_state: of the optimiser.
     """
 
     step: jax.Array
     params: dict
-    ema: dict
+    ema: dict | None
     opt_state: object
 
     @classmethod
-    def create(cls, params, optimizer):
-        """The state before the first step; the average starts at the initial parameters."""
+    def create(cls, params, optimizer, with_ema=True, **rest):
+        """The state before the first step. The average starts at the initial parameters."""
         return cls(
             step=jnp.zeros((), jnp.int32),
             params=params,
-            ema=jax.tree.map(jnp.copy, params),
+            ema=jax.tree.map(jnp.copy, params) if with_ema else None,
             opt_state=optimizer.init(params),
+            **rest,
         )
+
+
+def init_state(create, key, mesh):
+    """(state, its shardings), where every device makes its own part.
+
+    Args:
+      create: function from a JAX key to the state. key: the key. mesh: the devices.
+    """
+    shardings = sharding.of_tree(jax.eval_shape(create, key), mesh)
+    return jax.jit(create, out_shardings=shardings)(key), shardings
+
+
+def training_key(seed, mesh):
+    """The root key of training, on all devices of all processes."""
+    make = jax.jit(
+        lambda: rng.stream(jax.random.key(seed), "training"),
+        out_shardings=sharding.replicated(mesh),
+    )
+    return make()

@@ -1,57 +1,74 @@
-"""The training loop and all its side effects: resuming, logs, checkpoints, validation, stopping."""
+"""The main training: everything that it is built of, checked before anything is written."""
 
 import dataclasses
-import json
-import math
 import pathlib
-import signal
-import time
+from functools import partial
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-import tensorboardX
-from jax.experimental import multihost_utils
-from tqdm import tqdm
 
-from elf_jax.checkpoints.experiment import Checkpoints, abstract, check_whole
-from elf_jax.checkpoints.weights import load_weights, record_start, starting_point, tokenizer_path
-from elf_jax.core import processes, rng, sharding, store
+from elf_jax.checkpoints.experiment import Checkpoints, check_whole
+from elf_jax.checkpoints.origins import save_start, starting_point, tokenizer_path
+from elf_jax.checkpoints.trained import TrainedModel
+from elf_jax.checkpoints.weights import load_weights
+from elf_jax.core import checks, processes, rng, sharding, store
+from elf_jax.core.config import check_same, write_config
 from elf_jax.core.errors import UserError
-from elf_jax.core.files import write_json, write_text
-from elf_jax.core.types import Batch
-from elf_jax.data.dataset import REPORT, load_dataset
+from elf_jax.core.files import write_json
+from elf_jax.core.types import Batch, counted_positions
+from elf_jax.core.workdir import CURVE, DATASET, METRICS, TOKENIZER
+from elf_jax.data.dataset import Dataset, load_dataset
 from elf_jax.data.pipeline import make_iterator
-from elf_jax.data.tokenizer import TOKENIZER, save_tokenizer, vocab_size
-from elf_jax.evaluation.evaluate import evaluate, held_out_losses, step_settings
-from elf_jax.generation.generate import Trained, check_settings, generate_texts
-from elf_jax.latents.encoder import save_encoder
-from elf_jax.methods.elf.build import build_model
+from elf_jax.data.tokenizer import save_tokenizer, vocab_size
+from elf_jax.methods.registry import build_method
+from elf_jax.training import loop
 from elf_jax.training.curve import draw_curve
+from elf_jax.training.kept_data import check_data
 from elf_jax.training.optimizer import in_steps, make_optimizer, make_schedule
-from elf_jax.training.state import TrainState
-from elf_jax.training.step import make_eval_step, make_train_step
+from elf_jax.training.state import TrainState, init_state, training_key
+from elf_jax.training.step import StepSettings, make_train_step
+from elf_jax.training.validation import held_out_losses, jit_eval_step
 
-METRICS = "metrics.jsonl"
-CURVE = "loss.png"
+REMEDY = "lower config.optimizer.learning_rate or lengthen config.optimizer.warmup"
 
 
 @dataclasses.dataclass
-class Run:
-    """A training run: what is built once and what moves from step to step."""
+class Training:
+    """A main training, ready to go.
+
+    Attributes:
+      config: whole config. workdir: where everything is kept.
+      dataset: the `Dataset`. mesh: the devices. method, frozen: see `registry.build_method`.
+      schedule: learning rate by step. run: what the loop carries out.
+      changed: {config key: (value before, value now)} where a workdir goes on with another config.
+      start: name of the checkpoint whose weights the training begins with, or None.
+    """
 
     config: object
     workdir: pathlib.Path
-    dataset: object
-    mesh: object
-    model: object
-    total_steps: int
-    train_step: object
-    eval_step: object
-    state: TrainState
-    iterator: object
-    checkpoints: Checkpoints
-    seconds: float = 0.0  # of training, over all resumptions
+    dataset: Dataset
+    mesh: jax.sharding.Mesh
+    method: object
+    frozen: dict
+    schedule: object
+    run: loop.Run
+    changed: dict
+    start: str | None
+
+    def trained(self):
+        """The model as it is now, as a `TrainedModel`."""
+        state = self.run.state
+        return TrainedModel(
+            config=self.config,
+            tokenizer=self.dataset.tokenizer,
+            method=self.method,
+            frozen=self.frozen,
+            params={"ema": state.ema, "live": state.params}[self.config.sample.weights],
+            progress={"train_seconds": self.run.seconds},
+            step=int(state.step),
+            mesh=self.mesh,
+            origin=str(self.workdir),
+        )
 
 
 def train(config, workdir, until=None, checkpoint=None):
@@ -62,336 +79,186 @@ def train(config, workdir, until=None, checkpoint=None):
       workdir: where everything is kept; a workdir with checkpoints is resumed.
       until: stop after this step although the training is not over; None for the whole.
       checkpoint: path or name of a checkpoint whose weights the training starts from, see
-        `weights.find_source`; on record in the workdir, so that resuming needs no mention of it.
+        `weights.find_origin`. The workdir remembers it, so that resuming needs no mention of it.
 
     Returns:
-      The final `TrainState`.
+      (the `Training`, whether it came to its end).
 
     Raises:
       UserError: bad config or data, another config in the workdir, a loss that is not finite.
     """
-    run = prepare(config, pathlib.Path(workdir), until is None, checkpoint)
-    stop = _Interruption()
-    try:
-        with stop:
-            _loop(run, run.total_steps if until is None else min(until, run.total_steps), stop)
-    finally:
-        run.checkpoints.close()
-    if stop.signal:
-        print(f"stopped at step {int(run.state.step)}; the same command goes on from there")
-    elif until is None:
-        _finish(run)
-    return run.state
+    training = build_training(config, pathlib.Path(workdir), checkpoint)
+    if until is None:
+        announce(training)
+    done = loop.carry_out(training.run, until) and until is None
+    if done and jax.process_index() == 0:
+        run, picture = training.run, training.workdir / CURVE
+        draw_curve(training.workdir / METRICS, picture, training.method.curves)
+        print(f"trained {int(run.state.step)} steps in {run.seconds:.0f} s; curve: {picture}")
+    return training, done
 
 
-def prepare(config, workdir, announce=True, checkpoint=None):
-    """Builds a `Run`: checks everything first, writes into the workdir only then, resumes if
+def build_training(config, workdir, checkpoint=None):
+    """Builds a `Training`: checks everything first, writes into the workdir only then, resumes if
     there is a checkpoint.
+
+    Args:
+      config, workdir, checkpoint: see `train`.
+
+    Raises:
+      UserError: whatever the config, the data, the workdir or the checkpoint has wrong.
     """
-    config.check_same(workdir, config)
+    checks.check(config)
+    changed = check_same(workdir, config)
     check_whole(workdir)
-    check_settings(config.sample)
     mesh = sharding.make_mesh(config.mesh)
     sharding.check_batch(config.train.batch_size, config.train.accumulate, mesh)
-    _check_train(config.train)
     start = starting_point(workdir, checkpoint)
     tokenizer = workdir / TOKENIZER if start is None else tokenizer_path(start, config.data)
     dataset = load_dataset(config.data, tokenizer)
-    _check_data(workdir, dataset)
+    check_data(workdir, dataset.summary)
     home = workdir if start is None else start.home
-    model = build_model(config, vocab_size(dataset.tokenizer), mesh, home, dataset.train)
-
-    def steps(duration, name):
-        return in_steps(duration, config.train.batch_size, len(dataset.train), name)
-
-    total = steps(config.train.duration, "train.duration")
-    warmup = steps(config.optimizer.warmup, "optimizer.warmup")
-    if total < 1:
-        raise UserError("config.train.duration is 0: set one of its steps, epochs, examples")
-    schedule = make_schedule(config.optimizer, config.train.batch_size, warmup, total)
-    optimizer = make_optimizer(config.optimizer, schedule, model.predictor.network.dtype, mesh)
+    method, frozen = build_method(config, vocab_size(dataset.tokenizer), mesh, home, dataset.train)
+    total, schedule = make_plan(config, len(dataset.train))
+    optimizer = make_optimizer(config.optimizer, schedule, method.dtype, mesh)
     if start is not None:  # before all that takes long, because it may not fit
-        weights, _, start_step = load_weights(start, config, model, mesh, config.sample.weights)
-    state, shardings = init_state(config, model, optimizer, mesh)
+        weights, _, start_step = load_weights(start, config, method, mesh, config.sample.weights)
+    state, shardings = new_state(config, method, optimizer, mesh)
     if start is not None:
         state = state.replace(params=weights, ema=jax.tree.map(jnp.copy, weights))
+    step = jit_train_step(config, method, optimizer, schedule, mesh, shardings)
+    processes.barrier("built")  # all have read the workdir before anything is written there
+    if jax.process_index() == 0:
+        write_config(workdir, config)
+        method.save_frozen(frozen, workdir)
+        save_tokenizer(dataset.tokenizer, workdir / TOKENIZER)
+        write_json(workdir / DATASET, dataset.summary)
+        if start is not None:
+            save_start(workdir, start, config.sample.weights, start_step)
+        store.send(workdir)
+    processes.barrier("written")
+    run = _make_run(config, workdir, dataset, mesh, method, frozen, total, step, state)
+    loop.resume(run, shardings)
+    name = None if start is None else start.name
+    return Training(config, workdir, dataset, mesh, method, frozen, schedule, run, changed, name)
 
-    step = make_train_step(
-        model.predictor,
-        model.encoder,
-        optimizer,
-        schedule,
-        step_settings(config, mesh, config.train.accumulate),
-        shardings.params,
+
+def make_plan(config, row_count):
+    """(steps of the whole training, learning rate by step) of a whole config.
+
+    Args:
+      row_count: training rows, which an epoch depends on.
+
+    Raises:
+      UserError: the duration comes to less than one step.
+    """
+    batch_size = config.train.batch_size
+    total = in_steps(config.train.duration, batch_size, row_count)
+    if total < 1:
+        raise UserError("config.train.duration is less than one step: make it longer")
+    warmup = in_steps(config.optimizer.warmup, batch_size, row_count)
+    return total, make_schedule(config.optimizer, batch_size, warmup, total)
+
+
+def new_state(config, method, optimizer, mesh):
+    """(`TrainState` before the first step, its shardings)."""
+
+    def create(key):
+        return TrainState.create(method.init(key, config.data.length), optimizer)
+
+    return init_state(create, rng.stream(jax.random.key(config.seed), "init"), mesh)
+
+
+def step_settings(config, mesh):
+    """`StepSettings` of a whole config on a mesh."""
+    pad_in_loss = config.data.pad == "eos"
+    return StepSettings(
+        counted=lambda batch: counted_positions(batch, pad_in_loss),
+        groups=sharding.row_shards(mesh),
+        accumulate=config.train.accumulate,
+        ema=config.optimizer.ema,
     )
-    train_step = jax.jit(
+
+
+def jit_train_step(config, method, optimizer, schedule, mesh, shardings):
+    """The training step of a whole config, jitted; it uses up the state that it is given."""
+    step = make_train_step(
+        method, optimizer, schedule, step_settings(config, mesh), shardings.params
+    )
+    return jax.jit(
         step,
         donate_argnums=0,
         out_shardings=(shardings, None),
         compiler_options=sharding.compiler_options(mesh),
     )
-    eval_step = jax.jit(
-        make_eval_step(model.predictor, model.encoder, step_settings(config, mesh, 1))
-    )
+
+
+def _make_run(config, workdir, dataset, mesh, method, frozen, total, step, state):
+    train, key = config.train, training_key(config.seed, mesh)
     iterator = make_iterator(
         dataset.train,
-        config.train.batch_size,
+        train.batch_size,
         config.seed,
         jax.process_index(),
         jax.process_count(),
     )
-    processes.barrier("built")  # all have read the workdir before anything is written there
-    if jax.process_index() == 0:
-        config.save(workdir, config)
-        save_encoder(model.encoder, config.encoder, workdir)
-        save_tokenizer(dataset.tokenizer, workdir / TOKENIZER)
-        write_json(workdir / REPORT, dataset.report)
-        if start is not None:
-            record_start(workdir, start, config.sample.weights, start_step)
-        store.send(workdir)
-    processes.barrier("written")
-    checkpoints = Checkpoints(workdir, config.train.keep_checkpoints)
-    run = Run(
-        config, workdir, dataset, mesh, model, total, train_step, eval_step, state, iterator,
-        checkpoints,
-    )  # fmt: skip
-    if checkpoints.latest() is not None:
-        run.state, progress = checkpoints.restore(abstract(state, shardings), iterator)
-        run.seconds = progress["train_seconds"]
-    if announce:
-        _announce(run)
-        if start is not None and jax.process_index() == 0:
-            print(f"starting from the {config.sample.weights} weights of {start.name}")
-    return run
+    eval_step = jit_eval_step(method, config)
+    return loop.Run(
+        workdir=workdir,
+        total_steps=total,
+        every=loop.Every(
+            train.log_every, train.validate_every, train.checkpoint_every, train.max_minutes
+        ),
+        place=lambda fields, number: sharding.put_rows(Batch(**fields), mesh),
+        train_step=partial(_step, step, frozen, key),
+        validate=lambda state: held_out_losses(
+            method, eval_step, state.ema, frozen, dataset.validation, config, mesh
+        ),
+        state=state,
+        iterator=iterator,
+        checkpoints=Checkpoints(workdir, train.keep_checkpoints),
+        shown=method.shown,
+        remedy=REMEDY,
+    )
 
 
-def init_state(config, model, optimizer, mesh):
-    """(TrainState, its shardings): every device makes its own part."""
-
-    def create(key):
-        params = model.predictor.init(key, config.data.length)
-        return TrainState.create(params, optimizer)
-
-    key = rng.stream(jax.random.key(config.seed), "init")
-    shardings = sharding.of_tree(jax.eval_shape(create, key), mesh)
-    return jax.jit(create, out_shardings=shardings)(key), shardings
+def _step(step, frozen, key, state, batch):
+    return step(state, frozen, batch, key)
 
 
-def _check_train(train_settings):
-    for name in ("log_every", "checkpoint_every", "keep_checkpoints", "validation_batches"):
-        if train_settings[name] < 1:
-            raise UserError(f"config.train.{name} is {train_settings[name]}; use 1 or more")
-
-
-def _check_data(workdir, dataset):
-    """A workdir goes on with the data it began with."""
-    path = workdir / REPORT
-    if not path.is_file():
-        return
-    before = json.loads(path.read_text(encoding="utf-8"))
-    if before["fingerprint"] != dataset.report["fingerprint"]:
-        raise UserError(
-            f"the data has changed since {str(workdir)!r} was made ({before['train_rows']} rows "
-            f"then, {dataset.report['train_rows']} now): restore it or use another --workdir"
-        )
-
-
-def _announce(run):
+def announce(training):
+    """Prints what is trained, on what, and what has changed since the last time."""
     if jax.process_index() != 0:
         return
+    config, run, summary = training.config, training.run, training.dataset.summary
     count = sum(leaf.size for leaf in jax.tree.leaves(run.state.params))
-    report = run.dataset.report
     print(
-        f"{count:,} parameters, {report['train_rows']:,} rows of {run.config.data.length} to train "
-        f"on, {report['validation_rows']:,} held out, vocabulary {report['vocab_size']:,}, "
-        f"{run.total_steps:,} steps of {run.config.train.batch_size} rows"
+        f"{count:,} parameters, {summary['train_rows']:,} rows of {config.data.length} to train "
+        f"on, {summary['validation_rows']:,} held out, vocabulary {summary['vocab_size']:,}, "
+        f"{run.total_steps:,} steps of {config.train.batch_size} rows"
     )
-    mesh = " x ".join(f"{axis} {size}" for axis, size in run.mesh.shape.items())
-    used, there = run.mesh.size, jax.device_count()
+    mesh = " x ".join(f"{axis} {size}" for axis, size in training.mesh.shape.items())
+    used, there = training.mesh.size, jax.device_count()
     print(f"{used} of {there} {jax.devices()[0].device_kind} device(s), mesh {mesh}")
-    print(f"workdir {store.location(run.workdir)}")
-    if int(run.state.step):
-        print(f"resuming from the checkpoint of step {int(run.state.step)}")
-
-
-class _Interruption:
-    """Context in which SIGINT and SIGTERM ask the loop to save and stop, once; a second one has
-    its usual effect.
-    """
-
-    def __init__(self):
-        self.signal = None
-        self._before = {}
-
-    def __enter__(self):
-        for number in (signal.SIGINT, signal.SIGTERM):
-            try:
-                self._before[number] = signal.signal(number, self._handle)
-            except ValueError:  # not in the main thread, as in some notebooks: leave signals alone
-                return self
-        return self
-
-    def _handle(self, number, frame):
-        del frame
-        self.signal = number
-        self._restore()
-
-    def _restore(self):
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def __exit__(self, *exc):
-        self._restore()
-
-
-def _loop(run, last_step, stop):
-    """Steps until `last_step`, the time limit or a signal; always leaves a checkpoint of where it
-    stopped.
-    """
-    train = run.config.train
+    print(f"workdir {store.location(training.workdir)}")
+    if training.start is not None:
+        print(f"starting from the {config.sample.weights} weights of {training.start}")
     step = int(run.state.step)
-    if train.max_minutes and run.seconds >= 60 * train.max_minutes:
-        last_step = step  # it ended by the clock before
-    _forget_after(run.workdir / METRICS, step)
-    log = _Log(run.workdir)
-    key = _training_key(run)
-    began, pending = time.monotonic() - run.seconds, []
-    show = jax.process_index() == 0
-    bar = tqdm(
-        total=run.total_steps, initial=step, unit="step", dynamic_ncols=True, disable=not show
+    if step:
+        print(f"resuming from the checkpoint of step {step}")
+    for name, (before, now) in training.changed.items():
+        print(f"config.{name} was {before!r} and is {now!r} from here on")
+    if step and any(name.startswith("train.duration.") for name in training.changed):
+        print(_new_rate(training, step))
+
+
+def _new_rate(training, step):
+    """What a new duration does to the learning rate, as one line."""
+    settings, total = training.config.optimizer, training.run.total_steps
+    rate = float(training.schedule(min(step, total)))
+    if settings.schedule == "constant":
+        return f"the learning rate stays {rate:.3g} (config.optimizer.schedule=constant)"
+    return (
+        f"the {settings.schedule} schedule now reaches zero at step {total:,}: the learning rate "
+        f"goes on from {rate:.3g} at step {step:,}, as if the training had been planned so"
     )
-    while step < last_step:
-        batch = sharding.put_rows(Batch(**next(run.iterator)), run.mesh)
-        with jax.transfer_guard("disallow"):  # nothing goes to or from the host within a step
-            run.state, metrics = run.train_step(run.state, run.model.encoder.params, batch, key)
-        pending.append(metrics)
-        step += 1
-        due = step % train.log_every == 0 or step == last_step
-        save = step % train.checkpoint_every == 0 or step == last_step
-        validate = bool(train.validate_every) and step % train.validate_every == 0
-        # Alone, a process may stop at any step; several must agree, at the steps where all look.
-        interrupted = bool(stop.signal) and jax.process_count() == 1
-        if not (due or save or validate or interrupted):
-            continue
-        values = _collect(pending, step)  # waits for the device; raises if a loss is not finite
-        run.seconds = time.monotonic() - began
-        if train.max_minutes and _agreed(run.seconds >= 60 * train.max_minutes):
-            last_step = step
-        ending = step == last_step or _agreed(bool(stop.signal))
-        if save or ending:
-            run.checkpoints.save(run.state, run.iterator, {"train_seconds": run.seconds})
-        if validate or step == last_step:
-            values.update(_validate(run))
-        if show:
-            log.write({"step": step, "seconds": round(run.seconds, 2), **values})
-            bar.set_postfix_str(_short(values), refresh=False)
-            bar.update(step - bar.n)
-        if save or ending:
-            store.send(run.workdir)
-        pending = []
-        if ending:
-            break
-    bar.close()
-    log.close()
-
-
-def _training_key(run):
-    """The root key of training, on all devices of all processes."""
-    make = jax.jit(
-        lambda: rng.stream(jax.random.key(run.config.seed), "training"),
-        out_shardings=sharding.replicated(run.mesh),
-    )
-    return make()
-
-
-def _agreed(condition):
-    """True on all processes if it is on the first, so that they stop at the same step."""
-    if jax.process_count() == 1:
-        return condition
-    return bool(multihost_utils.broadcast_one_to_all(np.asarray(condition)))
-
-
-def _collect(pending, step):
-    """Means of the metrics of the last steps.
-
-    Raises:
-      UserError: a loss is not finite; names the step.
-    """
-    values = jax.device_get(pending)
-    for number, value in enumerate(values, step - len(values) + 1):
-        if not (math.isfinite(value["loss"]) and math.isfinite(value["gradient_norm"])):
-            raise UserError(
-                f"the loss is not finite at step {number}; the last good checkpoint is kept: "
-                "lower config.optimizer.learning_rate or lengthen config.optimizer.warmup"
-            )
-    return {name: float(np.mean([value[name] for value in values])) for name in values[0]}
-
-
-def _validate(run):
-    return held_out_losses(
-        run.eval_step, run.state.ema, run.model, run.dataset, run.config, run.mesh
-    )
-
-
-def _short(values):
-    names = {"denoise_loss": "denoise", "decode_loss": "decode", "decode_accuracy": "accuracy"}
-    return ", ".join(f"{short} {values[name]:.3f}" for name, short in names.items())
-
-
-class _Log:
-    """Metrics to JSON lines and TensorBoard, by process 0."""
-
-    def __init__(self, workdir):
-        self.file = self.board = None
-        if jax.process_index() == 0:
-            self.file = open(workdir / METRICS, "a", encoding="utf-8")  # noqa: SIM115
-            self.board = tensorboardX.SummaryWriter(str(workdir / "tensorboard"))
-
-    def write(self, values):
-        self.file.write(json.dumps(values) + "\n")
-        self.file.flush()
-        for name, value in values.items():
-            if name != "step":
-                self.board.add_scalar(name, value, values["step"])
-
-    def close(self):
-        if self.file:
-            self.file.close()
-            self.board.close()
-
-
-def _forget_after(path, step):
-    """Drops logged lines past `step`: a resumed run writes them again."""
-    if not path.is_file() or jax.process_index() != 0:
-        return
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
-    if len(kept) < len(lines):
-        write_text(path, "".join(kept))
-
-
-def _finish(run):
-    """What a finished training shows: the curve, samples, and the table if the config asks for
-    it.
-    """
-    if jax.process_index() == 0:
-        draw_curve(run.workdir / METRICS, run.workdir / CURVE)
-        curve = run.workdir / CURVE
-        print(f"trained {int(run.state.step)} steps in {run.seconds:.0f} s; curve: {curve}")
-    if not run.config.evaluate.after_training:
-        return
-    weights = {"ema": run.state.ema, "live": run.state.params}[run.config.sample.weights]
-    trained = Trained(
-        run.config,
-        run.dataset.tokenizer,
-        run.model,
-        weights,
-        {"train_seconds": run.seconds},
-        int(run.state.step),
-        run.mesh,
-        str(run.workdir),
-    )
-    rows = run.dataset.validation if run.dataset.conditional else None
-    texts, _ = generate_texts(trained, run.config.sample.num_samples, run.config.sample.seed, rows)
-    print("samples:\n" + "\n".join(f"  {text}" for text in texts))
-    evaluate(trained, run.dataset, run.workdir)

@@ -16,7 +16,7 @@ from elf_jax.checkpoints.weights import find_source
 from elf_jax.core import config
 from elf_jax.core.errors import UserError
 from elf_jax.data.dataset import load_dataset
-from elf_jax.data.tokenizer import TOKENIZER
+from elf_jax.core.workdir import TOKENIZER
 from elf_jax.generation.generate import generate, load_trained
 from tests.conftest import GOLDEN
 from tests.tiny import pairs_config, save_random_weights, save_words, tiny_config, write_pairs

@@ -15,7 +15,7 @@ from elf_jax.core.errors import UserError
 from elf_jax.data.dataset import load_dataset
 from elf_jax.data.pipeline import make_iterator
 from elf_jax.data.prepare import prepare
-from elf_jax.data.sources import find_files
+from elf_jax.data.text_files import find_files
 from elf_jax.generation.generate import load_trained
 from elf_jax.training import trainer
 from tests.tiny import tiny_config, write_book
@@ -72,7 +72,7 @@ def cache(tmp_path, monkeypatch):
 
 
 def assert_same_rows(one, two):
-    assert one.report["fingerprint"] == two.report["fingerprint"]
+    assert one.summary["fingerprint"] == two.summary["fingerprint"]
     assert len(one.train) == len(two.train) > 0
     batches = [make_iterator(dataset.train, 16, 0) for dataset in (one, two)]
     for _ in range(3):

@@ -10,12 +10,12 @@ import pytest
 import tensorflow_datasets as tfds
 
 from elf_jax.core import defaults
-from elf_jax.core.errors import UserError
 from elf_jax.data import corpora
 from elf_jax.data import tokenizer as tok
 from elf_jax.data.dataset import load_dataset
+from elf_jax.data.examples import Example
 from elf_jax.data.prepare import prepare
-from elf_jax.data.sources import Example
+from tests.data.helpers import fails
 
 PAIRS = [(f"haus nummer {i}", f"house number {i}") for i in range(30)]
 
@@ -68,13 +68,6 @@ def data(tmp_path):
     return make
 
 
-def fails(call, *args, **keys):
-    with pytest.raises(UserError) as error:
-        call(*args, **keys)
-    assert "\n" not in str(error.value)
-    return str(error.value)
-
-
 def pairs(dataset, rows):
     decode = dataset.tokenizer.decode
     fields = rows.take(slice(None))
@@ -89,7 +82,7 @@ ENDED = sorted((f"{de}</s>", f"{en}</s>") for de, en in PAIRS)
 
 def test_tfds_directory(tfds_directory, data, tmp_path, monkeypatch):
     monkeypatch.setattr(corpora, "UNIT_DOCUMENTS", 8)
-    keys = {"source": "tfds", "path": tfds_directory}
+    keys = {"kind": "tfds", "path": tfds_directory}
     settings = data(**keys, validation_split="validation")
     prepare(settings, workers=1)
     dataset = load_dataset(settings, tmp_path / "none")
@@ -106,11 +99,11 @@ def test_tfds_directory(tfds_directory, data, tmp_path, monkeypatch):
 
 
 def test_tfds_mistakes(tfds_directory, data):
-    keys = {"source": "tfds", "path": tfds_directory}
+    keys = {"kind": "tfds", "path": tfds_directory}
     assert "split 'dev'" in fails(prepare, data(**keys, split="dev"))
     message = fails(prepare, data(**keys, field="fr"), workers=1)
     assert "field 'fr' is missing (fields there: de, en)" in message
-    assert "nowhere" in fails(prepare, data(source="tfds", path="nowhere_at_all"))
+    assert "nowhere" in fails(prepare, data(kind="tfds", path="nowhere_at_all"))
     assert "which is trained on" in fails(prepare, data(**keys, validation_split="train"))
     assert "set config.data.prepared" in fails(load_dataset, data(**keys, prepared=""), "-")
 
@@ -128,7 +121,7 @@ def test_hugging_face_directory(data, tmp_path):
         "test": datasets.Dataset.from_dict({"translation": translation[:4]}),
     }
     datasets.DatasetDict(splits).save_to_disk(tmp_path / "hub")
-    keys = {"source": "hf", "path": str(tmp_path / "hub"), "field": "translation.en"}
+    keys = {"kind": "hf", "path": str(tmp_path / "hub"), "field": "translation.en"}
     settings = data(**keys, source_field="translation.de", validation_split="test")
     manifest = prepare(settings, workers=1)
     dataset = load_dataset(settings, tmp_path / "none")
@@ -138,7 +131,7 @@ def test_hugging_face_directory(data, tmp_path):
     assert "no split 'dev' (splits there: train, test)" in message
     message = fails(prepare, data(**keys | {"field": "en"}, prepared="-"))
     assert "field 'en' is missing (fields there: translation)" in message
-    assert "save_to_disk" in fails(prepare, data(source="hf", path=str(tmp_path), prepared="-"))
+    assert "save_to_disk" in fails(prepare, data(kind="hf", path=str(tmp_path), prepared="-"))
 
 
 def test_pretokenised_rows_are_used_as_they_are(data, tmp_path):
@@ -147,7 +140,7 @@ def test_pretokenised_rows_are_used_as_they_are(data, tmp_path):
     conditions = [rng.integers(3, 200, rng.integers(1, 30)).tolist() for _ in range(40)]
     path = hugging_face(tmp_path / "train", 40, input_ids=rows, condition_input_ids=conditions)
     held_out = hugging_face(tmp_path / "val", 6, input_ids=rows, condition_input_ids=conditions)
-    keys = {"source": "hf", "path": path, "validation_path": held_out, "field": "input_ids"}
+    keys = {"kind": "hf", "path": path, "validation_path": held_out, "field": "input_ids"}
     dataset = load_dataset(data(**keys, source_field="condition_input_ids"), "-")
     assert len(dataset.train) == 40 and len(dataset.validation) == 6 and dataset.whole
     fields = dataset.train.take(slice(None))
@@ -155,7 +148,7 @@ def test_pretokenised_rows_are_used_as_they_are(data, tmp_path):
         expected = (condition[:20] + row)[:40]
         assert fields["tokens"][i][fields["is_valid"][i]].tolist() == expected
         assert fields["is_cond"][i].sum() == min(len(condition), 20)
-    assert dataset.report["sources_cut"] == sum(len(c) > 20 for c in conditions)
+    assert dataset.summary["sources_cut"] == sum(len(c) > 20 for c in conditions)
     alone = load_dataset(data(**keys, source_field="", prepared=str(tmp_path / "2")), "-")
     assert not alone.whole and not alone.conditional
     small = {"prepared": str(tmp_path / "3"), "source_field": ""}
@@ -165,14 +158,14 @@ def test_pretokenised_rows_are_used_as_they_are(data, tmp_path):
 
 def test_token_ids_of_another_vocabulary_are_refused(data, tmp_path):
     path = hugging_face(tmp_path / "train", 2, input_ids=[[5, 6], [900, 1]])
-    settings = data(source="hf", path=path, field="input_ids", source_field="")
+    settings = data(kind="hf", path=path, field="input_ids", source_field="")
     assert "token ids from 1 to 900" in fails(prepare, settings, workers=1)
 
 
 def test_a_corpus_travels_to_workers(tfds_directory, data, tmp_path):
     path = hugging_face(tmp_path / "train", de=[pair[0] for pair in PAIRS], en=["x"] * 30)
-    for source, name in (("tfds", tfds_directory), ("hf", path)):
-        settings = types.SimpleNamespace(**data(source=source, path=name).to_dict())
+    for kind, name in (("tfds", tfds_directory), ("hf", path)):
+        settings = types.SimpleNamespace(**data(kind=kind, path=name).to_dict())
         corpus = corpora.open_corpus(settings)
         (unit,) = corpus.units()
         there, payload = pickle.loads(pickle.dumps((corpus, unit.payload)))

@@ -1,9 +1,8 @@
-"""Preparing: the shards hold what the in-memory path makes, whoever makes them and however often
-they are interrupted; and what does not fit is refused.
+"""Preparing: the shards hold the rows that data in memory has, for any number of workers and after
+interruptions. What does not fit is refused.
 """
 
 import json
-import random
 import shutil
 
 import jax
@@ -11,113 +10,20 @@ import numpy as np
 import pytest
 
 from elf_jax.core import defaults
-from elf_jax.core.errors import UserError
-from elf_jax.data import corpora, pool
+from elf_jax.data import prepare_workers
 from elf_jax.data import tokenizer as tok
 from elf_jax.data.dataset import load_dataset
+from elf_jax.data.examples import Example
 from elf_jax.data.manifest import read_manifest, shards
-from elf_jax.data.packing import pack_documents
 from elf_jax.data.pipeline import make_iterator
 from elf_jax.data.prepare import prepare
-from elf_jax.data.sources import Example
-from elf_jax.data.work import Worker
-from elf_jax.training.trainer import train
+from elf_jax.data.prepare_unit import UnitPreparer
+from tests.data.helpers import fails, write_documents
 from tests.tiny import tiny_config, write_book, write_pairs
-
-WORDS = "the sea was calm and nobody in the harbour spoke of what had been seen at dawn".split()
-
-
-@pytest.fixture(scope="session")
-def tokenizer_directory(tmp_path_factory):
-    config = defaults.get_config()
-    config.data.update({"tokenizer": "bpe", "vocab_size": 300})
-    texts = [Example(" ".join(WORDS)), Example("abcdef")]
-    directory = tmp_path_factory.mktemp("kept") / "tokenizer"
-    tok.save_tokenizer(tok.train_tokenizer(config.data, texts), directory)
-    return directory
-
-
-@pytest.fixture
-def data(tmp_path, tokenizer_directory):
-    """Makes the section `data` of a config for documents, with keys as given."""
-
-    def make(**keys):
-        config = defaults.get_config()
-        values = {
-            "source": "jsonl",
-            "path": str(tmp_path / "documents.jsonl"),
-            "prepared": str(tmp_path / "prepared"),
-            "tokenizer": str(tokenizer_directory),
-            "packing": "documents",
-            "validation_fraction": 0.2,
-            "length": 24,
-        }
-        config.data.update({**values, **keys})
-        return config.data
-
-    return make
-
-
-def write_documents(path, count=60, seed=0):
-    rng = random.Random(seed)
-    with open(path, "w", encoding="utf-8") as file:
-        for _ in range(count):
-            text = " ".join(rng.choice(WORDS) for _ in range(rng.choice([0, 3, 8, 20, 60])))
-            file.write(json.dumps({"text": text}) + "\n")
-    return path
-
-
-@pytest.fixture
-def documents(tmp_path, monkeypatch):
-    """A file that comes to about eight units."""
-    path = write_documents(tmp_path / "documents.jsonl")
-    monkeypatch.setattr(corpora, "PIECE_BYTES", path.stat().st_size // 16)
-    monkeypatch.setattr(corpora, "UNIT_BYTES", path.stat().st_size // 8)
-    return path
-
-
-def fails(call, *args, **keys):
-    with pytest.raises(UserError) as error:
-        call(*args, **keys)
-    assert "\n" not in str(error.value)
-    return str(error.value)
 
 
 def checksums(directory):
     return [shard["sha256"] for shard in shards(read_manifest(directory))]
-
-
-def greedy(texts, length, eos):
-    """The plain way: token by token."""
-    rows, row = [], []
-    for text in texts:
-        if row and len(text) > length - len(row):
-            rows.append(row)
-            row = []
-        for token in text:
-            if len(row) == length:
-                rows.append(row)
-                row = []
-            row.append(token)
-        if text and len(row) < length:
-            row.append(eos)
-    return rows + [row] * bool(row)
-
-
-def test_documents_are_packed_greedily():
-    rng = np.random.default_rng(0)
-    for length in (2, 7, 16):
-        texts = [rng.integers(5, 99, rng.integers(0, 3 * length)) for _ in range(200)]
-        rows, counts = pack_documents(texts, length, eos_id=1, pad_id=0)
-        expected = greedy([text.tolist() for text in texts], length, 1)
-        got = [row[:n].tolist() for row, n in zip(rows.tokens, rows.valid_length, strict=True)]
-        assert got == expected
-        assert counts["targets_cut"] == sum(len(text) > length for text in texts)
-        words = [token for row in got for token in row if token != 1]
-        assert words == [token for text in texts for token in text.tolist()]  # nothing is lost
-        assert all(
-            (row[n:] == 0).all() for row, n in zip(rows.tokens, rows.valid_length, strict=True)
-        )
 
 
 def same_rows(prepared, memory):
@@ -141,19 +47,19 @@ def test_shards_hold_what_is_packed_in_memory(packing, data, tmp_path):
         keys |= {"source_length": 4, "pad": "eos"}
     if packing == "book":
         path = str(write_book(tmp_path / "book.txt"))
-        keys = {"source": "text", "packing": "documents", "path": path}
+        keys = {"kind": "text", "packing": "documents", "path": path}
     memory = load_dataset(data(**keys, prepared=""), tmp_path / "none")
     prepared = load_dataset(data(**keys), tmp_path / "none")
     same_rows(prepared.train, memory.train)
     same_rows(prepared.validation, memory.validation)
     assert (prepared.whole, prepared.conditional) == (memory.whole, memory.conditional)
     names = ("train_texts", "train_rows", "validation_rows", "train_tokens", "fill", "vocab_size")
-    for name in (*names, *(name for name in memory.report if name.endswith("_cut"))):
-        assert prepared.report[name] == pytest.approx(memory.report[name], rel=1e-12), name
-    few = prepared.train.sample(5)
-    assert (few.tokens == memory.train.sample(5).tokens).all()
+    for name in (*names, *(name for name in memory.summary if name.endswith("_cut"))):
+        assert prepared.summary[name] == pytest.approx(memory.summary[name], rel=1e-12), name
+    few = prepared.train.subset(5)
+    assert (few.tokens == memory.train.subset(5).tokens).all()
     if packing == "pairs":
-        assert prepared.report["empty"] == 2 and prepared.report["sources_cut"] > 0
+        assert prepared.summary["empty"] == 2 and prepared.summary["sources_cut"] > 0
         cut = [(e.text, e.source[:3]) for e in memory.validation_examples]
         texts = prepared.validation_examples
         assert [(e.text, e.source[:3]) for e in texts[: len(texts)]] == cut
@@ -171,7 +77,7 @@ def test_the_number_of_workers_changes_nothing(documents, data, tmp_path):
 
 def test_an_interrupted_preparation_goes_on(documents, data, tmp_path, monkeypatch):
     whole = prepare(data(prepared=str(tmp_path / "whole")), workers=1)
-    real, done = Worker.run, []
+    real, done = UnitPreparer.run, []
 
     def run(self, number, unit):
         if len(done) == 3:
@@ -179,14 +85,14 @@ def test_an_interrupted_preparation_goes_on(documents, data, tmp_path, monkeypat
         done.append(number)
         return real(self, number, unit)
 
-    monkeypatch.setattr(Worker, "run", run)
+    monkeypatch.setattr(UnitPreparer, "run", run)
     message = fails(prepare, data(), workers=1)
-    assert "interrupted: the same command goes on" in message
+    assert "interrupted: run the same command again" in message
     assert read_manifest(tmp_path / "prepared") is None
     (tmp_path / "prepared" / ".train-00004.array_record.1").write_text("half")
     # Another config in the half-finished directory is refused, as in a finished one.
     assert "length 24 there, 32 now" in fails(prepare, data(length=32), workers=1)
-    monkeypatch.setattr(Worker, "run", lambda *args: done.append(args[1]) or real(*args))
+    monkeypatch.setattr(UnitPreparer, "run", lambda *args: done.append(args[1]) or real(*args))
     assert prepare(data(), workers=1) == whole
     assert done == list(range(len(whole["units"])))  # no unit was made twice
     assert checksums(tmp_path / "prepared") == checksums(tmp_path / "whole")
@@ -211,7 +117,8 @@ def test_shards_made_otherwise_are_refused(documents, data, tmp_path):
     assert "config.data.packing 'documents' there, 'stream' now" in load(packing="stream")
     assert "config.data.pad 'pad' there, 'eos' now" in load(pad="eos")
     copy = write_documents(tmp_path / "other.jsonl", seed=1)
-    assert "config.data.path" in load(path=str(copy)) and "other.jsonl" in load(path=str(copy))
+    message = load(path=str(copy))
+    assert "config.data.path=" in message and "other.jsonl' is another corpus than" in message
     config = defaults.get_config()
     config.data.update({"tokenizer": "bpe", "vocab_size": 290})
     other = tok.train_tokenizer(config.data, [Example("something else")])
@@ -219,11 +126,11 @@ def test_shards_made_otherwise_are_refused(documents, data, tmp_path):
     message = load(tokenizer=str(tmp_path / "other"))
     assert "config.data.tokenizer" in message and tok.fingerprint(other) in message
     assert "delete this one" in message
-    # Files that are gone are no hindrance, files that have changed are.
+    # Files that are gone do not matter, files that have changed do.
     shutil.copy(copy, documents)
     with open(documents, "a") as file:
         file.write('{"text": "more"}\n')
-    assert "the source has changed" in load()
+    assert "the corpus has changed" in load()
     documents.unlink()
     load_dataset(data(), tmp_path / "none")
 
@@ -248,12 +155,10 @@ def test_damaged_shards_are_named(documents, data, tmp_path, capsys):
 
 def test_what_cannot_be_prepared(data, tmp_path, documents):
     assert "config.data.prepared is empty" in fails(prepare, data(prepared=""))
-    assert "needs no preparing" in fails(prepare, data(source="unicode_names", path=""))
-    assert "did you mean 'jsonl'" in fails(prepare, data(source="json"))
+    assert "needs no preparing" in fails(prepare, data(kind="unicode_names", path=""))
     assert "no tokenizer (config.data.tokenizer" in fails(
         prepare, data(tokenizer=str(tmp_path / "none"))
     )
-    assert "packing to rows" in fails(prepare, data(field="a", source_field="b", source_length=4))
     assert not (tmp_path / "prepared").exists()
     assert "leaves nothing for validation" in fails(
         prepare, data(validation_fraction=0.0), workers=1
@@ -276,7 +181,7 @@ def test_a_tokenizer_is_trained_on_the_training_side_and_kept(documents, data, t
     )
     tok.save_tokenizer(memory.tokenizer, tmp_path / "run")
     load_dataset(data(**keys), tmp_path / "run")
-    assert pool.cores() >= 1
+    assert prepare_workers.cores() >= 1
 
 
 def test_batches_are_those_of_rows_in_memory(documents, data, tmp_path):
@@ -293,7 +198,9 @@ def test_batches_are_those_of_rows_in_memory(documents, data, tmp_path):
 
 
 def test_training_on_shards_equals_training_in_memory(tmp_path, capsys):
-    # The vocabulary and the length of tests/test_trainer.py, so that nothing is compiled again.
+    # The vocabulary and the length of the tests of training, so that nothing is compiled again.
+    from elf_jax.training.trainer import train
+
     path = tmp_path / "words.jsonl"
     texts = [f"word{i} word{i % 7} word{i % 5}" for i in range(400)]
     path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))

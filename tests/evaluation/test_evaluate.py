@@ -13,7 +13,7 @@ from elf_jax.core import defaults
 from elf_jax.checkpoints.weights import fingerprint
 from elf_jax.core.errors import UserError
 from elf_jax.data.dataset import load_dataset
-from elf_jax.data.tokenizer import TOKENIZER
+from elf_jax.core.workdir import TOKENIZER
 from elf_jax.evaluation import evaluate as module
 from elf_jax.evaluation import kept_samples, tables
 from elf_jax.evaluation.evaluate import RECORDS, evaluate

@@ -8,7 +8,7 @@ import pytest
 from elf_jax.core import defaults
 from elf_jax.core.errors import UserError
 from elf_jax.core.sharding import make_mesh
-from elf_jax.data.sources import Example
+from elf_jax.data.examples import Example
 from elf_jax.data.tokenizer import train_tokenizer
 from elf_jax.evaluation import scorer as scoring
 from elf_jax.evaluation.metrics import text as text_metrics

@@ -11,7 +11,7 @@ from absl.testing import flagsaver
 import main
 from elf_jax.core.errors import UserError
 from elf_jax.data.dataset import load_dataset
-from elf_jax.data.tokenizer import TOKENIZER
+from elf_jax.core.workdir import TOKENIZER
 from elf_jax.evaluation import evaluate as evaluate_module
 from elf_jax.evaluation.evaluate import evaluate
 from elf_jax.evaluation.frontier import draw_frontier

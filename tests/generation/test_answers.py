@@ -10,7 +10,7 @@ from absl.testing import flagsaver
 import main
 from elf_jax.core.errors import UserError
 from elf_jax.data.dataset import load_dataset
-from elf_jax.data.tokenizer import TOKENIZER
+from elf_jax.core.workdir import TOKENIZER
 from elf_jax.generation import generate as generate_module
 from elf_jax.generation.answers import (
     Counts,

@@ -9,6 +9,12 @@ from elf_jax.methods.elf.predictor import Predictor
 from elf_jax.networks.elf import ELF
 from elf_jax.networks.layers import rotary_angles, rotate
 
+# Chosen entries of initial parameters for key 0.
+VERSION_0_1 = (
+    0.00152285, 0.01676555, 0.02289863, -0.0009565179,
+    -0.02425597, -0.1119105, -0.01988412, -0.4318522,
+)  # fmt: skip
+
 
 def relative_error(ours, reference):
     return np.max(np.abs(ours - reference)) / np.max(np.abs(reference))
@@ -49,6 +55,23 @@ def test_initial_values():
     assert abs(np.std(params["mode_token"]) - 0.02) < 0.003
 
 
+def test_initial_values_are_those_of_version_0_1():
+    """The same key gives the same parameters, so that a seed means the same training run."""
+    network = ELF(latent_width=8, vocab_size=16, depth=2, width=64, heads=2)
+    params = Predictor(network).init(jax.random.key(0), 8)
+    found = [
+        params["time_token"][0, 0],
+        params["guidance_token"][1, 2],
+        params["mode_token"][3, 63],
+        params["time_embedder"]["in"]["kernel"][5, 6],
+        params["guidance_embedder"]["out"]["kernel"][7, 8],
+        params["blocks"]["attn"]["qkv"]["kernel"][1, 2, 3],
+        params["blocks"]["mlp"]["out"]["kernel"][0, 4, 5],
+        params["unembed"]["kernel"][0, 1],
+    ]
+    np.testing.assert_allclose(found, VERSION_0_1, rtol=1e-5)
+
+
 def test_rows_of_both_modes_mix(golden, golden_predictor, golden_params):
     data = golden("forward")
     z, x_prev = np.split(data["x"], 2, axis=-1)
@@ -61,7 +84,9 @@ def test_rows_of_both_modes_mix(golden, golden_predictor, golden_params):
     logits = golden_predictor.logit_head(golden_params, hidden)
     denoise = golden_predictor.denoise(golden_params, z, x_prev, data["t"], w)
     np.testing.assert_allclose(x_hat[1::2], denoise[1::2], atol=1e-5)
-    decode = golden_predictor.logits(golden_params, z, w)
+    decode = golden_predictor.logit_head(
+        golden_params, golden_predictor.decode_hidden(golden_params, z, w)
+    )
     np.testing.assert_allclose(logits[::2], decode[::2], atol=1e-5)
 
 

@@ -1,4 +1,4 @@
-"""The TPU kernels, interpreted on the CPU, against the plain way; split over devices as well."""
+"""The TPU kernels, interpreted on the CPU, against plain attention, also split over devices."""
 
 import jax
 import jax.numpy as jnp
@@ -8,11 +8,12 @@ from jax.sharding import Mesh
 
 from elf_jax.networks import attention, fused_attention
 from elf_jax.networks.attention import Groups, choose, self_attention, softmax_attention
+from elf_jax.networks.kernel_parts import HeadLayout
 from elf_jax.networks.layers import rotary_angles
 
 
 def inputs(heads, width, length, rows=2):
-    """x, and what `self_attention` takes, with heads of this width."""
+    """x and the parameters of `self_attention`, with heads of this width."""
     keys = jax.random.split(jax.random.key(0), 6)
     size = heads * width
     return (
@@ -24,39 +25,42 @@ def inputs(heads, width, length, rows=2):
     )
 
 
-def value_and_gradients(args, heads, how, mesh=None):
+def value_and_gradients(args, heads, how, mesh=None, causal=False):
     length, width = args[0].shape[1], len(args[3])
     angles = rotary_angles(5, length - 5, width)
     weight = jax.random.normal(jax.random.key(9), args[0].shape)
 
     def scalar(args):
-        out = self_attention(*args, angles, heads, how, mesh)
+        out = self_attention(*args, angles, heads, how, mesh, causal)
         return jnp.sum(out * weight), out
 
     (_, out), grads = jax.jit(jax.value_and_grad(scalar, has_aux=True))(args)
     return out, *grads
 
 
+@pytest.mark.parametrize("causal", [False, True], ids=["both ways", "causal"])
 @pytest.mark.parametrize(
     "heads, width, length",
     [(2, 64, 300), (1, 66, 140), (4, 12, 28)],
     ids=["two heads a block, loop and rest", "padded", "narrow"],
 )
-def test_fused_equals_plain(heads, width, length):
+def test_fused_equals_plain(heads, width, length, causal):
     """Values and all gradients, within 1e-5 of the largest."""
     args = inputs(heads, width, length)
-    plain = value_and_gradients(args, heads, "xla")
-    fused = value_and_gradients(args, heads, "fused")
+    plain = value_and_gradients(args, heads, "xla", causal=causal)
+    fused = value_and_gradients(args, heads, "fused", causal=causal)
     for one, two in zip(plain, fused, strict=True):
         assert np.max(np.abs(one - two)) < 1e-5 * np.max(np.abs(one))
 
 
-def test_fused_on_a_mesh_equals_plain():
+@pytest.mark.parametrize("causal", [False, True], ids=["both ways", "causal"])
+def test_fused_on_a_mesh_equals_plain(causal):
     """Rows over data and fsdp, heads over tensor; the scales' gradients add up over all."""
     mesh = Mesh(np.array(jax.devices()).reshape(2, 2, 2), ("data", "fsdp", "tensor"))
     args = inputs(4, 64, 20, rows=4)
-    plain = value_and_gradients(args, 4, "xla")
-    for one, two in zip(plain, value_and_gradients(args, 4, "fused", mesh), strict=True):
+    plain = value_and_gradients(args, 4, "xla", causal=causal)
+    fused = value_and_gradients(args, 4, "fused", mesh, causal)
+    for one, two in zip(plain, fused, strict=True):
         assert np.max(np.abs(one - two)) < 1e-5 * np.max(np.abs(one))
 
 
@@ -88,21 +92,23 @@ def test_biased_attention_equals_plain():
     assert attention.biased_attention(*odd, bias[:, :1], groups, 1, None) is None
 
 
-def test_padding_for_cudnn_changes_nothing(monkeypatch):
-    """Heads of 66 go to cuDNN as 72: here XLA stands in for it, and sees what it would see."""
+@pytest.mark.parametrize("causal", [False, True], ids=["both ways", "causal"])
+def test_padding_for_cudnn_changes_nothing(monkeypatch, causal):
+    """cuDNN gets heads of 66 as heads of 72. Here XLA stands in for cuDNN."""
     q, k, v = (
         jax.random.normal(key, (1, 9, 2, 66)) for key in jax.random.split(jax.random.key(0), 3)
     )
-    plain, seen = softmax_attention(q, k, v), []
+    plain, seen = softmax_attention(q, k, v, causal=causal), []
     real = jax.nn.dot_product_attention
 
-    def stand_in(q, k, v, scale, implementation):
-        seen.append((q.shape[-1], implementation))
-        return real(q, k, v, scale=scale)
+    def stand_in(q, k, v, scale, is_causal, implementation):
+        seen.append((q.shape[-1], is_causal, implementation))
+        return real(q, k, v, scale=scale, is_causal=is_causal)
 
     monkeypatch.setattr(jax.nn, "dot_product_attention", stand_in)
-    np.testing.assert_allclose(softmax_attention(q, k, v, "cudnn"), plain, atol=1e-6)
-    assert seen == [(72, "cudnn")]
+    found = softmax_attention(q, k, v, "cudnn", causal)
+    np.testing.assert_allclose(found, plain, atol=1e-6)
+    assert seen == [(72, causal, "cudnn")]
 
 
 @pytest.mark.parametrize(
@@ -122,7 +128,7 @@ def test_the_choice(platform, dtype, heads, width, tensor, chosen):
 
 
 def test_costs_are_those_of_the_products():
-    layout = fused_attention.HeadLayout(12, 64)
+    layout = HeadLayout(12, 64)
     forward = fused_attention.cost(2, 1036, layout, 2, backward=False)
     assert forward.flops == 4 * 2 * 1036**2 * 768
     assert fused_attention.cost(2, 1036, layout, 2, backward=True).flops == 2.5 * forward.flops

@@ -1,27 +1,25 @@
-"""GPT-2 against the transformers library; its files read and written; what is refused."""
-
-import json
-import shutil
+"""GPT-2 against the transformers library, and the log-likelihoods that scorers use."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import traverse_util
-from safetensors.numpy import load_file, save_file
 
-from elf_jax.core.errors import UserError
-from elf_jax.networks.gpt2 import GPT2, GPT2Config, chunked_nll
-from elf_jax.pretrained.gpt2 import load_gpt2, save_gpt2
+from elf_jax.networks import vocabulary
+from elf_jax.networks.gpt2 import GPT2, GPT2Config, row_nll
+from elf_jax.pretrained.gpt2 import load_gpt2
 from tests.conftest import GOLDEN
 
 TINY = GOLDEN / "gpt2_tiny"
 
 
 def logits(config, params, tokens):
-    return jax.jit(GPT2(config).apply, static_argnames="method")(
-        {"params": params}, tokens, method="logits"
+    network = GPT2(config)
+    read = jax.jit(
+        lambda params: network.apply(params, tokens, method=lambda n, x: n.logit_head(n(x)))
     )
+    return read({"params": params})
 
 
 def test_matches_transformers():
@@ -53,86 +51,16 @@ def test_attention_scales(option):
     assert np.abs(logits(changed, params, tokens) - plain).max() > 1e-3
 
 
-def test_chunks_change_nothing():
-    keys = jax.random.split(jax.random.key(0), 3)
-    hidden = jax.random.normal(keys[0], (2, 11, 4))
-    head = jax.random.normal(keys[1], (9, 4))
-    targets = jax.random.randint(keys[2], (2, 11), 0, 9)
-
-    @jax.jit
-    def both(hidden):
-        whole = jax.nn.log_softmax(hidden @ head.T)
-        whole = -jnp.take_along_axis(whole, targets[..., None], -1)[..., 0]
-        return whole, chunked_nll(hidden, head, targets, chunk=4)
-
-    expected, found = both(hidden)
-    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
-
-
-def test_what_is_saved_is_loaded(tmp_path):
+@pytest.mark.parametrize("positions", [3, 1000], ids=["in parts", "at once"])
+def test_the_likelihood_of_a_row_leaves_out_its_first_token_and_padding(monkeypatch, positions):
     config, params = load_gpt2(TINY)
-    save_gpt2(tmp_path / "gpt2", config, params, eos_id=3)
-    again, loaded = load_gpt2(tmp_path / "gpt2")
-    assert again == config
-    jax.tree.map(np.testing.assert_array_equal, loaded, params)
-    theirs = load_file(TINY / "model.safetensors")
-    ours = load_file(tmp_path / "gpt2" / "model.safetensors")
-    assert ours.keys() == theirs.keys() - {"lm_head.weight"}
-    assert all(np.array_equal(ours[name], theirs[name]) for name in ours)
-
-
-@pytest.fixture
-def copy(tmp_path):
-    return shutil.copytree(TINY, tmp_path / "gpt2")
-
-
-def test_shards_without_the_prefix(copy):
-    tensors = load_file(copy / "model.safetensors")
-    tensors = {name.removeprefix("transformer."): array for name, array in tensors.items()}
-    names, weight_map = sorted(tensors), {}
-    for part, held in (("a.safetensors", names[::2]), ("b.safetensors", names[1::2])):
-        save_file({name: tensors[name] for name in held}, copy / part)
-        weight_map |= dict.fromkeys(held, part)
-    (copy / "model.safetensors").unlink()
-    (copy / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
-    jax.tree.map(np.testing.assert_array_equal, load_gpt2(copy)[1], load_gpt2(TINY)[1])
-    (copy / "b.safetensors").unlink()
-    assert "b.safetensors is missing" in fails(copy)
-
-
-def fails(directory):
-    with pytest.raises(UserError) as error:
-        load_gpt2(directory)
-    assert "\n" not in str(error.value)
-    return str(error.value)
-
-
-@pytest.mark.parametrize(
-    "key, value",
-    [
-        ("activation_function", "swish"),
-        ("tie_word_embeddings", False),
-        ("add_cross_attention", True),
-        ("model_type", "opt"),
-        ("n_head", 5),
-        ("n_layer", "3"),
-        ("n_inner", 0),
-    ],
-)
-def test_configs_that_are_refused(copy, key, value):
-    config = json.loads((copy / "config.json").read_text())
-    (copy / "config.json").write_text(json.dumps({**config, key: value}))
-    message = fails(copy)
-    assert key in message and str(value) in message
-
-
-def test_files_that_are_refused(copy):
-    config = json.loads((copy / "config.json").read_text())
-    (copy / "config.json").write_text(json.dumps({**config, "n_positions": 65}))
-    assert "wpe.weight" in fails(copy) and "shape" in fails(copy)
-    (copy / "model.safetensors").rename(copy / "pytorch_model.bin")
-    assert "never loaded" in fails(copy)
-    (copy / "config.json").write_text("{")
-    assert "not valid JSON" in fails(copy)
-    (copy / "config.json").unlink()
-    assert "config.json is missing" in fails(copy)
+    tokens = np.load(TINY / "golden.npz")["input_ids"]
+    size = positions * len(tokens) * config.vocab_size * 4
+    monkeypatch.setattr(vocabulary, "LOGIT_BYTES", size)
+    lengths = np.arange(len(tokens)) * 4  # 0, 4, 8, ...
+    found = jax.jit(lambda params: row_nll(GPT2(config), params, tokens, lengths))(params)
+    log_p = jax.nn.log_softmax(logits(config, params, tokens))
+    for row, length in enumerate(lengths):
+        scored = range(1, length)
+        expected = -sum(float(log_p[row, at - 1, tokens[row, at]]) for at in scored)
+        np.testing.assert_allclose(found[row], expected, rtol=1e-5)

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from elf_jax.networks.t5 import T5, T5Encoder, relative_buckets
-from elf_jax.pretrained.t5 import load_t5, load_t5_with_decoder, save_t5
+from elf_jax.pretrained.t5 import load_t5
 from tests.conftest import GOLDEN
+from tests.pretrained.test_t5 import load_whole_t5
 
 
 def relative_error(ours, reference):
@@ -21,9 +22,9 @@ def full_mask(valid):
 
 
 def golden_t5(name):
-    """(config, parameters of `T5`, arguments of its call, what transformers computed from them)."""
+    """(config, parameters of `T5`, arguments of its call, what transformers computed)."""
     data = dict(np.load(GOLDEN / name / "golden.npz"))
-    config, params = load_t5_with_decoder(GOLDEN / name)
+    config, params = load_whole_t5(GOLDEN / name)
     valid = data["attention_mask"] > 0
     return (
         config,
@@ -50,7 +51,7 @@ def test_the_decoder_matches_transformers(name):
     hidden, logits = apply(config)(params, *args)
     assert relative_error(hidden, data["encoder_last_hidden_state"]) < 1e-5
     assert relative_error(logits, data["logits"]) < 1e-5
-    # The encoder that ELF loads is the same one.
+    # The encoder alone, as ELF loads it, has the same parameters.
     jax.tree.map(np.testing.assert_array_equal, load_t5(GOLDEN / name)[1], params["encoder"])
 
 
@@ -86,17 +87,6 @@ def test_a_query_without_keys_is_finite():
     assert np.all(np.isfinite(hidden))
     others = np.arange(hidden.shape[1]) != 3
     assert np.any(hidden[0, others] != data["encoder_last_hidden_state"][0, others])
-
-
-@pytest.mark.parametrize("name", ["t5_span_tiny", "t5_tied_tiny"])
-def test_what_is_written_is_read_back(name, tmp_path):
-    config, params = load_t5_with_decoder(GOLDEN / name)
-    save_t5(tmp_path, config, params, pad_id=0, eos_id=1)
-    again, read = load_t5_with_decoder(tmp_path)
-    assert again == config
-    jax.tree.map(np.testing.assert_array_equal, params, read)
-    for file in ("config.json", "model.safetensors"):
-        assert (tmp_path / file).read_bytes() == (GOLDEN / name / file).read_bytes()
 
 
 def test_buckets_of_one_direction():

@@ -10,7 +10,7 @@ import pytest
 from elf_jax.core import sharding
 from elf_jax.core.errors import UserError
 from elf_jax.core.types import Batch
-from elf_jax.data.sources import Example
+from elf_jax.data.examples import Example
 from elf_jax.data.tokenizer import add_sentinels, encode, load_tokenizer, train_tokenizer
 from elf_jax.latents.encoder import STATISTICS
 from elf_jax.methods.elf.build import build_model

@@ -6,12 +6,11 @@ I) and noise scale s:
 
     (1)  z_t = t x + (1 - t) s eps                              the path
     (2)  v   = (x - z_t) / max(1 - t, t_eps)                    velocity of an x-prediction
-    (3)  x   = z_t + v max(1 - t, t_eps)                        its inverse
-    (4)  t   = sigmoid(m + d n),  n ~ N(0, 1)                   logit-normal law of t, and of lambda
-    (5)  w   = (1 + a) ((1 + b) / (1 + a))^u - 1,  u ~ U[0, 1]  log(1 + w) is uniform
-    (6)  v*  = v + (1 - 1/w) (v_c - v_u)                        target with guidance folded in
-    (7)  g   = g_u + c (g_c - g_u)                              classifier-free guidance
-    (8)  z_b = a z + (1 - a) s eps,  t_b = a t,                 back towards noise, before the
+    (3)  t   = sigmoid(m + d n),  n ~ N(0, 1)                   logit-normal law of t, and of lambda
+    (4)  w   = (1 + a) ((1 + b) / (1 + a))^u - 1,  u ~ U[0, 1]  log(1 + w) is uniform
+    (5)  v*  = v + (1 - 1/w) (v_c - v_u)                        target with guidance folded in
+    (6)  g   = g_u + c (g_c - g_u)                              classifier-free guidance
+    (7)  z_b = a z + (1 - a) s eps,  t_b = a t,                 back towards noise, before the
          a   = clip(1 - gamma (t' - t), 0, 1)                   step of an SDE sampler
 
 Source: ELF, arXiv 2605.10938; its path and x-prediction follow JiT, arXiv 2511.13720. Scalars t,
@@ -43,35 +42,30 @@ def velocity(x, z, t, t_eps):
     return (x - z) / jnp.maximum(1 - expand(t, z), t_eps)
 
 
-def x_from_velocity(v, z, t, t_eps):
-    """Equation (3): the x that the velocity v at (z, t) leads to, [B, L, C]."""
-    return z + v * jnp.maximum(1 - expand(t, z), t_eps)
-
-
 def logit_normal(normal, mean, std):
-    """Equation (4): logit-normal values in (0, 1) from standard normals of any shape."""
+    """Equation (3): logit-normal values in (0, 1) from standard normals of any shape."""
     return jax.nn.sigmoid(mean + std * normal)
 
 
 def guidance_law(uniform, low, high):
-    """Equation (5): guidance scales in [low, high] from uniforms on [0, 1)."""
+    """Equation (4): guidance scales in [low, high] from uniforms on [0, 1)."""
     return (1 + low) * ((1 + high) / (1 + low)) ** uniform - 1
 
 
 def guided_target(v, v_cond, v_uncond, w):
-    """Equation (6): the velocity target of a self-conditioned example; w = 1 leaves v alone."""
+    """Equation (5): the velocity target of a self-conditioned example; w = 1 leaves v alone."""
     return v + (1 - 1 / expand(w, v)) * (v_cond - v_uncond)
 
 
 def guide(cond, uncond, scale):
-    """Equation (7): classifier-free guidance of predictions; scale 1 is the conditional one, 0
+    """Equation (6): classifier-free guidance of predictions; scale 1 is the conditional one, 0
     the unconditional.
     """
     return uncond + scale * (cond - uncond)
 
 
 def back_to_noise(z, eps, t, t_next, gamma, noise_scale):
-    """Equation (8): (z_b, t_b), the point further from the data at which an SDE step evaluates
+    """Equation (7): (z_b, t_b), the point further from the data at which an SDE step evaluates
     the velocity.
     """
     a = jnp.clip(1 - gamma * (t_next - t), 0, 1)
@@ -82,11 +76,11 @@ def time_grid(kind, steps, mean=-1.5, std=0.8, key=None):
     """Increasing times from 0 to 1, [steps + 1] float32.
 
     Args:
-      kind: "uniform"; "logit_normal": steps - 1 sorted draws of law (4), the reference's grid,
+      kind: "uniform"; "logit_normal": steps - 1 sorted draws of law (3), the reference's grid,
         needs `key`;
         "logit_normal_quantile": the same law's evenly spaced quantiles, deterministic.
       steps: N >= 1, the number of steps.
-      mean, std: parameters of law (4); the training times' law.
+      mean, std: parameters of law (3); the training times' law.
       key: JAX key for the random grid.
 
     Raises:

@@ -7,15 +7,15 @@ decode mode t is 1, the mode tokens are on and x_prev is zero, whatever the call
 
 import dataclasses
 from collections.abc import Callable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 
 from elf_jax.core.types import ExampleMask, Latents, Mask, PerExample, typed
 from elf_jax.methods.elf import flow
+from elf_jax.networks import vocabulary
 from elf_jax.networks.elf import ELF
-
-LOGIT_BYTES = 128 * 2**20  # of float32 logits that a device holds at once
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,53 +85,15 @@ class Predictor:
 
     def token_losses(self, params, hidden, tokens, rows=None):
         """Cross-entropy [B, L] float32 of tokens [B, L] under hidden states [B, L, D], and where
-        the likeliest token is the right one, [B, L] bool.
-
-        Logits exist for a few positions at a time only, and again so in the backward pass.
-
-        Args:
-          rows: rows of one device, which decide how many positions fit; None: all.
+        the likeliest token is the right one, [B, L] bool. See `vocabulary.token_losses`.
         """
-
-        def some(part):
-            hidden, tokens = part
-            logits = self.logit_head(params, hidden)
-            right = jnp.take_along_axis(logits, tokens[..., None], axis=-1)[..., 0]
-            # No argmax: whether no other logit is larger needs one pass with no indices.
-            return jax.nn.logsumexp(logits, axis=-1) - right, right >= jnp.max(logits, axis=-1)
-
-        return self._in_parts(some, (hidden, tokens), rows)
+        logits = partial(self.logit_head, params)
+        return vocabulary.token_losses(logits, hidden, tokens, self.network.vocab_size, rows)
 
     def likeliest(self, params, hidden, rows=None):
-        """Token ids [B, L] int32 with the largest logit; `rows` as in `token_losses`."""
-
-        def some(part):
-            return jnp.argmax(self.logit_head(params, part[0]), axis=-1).astype(jnp.int32)
-
-        return self._in_parts(some, (hidden,), rows)
-
-    def _in_parts(self, function, arrays, rows):
-        """`function` of [B, c, ...] parts of arrays [B, L, ...], one after another, joined."""
-        length = arrays[0].shape[1]
-        positions = (rows or len(arrays[0])) * length
-        parts = -(-positions * self.network.vocab_size * 4 // LOGIT_BYTES)
-        if parts <= 1:
-            return function(arrays)
-        size = -(-length // parts)
-        parts = -(-length // size)
-
-        def cut(array):
-            padding = [(0, 0), (0, parts * size - length)] + [(0, 0)] * (array.ndim - 2)
-            array = jnp.pad(array, padding)
-            return array.reshape(len(array), parts, size, *array.shape[2:]).swapaxes(0, 1)
-
-        def join(array):
-            array = array.swapaxes(0, 1)
-            return array.reshape(len(array), parts * size, *array.shape[3:])[:, :length]
-
-        # Of each part only its input is kept for the backward pass.
-        results = jax.lax.map(jax.checkpoint(function), tuple(cut(array) for array in arrays))
-        return jax.tree.map(join, results)
+        """Token ids [B, L] int32 with the largest logit. See `vocabulary.likeliest`."""
+        logits = partial(self.logit_head, params)
+        return vocabulary.likeliest(logits, hidden, self.network.vocab_size, rows)
 
     def denoise(self, params, z, x_prev, t, w):
         """x-prediction [B, L, C] in denoise mode."""
@@ -144,10 +106,6 @@ class Predictor:
         """
         ones = jnp.ones(z.shape[0])
         return self.hidden(params, z, jnp.zeros_like(z), ones, w, ones > 0)
-
-    def logits(self, params, z, w):
-        """Logits [B, L, V] in decode mode; arguments as in `decode_hidden`."""
-        return self.logit_head(params, self.decode_hidden(params, z, w))
 
     def guided(
         self, params, w, condition: Condition | None = None, cfg_scale=1.0

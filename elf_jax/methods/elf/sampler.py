@@ -1,6 +1,6 @@
 """ODE and SDE sampling as one scan over any predict(z, t, x_prev) -> x_hat (ELF, arXiv 2605.10938).
 
-An SDE step first goes back towards noise (flow, equation 8) and then takes the Euler step from
+An SDE step first goes back towards noise (flow, equation 7) and then takes the Euler step from
 there; gamma = 0 goes nowhere and is the ODE. The last step is always an ODE step. The estimate of
 one step is the self-condition of the next.
 """

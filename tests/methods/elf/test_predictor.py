@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from elf_jax.methods.elf import predictor
+from elf_jax.networks import vocabulary
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def test_parts_equal_the_whole(
 ):
     """16 positions in parts of 3 or 5, which do not divide them."""
     whole = losses(golden_predictor, golden_params, hidden, tokens)
-    monkeypatch.setattr(predictor, "LOGIT_BYTES", positions * 3 * 64 * 4)
+    monkeypatch.setattr(vocabulary, "LOGIT_BYTES", positions * 3 * 64 * 4)
     calls = []
     head = golden_predictor.__class__.logit_head
 

@@ -1,74 +1,77 @@
-"""Span corruption, T5's pretraining task (arXiv 1910.10683, section 3.1.4), for a whole batch at
-once in NumPy.
+"""Span corruption, T5's pretraining task (arXiv 1910.10683, section 3.1.4), on NumPy batches.
 
     text     the cat sat on the old mat .
-    input    the <0> on the <1> .              every hidden span becomes one sentinel
-    target   <0> cat sat <1> old mat EOS       what stood there, each behind its sentinel
+    input    the <0> on the <1> .              every hidden span is replaced by one sentinel
+    target   <0> cat sat <1> old mat EOS       the hidden tokens, each span after its sentinel
 
-Of n tokens round(n density) are hidden, in round(hidden / mean span) spans that never touch. All
-ways to place them are equally likely, at the very beginning and end of the text too (the original
-always hides the last token and never the first, and so would always hide EOS).
+Of n tokens, round(n density) are hidden, in round(hidden / mean span) spans that never touch. All
+ways to place the spans are equally likely, also at the beginning and the end of the text. (The
+original always hides the last token and never the first; here it would always hide EOS.)
 B rows, L positions, S spans of a full row.
 """
 
 import numpy as np
 
-from elf_jax.core.errors import UserError
-
 
 def span_counts(valid_length, density, mean_span):
-    """(hidden tokens, spans) of texts of so many tokens; texts of fewer than two hide nothing.
+    """How much of texts of a given length is hidden. In texts below two tokens nothing is hidden.
 
     Args:
-      valid_length: [B] integers. density: part that is hidden. mean_span: tokens.
+      valid_length: [B] integers, tokens of each text.
+      density: share of the tokens that is hidden, between 0 and 1.
+      mean_span: mean number of tokens in a span, 1 or more.
+
+    Returns:
+      (hidden, spans), both [B] integers: the numbers of hidden tokens and of spans.
     """
     n = np.asarray(valid_length, np.int64)
     hidden = np.clip(np.floor(n * density + 0.5).astype(np.int64), 1, np.maximum(n - 1, 1))
     hidden = np.where(n < 2, 0, hidden)
     spans = np.maximum(np.floor(hidden / mean_span + 0.5).astype(np.int64), 1)
-    # There is a token left between any two spans.
+    # At least one token stays between two spans.
     return hidden, np.minimum(spans, np.minimum(hidden, n - hidden + 1))
 
 
 def corrupted_shapes(length, density, mean_span):
-    """(input length, target length, S) that every row of up to `length` tokens fits into.
+    """(input length, target length, S): the smallest for rows of up to `length` tokens.
 
-    Raises:
-      UserError: a density or mean span that cannot be.
+    Args:
+      length: L. density, mean_span: see `span_counts`.
     """
-    if not 0 < density < 1:
-        raise UserError(f"config.pretrain.density is {density}: it must be between 0 and 1")
-    if mean_span < 1:
-        raise UserError(f"config.pretrain.mean_span is {mean_span}: it must be 1 or more")
     n = np.arange(length + 1)
     hidden, spans = span_counts(n, density, mean_span)
     return int(max(n - hidden + spans)), int(max(hidden + spans)) + 1, int(max(spans))
 
 
 def draws(seed, name, step, batch_size, length):
-    """The randomness of a batch's spans, [B, 2, L + 2] uniforms from (seed, name, step) alone."""
+    """The random numbers for the spans of a batch: [B, 2, L + 2] uniforms.
+
+    They depend only on seed, name (of the stream) and step.
+    """
     entropy = [seed, *name.encode(), step]
     return np.random.default_rng(entropy).random((batch_size, 2, length + 2), np.float32)
 
 
 def hide(uniforms, valid_length, density, mean_span):
-    """[B, L] bool, the hidden tokens.
+    """Which tokens are hidden: [B, L] bool.
 
     Args:
       uniforms: [B, 2, L + 2], see `draws`.
-      valid_length: [B], tokens of each row; they come first.
+      valid_length: [B] integers, tokens of each row; they come first.
+      density, mean_span: see `span_counts`.
     """
     hidden, spans = span_counts(valid_length, density, mean_span)
     row, length = np.arange(len(hidden)), uniforms.shape[2] - 2
     hidden_lengths = _split(uniforms[:, 0], hidden, spans)
-    # The text before the first and behind the last span may be empty: one more to share, less one.
+    # The text before the first span and after the last may be empty, but `_split` makes positive
+    # lengths: so one token more is shared out to each of these two parts, and taken away again.
     shown_lengths = _split(uniforms[:, 1], valid_length - hidden + 2, spans + 1)
     shown_lengths[:, 0] -= 1
     shown_lengths[row, spans] -= 1
     width = max(spans) + 1
     lengths = np.stack([shown_lengths[:, :width], hidden_lengths[:, :width]], axis=2)
     ends = np.cumsum(lengths.reshape(len(row), -1), axis=1)
-    # Every end that lies behind a position flips it between shown and hidden.
+    # The text alternates between shown and hidden parts; every end of a part is a change.
     flips = np.zeros((len(row), length + 1), np.int64)
     np.add.at(flips, (row[:, None], ends), 1)
     odd = np.cumsum(flips[:, :length], axis=1) % 2 == 1
@@ -76,10 +79,12 @@ def hide(uniforms, valid_length, density, mean_span):
 
 
 def _split(uniforms, total, parts):
-    """[B, W] integers: row b splits total[b] into parts[b] positive lengths, all ways alike."""
+    """[B, W] integers: row b splits total[b] into parts[b] positive lengths; all ways are equally
+    likely.
+    """
     row, position = np.arange(len(total))[:, None], np.arange(uniforms.shape[1])
     inside = position < total[:, None]
-    # The parts begin at 0 and at the places with the smallest draws.
+    # A part begins at position 0, the others at the positions with the smallest numbers.
     keys = np.where(inside & (position > 0), uniforms, np.inf)
     order = np.argsort(keys, axis=1, kind="stable")
     begins = np.zeros(keys.shape, bool)
@@ -91,16 +96,18 @@ def _split(uniforms, total, parts):
 
 
 def corrupt(fields, uniforms, sentinels, eos_id, pad_id, density, mean_span):
-    """A batch of text as a batch of the pretraining task, of fixed shape.
+    """Turns a batch of text into a batch of the pretraining task. Its shapes are fixed.
 
     Args:
-      fields: of a `Batch`, numpy arrays; valid positions come first in every row.
+      fields: of a `Batch`, a dict of numpy arrays; valid positions come first in every row.
       uniforms: [B, 2, L + 2], see `draws`.
-      sentinels: [S] ids. eos_id: ends the target. pad_id: fills up.
+      sentinels: [S] ids. eos_id: id that ends a target. pad_id: id that fills the rest of a row.
+      density, mean_span: see `span_counts`.
 
     Returns:
-      Dict of inputs, inputs_cond, inputs_valid [B, input length] and targets, targets_valid [B,
-      target length]; a sentinel belongs to the condition if its span begins there.
+      Dict of inputs (int32), inputs_cond, inputs_valid (bool), all [B, input length], and targets
+      (int32), targets_valid (bool), both [B, target length]; see `corrupted_shapes`. A sentinel
+      belongs to the condition if its span begins there.
     """
     tokens, valid = fields["tokens"], fields["is_valid"]
     input_length, target_length, _ = corrupted_shapes(tokens.shape[1], density, mean_span)

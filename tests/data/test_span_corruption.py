@@ -1,10 +1,11 @@
-"""Span corruption: nothing lost, nothing twice, as much hidden as asked, in spans as asked."""
+"""Span corruption: no token is lost or doubled, and the right share is hidden in spans."""
 
 import numpy as np
 import pytest
 
+from elf_jax.core import checks
 from elf_jax.core.errors import UserError
-from elf_jax.data import spans
+from elf_jax.data import span_corruption
 
 EOS, PAD = 1, 0
 SENTINELS = np.arange(900, 980)
@@ -19,8 +20,8 @@ def batch(valid_length, length):
 
 
 def corrupt(fields, density=0.15, mean_span=3.0, step=0, seed=0):
-    uniforms = spans.draws(seed, "train", step, *fields["tokens"].shape)
-    return spans.corrupt(fields, uniforms, SENTINELS, EOS, PAD, density, mean_span)
+    uniforms = span_corruption.draws(seed, "train", step, *fields["tokens"].shape)
+    return span_corruption.corrupt(fields, uniforms, SENTINELS, EOS, PAD, density, mean_span)
 
 
 def merged(inputs, targets):
@@ -43,14 +44,14 @@ def test_input_and_target_together_are_the_text(density, mean_span):
     lengths = np.append(np.random.default_rng(0).integers(0, 65, 60), [0, 1, 2, 3, 64])
     fields = batch(lengths, 64)
     made = corrupt(fields, density, mean_span)
-    *shape, _ = spans.corrupted_shapes(64, density, mean_span)
+    *shape, _ = span_corruption.corrupted_shapes(64, density, mean_span)
     assert [made["inputs"].shape[1], made["targets"].shape[1]] == shape
     for row, length in enumerate(lengths):
         inputs = made["inputs"][row][made["inputs_valid"][row]]
         targets = made["targets"][row][made["targets_valid"][row]]
         assert merged(inputs, targets) == list(fields["tokens"][row, :length])
         assert np.all(made["inputs"][row, len(inputs) :] == PAD)
-        # Who belongs to the condition still does; a span does where it begins.
+        # Tokens of the condition still belong to it; a span belongs where it begins.
         text = np.isin(inputs, SENTINELS, invert=True)
         np.testing.assert_array_equal(
             made["inputs_cond"][row, : len(inputs)][text], inputs[text] % 1000 < 3
@@ -59,11 +60,12 @@ def test_input_and_target_together_are_the_text(density, mean_span):
 
 def test_as_much_is_hidden_as_asked_and_in_such_spans():
     fields = batch(np.full(200, 100), 100)
-    hidden = spans.hide(spans.draws(0, "train", 0, 200, 100), np.full(200, 100), 0.15, 3.0)
+    uniforms = span_corruption.draws(0, "train", 0, 200, 100)
+    hidden = span_corruption.hide(uniforms, np.full(200, 100), 0.15, 3.0)
     np.testing.assert_array_equal(hidden.sum(1), 15)
     first = hidden & ~np.pad(hidden, ((0, 0), (1, 0)))[:, :-1]
     np.testing.assert_array_equal(first.sum(1), 5)  # five spans of three on average, none touching
-    # Lengths differ, and no place is special: neither the beginning nor the end.
+    # Lengths differ, and the beginning and the end are hidden as often as other places.
     lengths = np.diff(np.nonzero(np.diff(np.pad(hidden, ((0, 0), (1, 1))).astype(int)))[1])[::2]
     assert lengths.min() == 1 and lengths.max() > 5
     share = hidden.mean(axis=0)
@@ -84,4 +86,4 @@ def test_spans_follow_from_seed_and_step_alone():
 @pytest.mark.parametrize("density, mean_span", [(0.0, 3.0), (1.0, 3.0), (0.15, 0.5)])
 def test_what_cannot_be_hidden(density, mean_span):
     with pytest.raises(UserError, match="config.pretrain"):
-        spans.corrupted_shapes(10, density, mean_span)
+        checks.check_values({"density": density, "mean_span": mean_span}, "pretrain.")

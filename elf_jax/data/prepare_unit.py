@@ -1,7 +1,9 @@
-"""One unit of a corpus to its shards: read, split, tokenise, pack, write. Runs in worker processes,
-and so imports little.
+"""Prepares one unit of a corpus: reads, splits, tokenises, packs and writes its shards.
+
+It runs in worker processes. So it imports little, and they start quickly.
 """
 
+import contextlib
 import dataclasses
 import pathlib
 
@@ -11,25 +13,25 @@ import tokenizers
 from elf_jax.core.errors import UserError
 from elf_jax.data.corpora import SPLIT, TRAIN, VALIDATION, is_empty, split_document
 from elf_jax.data.packing import PACKERS, ReadyPacker
-from elf_jax.data.shards import ShardWriter
+from elf_jax.data.shards import open_shard
 
-# Tokenised in one call: enough to be worth it, little enough to stay small in memory.
+# Limits of what is tokenised in one call: enough to be quick, little enough to save memory.
 CHUNK_CHARACTERS, CHUNK_TEXTS = 1 << 19, 512
 
 
 class Stopped(Exception):
-    """The work was told to stop."""
+    """The preparation was told to stop."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What every unit's work has in common; travels to the workers once.
+    """What is the same for all units. It is sent to every worker once.
 
     Attributes:
-      settings: the values of config section `data`, with the packing resolved.
-      corpus: see `corpora.open_corpus`.
-      tokenizer: its tokenizer.json, as text. eos_id: of its EOS token.
-      vocab_size: V. dtype: of the records.
+      settings: the values of the config section `data`, with the packing resolved.
+      corpus: of `corpora.open_corpus`.
+      tokenizer: text of a tokenizer.json. eos_id: id of its EOS token.
+      vocab_size: V. dtype: of stored rows, see `shards.row_dtype`.
     """
 
     settings: object
@@ -40,47 +42,48 @@ class Plan:
     dtype: str
 
 
-class Worker:
-    """Carries out units.
+class UnitPreparer:
+    """Prepares units, one after another.
 
     Args:
-      plan: the `Plan`.
-      report: called with (documents, tokens) after every chunk.
-      stopped: called between chunks; true ends the work.
+      plan: a `Plan`.
+      progress: called with (documents, tokens) after every chunk.
+      stopped: called between chunks; if it returns true, the preparation stops.
     """
 
-    def __init__(self, plan, report=lambda documents, tokens: None, stopped=lambda: False):
-        self.plan, self.report, self.stopped = plan, report, stopped
+    def __init__(self, plan, progress=lambda documents, tokens: None, stopped=lambda: False):
+        self.plan, self.progress, self.stopped = plan, progress, stopped
         self.core = load_core(plan.tokenizer)
 
     def run(self, number, unit):
         """Writes the shards of a unit.
 
+        Args:
+          number: of the unit, from 0. unit: a `corpora.Unit`.
+
         Returns:
-          {"number": number, "empty": documents or pairs dropped because they or one side are
-          empty, "sides": {side: {"shard": the shard's entry in the manifest, "counts": counts}}}.
+          The unit's entry in the manifest, a dict: "number"; "empty", how many documents or pairs
+          with an empty half were dropped; "sides", {side: {"shard": entry of the shard, "counts":
+          counts of documents, tokens and cuts}}.
 
         Raises:
           UserError: documents that cannot be read. Stopped: see `stopped`.
         """
         sides = (TRAIN, VALIDATION) if unit.side == SPLIT else (unit.side,)
-        outputs = {side: _Output(self.plan, side, number) for side in sides}
         empty = 0
-        try:
+        with contextlib.ExitStack() as stack:
+            outputs = {side: _Output(self.plan, side, number, stack) for side in sides}
             for documents, placed in _chunks(self._placed(unit)):
                 if self.stopped():
                     raise Stopped
                 kept = [(side, document) for side, document in placed if not is_empty(document)]
                 empty += len(placed) - len(kept)
-                self.report(documents, self._pack(outputs, kept))
+                self.progress(documents, self._pack(outputs, kept))
             done = {side: output.finish() for side, output in outputs.items()}
-        finally:
-            for output in outputs.values():
-                output.writer.discard()
         return {"number": number, "empty": empty, "sides": done}
 
     def _placed(self, unit):
-        """Yields the (side, document) pairs that each document of the unit comes to, as a list."""
+        """For each document of the unit, yields a list of (side, part of the document)."""
         for document in self.plan.corpus.read(unit.payload):
             if unit.side != SPLIT or is_empty(document):
                 yield [(unit.side, document)]
@@ -105,24 +108,24 @@ class Worker:
         return sum(output.tokens for output in outputs.values()) - before
 
     def _check_ids(self, pairs):
-        ids = np.concatenate([side for pair in pairs for side in pair if side is not None] or [[0]])
+        ids = np.concatenate([half for pair in pairs for half in pair if half is not None] or [[0]])
         if ids.min() < 0 or ids.max() >= self.plan.vocab_size:
             raise UserError(
-                f"{self.plan.settings.path} has token ids from {ids.min()} to {ids.max()} and the "
-                f"tokenizer {self.plan.vocab_size} tokens: set config.data.tokenizer to the one "
-                "that made it"
+                f"{self.plan.settings.path} has token ids from {ids.min()} to {ids.max()}, but the "
+                f"tokenizer has {self.plan.vocab_size} tokens: set config.data.tokenizer to the "
+                "one that made the data"
             )
 
 
 class _Output:
-    """The rows of one side of a unit on their way to the shard."""
+    """Packs one side of a unit and writes its shard, which `stack` closes."""
 
-    def __init__(self, plan, side, number):
+    def __init__(self, plan, side, number, stack):
         settings = plan.settings
         make = ReadyPacker if plan.corpus.pretokenized else PACKERS[settings.packing]
         self.packer = make(settings.length, plan.eos_id, settings.source_length)
         path = pathlib.Path(settings.prepared) / f"{side}-{number:05d}.array_record"
-        self.writer = ShardWriter(path, plan.dtype)
+        self.writer = stack.enter_context(open_shard(path, plan.dtype))
         self.documents = self.tokens = self.written = 0
 
     def add(self, target, source):
@@ -143,7 +146,7 @@ class _Output:
 
 
 def _chunks(groups):
-    """Yields (number of groups, their members in one list), of about CHUNK_CHARACTERS each."""
+    """Yields (number of groups, all their members in one list), about CHUNK_CHARACTERS each."""
     count, chunk, size = 0, [], 0
     for group in groups:
         count += 1
@@ -157,11 +160,15 @@ def _chunks(groups):
 
 
 def _size(document):
-    return sum(len(side) for side in document if side is not None)
+    return sum(len(half) for half in document if half is not None)
 
 
 def load_core(text):
-    """The tokenizer of a tokenizer.json, set to take text that spells a special token as text."""
+    """The `tokenizers.Tokenizer` of a tokenizer.json; special tokens in a text stay text.
+
+    Args:
+      text: content of the file.
+    """
     core = tokenizers.Tokenizer.from_str(text)
     core.no_padding()
     core.no_truncation()
@@ -170,6 +177,6 @@ def load_core(text):
 
 
 def encode_core(core, texts):
-    """As `tokenizer.encode`, without the library around the tokenizer."""
+    """Token ids of each text: a list of int32 arrays, the same ones as `tokenizer.encode` gives."""
     encoded = core.encode_batch_fast(texts, add_special_tokens=False)
     return [np.array(one.ids, np.int32) for one in encoded]

@@ -1,0 +1,65 @@
+"""A trained model, ready to be used: what sampling, evaluation and export work on."""
+
+import dataclasses
+
+import jax
+import transformers
+from ml_collections import ConfigDict
+
+from elf_jax.checkpoints.origins import Origin, load_config, tokenizer_path, workdir_origin
+from elf_jax.checkpoints.weights import load_weights
+from elf_jax.core import checks, sharding
+from elf_jax.data.tokenizer import load_tokenizer, vocab_size
+from elf_jax.methods.method import Method
+from elf_jax.methods.registry import build_method
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainedModel:
+    """A trained model.
+
+    Attributes:
+      config: of its training. tokenizer: of its vocabulary.
+      method, frozen: as built from the config.
+      params: the weights that the config's section `sample` names.
+      progress: of its training, {"train_seconds": seconds or None}. step: of the checkpoint.
+      mesh: the devices. origin: where the weights come from, by name.
+    """
+
+    config: ConfigDict
+    tokenizer: transformers.PreTrainedTokenizerFast
+    method: Method
+    frozen: dict
+    params: dict
+    progress: dict
+    step: int
+    mesh: jax.sharding.Mesh
+    origin: str = ""
+
+    def with_settings(self, sample):
+        """The same model with another section `sample`."""
+        config = self.config.copy_and_resolve_references()
+        config.sample = sample
+        return dataclasses.replace(self, config=config)
+
+
+def load_trained(origin, config=None):
+    """The model of a workdir's newest checkpoint, of an export, or of a published checkpoint.
+
+    Args:
+      origin: a workdir, or an `Origin` of `origins.find_origin`.
+      config: its config, with other values in the section `sample` if wanted; None reads it from
+        the origin, unless that is a published checkpoint, which has none.
+
+    Raises:
+      UserError: no model there, a damaged one, or values that cannot be.
+    """
+    origin = origin if isinstance(origin, Origin) else workdir_origin(origin)
+    config = load_config(origin) if config is None else config
+    checks.check(config)
+    tokenizer = load_tokenizer(tokenizer_path(origin, config.data))
+    mesh = sharding.make_mesh(config.mesh)
+    method, frozen = build_method(config, vocab_size(tokenizer), mesh, origin.home)
+    params, progress, step = load_weights(origin, config, method, mesh, config.sample.weights)
+    loaded = params, progress, step, mesh, origin.name
+    return TrainedModel(config, tokenizer, method, frozen, *loaded)

@@ -1,0 +1,357 @@
+"""What the command line does, as functions with plain arguments.
+
+`main.py` calls them, and so can a notebook or another program:
+
+    from elf_jax import commands
+
+    config = commands.load_config("configs/quickstart.py", **{"train.batch_size": 64})
+    commands.train(config, "runs/quickstart")
+    commands.sample("runs/quickstart", num_samples=4, steps=32)
+
+A workdir and a config are named in every function by the same arguments:
+
+  workdir: directory of a training run, on this machine or in a store (gs://BUCKET/RUN).
+  config: a config as `load_config` gives it. None: the one that the workdir keeps.
+  checkpoint: the model to use in place of the workdir's: a workdir, an export, a published
+    checkpoint (needs a config), or a name on the Hugging Face hub.
+  **settings: values of the config's section `sample`, such as steps=32.
+
+Bad input raises `elf_jax.core.errors.UserError`, whose message is one line.
+"""
+
+import contextlib
+import itertools
+import pathlib
+import sys
+
+import jax
+
+from elf_jax.core import config as config_module
+from elf_jax.core import processes, store
+from elf_jax.core.errors import UserError
+from elf_jax.core.files import open_text
+from elf_jax.core.workdir import CONFIG, ENCODER, EXPORT
+
+# Arguments that a sweep takes several values of: those of its section in the config.
+SEVERAL = ("steps", "gamma", "guidance_scale", "cfg_scale", "time_grid")
+
+
+def load_config(path, **keys):
+    """The config in a file, such as configs/owt.py or configs/owt.py:elf_l, locked.
+
+    Args:
+      path: of a Python file with get_config(); what follows a colon is its argument.
+      **keys: {"section.key": value}, set on top.
+
+    Raises:
+      UserError: no such file, or no such key.
+    """
+    config = config_module.run_config_file(path)
+    config_module.update(config, config_module.translate(keys))
+    return config
+
+
+def train(config, workdir, checkpoint=None):
+    """Trains, or goes on where the workdir stopped; samples and evaluates if the config says so.
+
+    Args:
+      config, workdir: see the module. checkpoint: whose weights the training starts from.
+    """
+    from elf_jax.training import trainer
+
+    with _workdir(workdir) as directory:
+        training, done = trainer.train(config, directory, checkpoint=checkpoint)
+        if done and config.evaluate.after_training:
+            _look_at(training)
+
+
+def _look_at(training):
+    """Samples of a finished training, and its numbers."""
+    from elf_jax.evaluation.evaluate import evaluate
+    from elf_jax.generation.generate import generate_texts
+
+    trained, sample = training.trained(), training.config.sample
+    rows = training.dataset.validation if training.dataset.conditional else None
+    texts = generate_texts(trained, sample.num_samples, sample.seed, rows)
+    print("samples:\n" + "\n".join(f"  {text}" for text in texts))
+    evaluate(trained, training.dataset, training.workdir)
+
+
+def sample(
+    workdir=None,
+    config=None,
+    checkpoint=None,
+    source=None,
+    format="text",
+    output=None,
+    **settings,
+):
+    """Writes samples: texts, of a model of pairs targets for the held-out sources, or for those of
+    a file.
+
+    Args:
+      workdir, config, checkpoint, **settings: see the module.
+      source: path of a file with one source a line, "-" for standard input; .jsonl: the field
+        config.data.source_field.
+      format: "text" or "jsonl". output: path; None: the screen.
+    """
+    from elf_jax.generation.answers import format_answer, format_sample
+
+    show = format_sample if source is None else format_answer
+    first = jax.process_index() == 0
+    lines = samples(workdir, config, checkpoint, source, **settings)
+    with open_text(output) if output and first else contextlib.nullcontext(sys.stdout) as out:
+        for one in lines:
+            print(show(*one, format), file=out, flush=source is not None)
+
+
+def samples(workdir=None, config=None, checkpoint=None, source=None, **settings):
+    """Yields (source or None, text) of the samples that `sample` writes, each as soon as it is
+    there.
+
+    Args:
+      workdir, config, checkpoint, **settings: see the module.
+      source: as for `sample`, or a list of strings.
+    """
+    from elf_jax.checkpoints.trained import load_trained
+    from elf_jax.generation.answers import check_takes_sources
+
+    origin, config = _model(workdir, config, checkpoint)
+    config_module.update(config, {f"sample.{name}": value for name, value in settings.items()})
+    if source is not None:
+        check_takes_sources(config)
+    trained = load_trained(origin, config)
+    if source is not None:
+        yield from _answers(trained, source, settings.get("num_samples"))
+    else:
+        yield from _samples(trained, origin)
+
+
+def _answers(trained, source, limit):
+    from elf_jax.generation.answers import Counts, describe, read_sources, translate
+
+    data, counts = trained.config.data, Counts()
+    if not isinstance(source, list):
+        source = read_sources(source, data.source_field)
+    source = itertools.islice(source, limit)
+    for batch in translate(trained, source, trained.config.sample.seed, counts):
+        yield from batch
+    note = describe(counts, data.source_length)
+    if note:
+        print(note, file=sys.stderr)
+
+
+def _samples(trained, origin):
+    from elf_jax.generation.generate import generate_texts
+
+    config, rows, sources = trained.config, None, itertools.repeat(None)
+    count = config.sample.num_samples
+    if config.data.source_field:
+        dataset = _held_out(trained, origin)
+        rows, count = dataset.validation, min(count, len(dataset.validation))
+        sources = [example.source for example in dataset.validation_examples]
+    texts = generate_texts(trained, count, config.sample.seed, rows)
+    yield from zip(sources, texts, strict=False)
+
+
+def evaluate(workdir=None, config=None, checkpoint=None, scorer=None, **settings):
+    """Scores samples by the config's protocols, prints and keeps the numbers.
+
+    Args:
+      workdir, config, checkpoint, **settings: see the module. Settings of sampling make one
+        protocol, called flags, in place of the config's; seed asks for that seed alone.
+      scorer: directory or hub name of the GPT-2 of Gen. PPL.
+
+    Returns:
+      Dict of what is in the summary, see `evaluation.evaluate.evaluate`.
+    """
+    from elf_jax.evaluation.evaluate import evaluate as run
+    from elf_jax.evaluation.protocols import FROM_FLAGS
+
+    keys = {f"sample.{name}": value for name, value in settings.items()}
+    keys |= _counts("evaluate", settings)
+    if settings.keys() & {*SEVERAL, "sampler"}:
+        keys["evaluate.protocols"] = {FROM_FLAGS: {}}
+    return _score(run, workdir, config, checkpoint, scorer, keys)
+
+
+def sweep(workdir=None, config=None, checkpoint=None, scorer=None, **settings):
+    """Scores every combination of sampling settings; keeps the points and draws their frontier.
+
+    Args:
+      workdir, config, checkpoint, scorer: as for `evaluate`.
+      **settings: as for `evaluate`; those in SEVERAL may be lists, such as steps=[16, 32].
+
+    Returns:
+      Dict of what is in sweep.json.
+    """
+    from elf_jax.evaluation.sweep import sweep as run
+
+    keys = {
+        f"{'sweep' if name in SEVERAL else 'sample'}.{name}": value
+        for name, value in settings.items()
+    }
+    keys |= _counts("sweep", settings)
+    return _score(run, workdir, config, checkpoint, scorer, keys)
+
+
+def _counts(section, settings):
+    """A number of samples, and a seed, hold for whatever is scored."""
+    keys = {}
+    if "num_samples" in settings:
+        keys[f"{section}.num_samples"] = settings["num_samples"]
+    if "seed" in settings:
+        keys[f"{section}.seeds"] = 1
+    return keys
+
+
+def _score(run, workdir, config, checkpoint, scorer, keys):
+    from elf_jax.checkpoints.trained import load_trained
+
+    origin, config = _model(workdir, config, checkpoint)
+    config_module.update(config, keys)
+    with _workdir(_place_of_numbers(origin, workdir, checkpoint)) as directory:
+        trained = load_trained(origin, config)
+        return run(trained, _held_out(trained, origin), directory, scorer)
+
+
+def export(workdir=None, config=None, checkpoint=None, output=None, weights=None):
+    """Writes a trained model as a directory that stands alone, with a model card.
+
+    Args:
+      workdir, config, checkpoint: see the module.
+      output: directory; None: WORKDIR/export. weights: "ema" or "live"; None: as in the config.
+
+    Returns:
+      Path of the directory.
+    """
+    from elf_jax.checkpoints.export import check_free
+    from elf_jax.checkpoints.export import export as write
+    from elf_jax.checkpoints.trained import load_trained
+    from elf_jax.evaluation.card import model_card
+
+    origin, config = _model(workdir, config, checkpoint)
+    if weights is not None:
+        config_module.update(config, {"sample.weights": weights})
+    home = origin.path if origin.kind == "workdir" else None
+    if output is None and home is None:
+        raise UserError("--output is missing: name the directory to export to")
+    output = home / EXPORT if output is None else pathlib.Path(output)
+    check_free(output)
+    trained = load_trained(origin, config)
+    write(trained, output, model_card(trained, (home or output).absolute().name, home))
+    if home is not None:
+        store.send(home)
+    print(f"exported {output}")
+    return output
+
+
+def prepare(config):
+    """Turns the config's data into shards that training reads at random; see docs/data.md.
+
+    Returns:
+      The manifest, a dict.
+    """
+    from elf_jax.core import checks
+    from elf_jax.data.prepare import prepare as run
+
+    checks.check(config)
+    return run(config.data)
+
+
+def pretrain_encoder(config, workdir):
+    """Trains a T5 encoder from scratch on the config's data, into WORKDIR/encoder.
+
+    Returns:
+      Dict of the last metrics; None if the encoder was there already or the training was stopped.
+    """
+    from elf_jax.training.encoder import pretrain_encoder as run
+
+    with _workdir(workdir) as directory:
+        return run(config, directory / ENCODER)
+
+
+def train_scorer(workdir, config=None):
+    """Trains a small GPT-2 on the data of the config, or of the workdir's, into WORKDIR/scorer.
+
+    Returns:
+      Dict of its held-out loss and how it came about; None if the training was stopped.
+    """
+    from elf_jax.training.scorer import train_scorer as run
+
+    with _workdir(workdir) as directory:
+        config = config_module.read_config(directory) if config is None else config
+        config_module.check_same(directory, config, lambda name: name.startswith("data."))
+        return run(config, directory)
+
+
+def compile_report(config, topology="", program="train", output=None):
+    """Compiles a config's program for chips that need not be there, and says what it needs.
+
+    Args:
+      config: see the module. topology: a TPU slice such as "v5p:2x4x4"; "": the devices here.
+      program: "train" or "sample". output: path of the report as JSON, or None.
+
+    Returns:
+      The report, a dict.
+    """
+    from elf_jax.hardware.compile_report import compile_report as run
+
+    return run(config, topology, program, output)
+
+
+@contextlib.contextmanager
+def _workdir(path):
+    """The directory to work in; one in a store is copied here, and sent back at the end."""
+    if path is None:
+        raise UserError("--workdir is missing: name the directory of a trained model")
+    directory = store.fetch(path)
+    yield directory
+    store.send(directory)
+
+
+def _model(workdir, config, checkpoint):
+    """(the `Origin` of the weights, a config of its own to change)."""
+    from elf_jax.checkpoints.origins import find_origin, load_config, workdir_origin
+
+    if checkpoint:
+        origin = find_origin(checkpoint)
+        config = load_config(origin) if config is None else config
+        return origin, config.copy_and_resolve_references()
+    if workdir is None:
+        raise UserError("--workdir is missing: name the directory of a trained model")
+    directory = store.fetch(workdir)
+    kept = config_module.read_config(directory)
+    if config is not None:
+        config_module.check_same(directory, config)
+    config = kept if config is None else config
+    return workdir_origin(directory), config.copy_and_resolve_references()
+
+
+def _place_of_numbers(origin, workdir, checkpoint):
+    """The directory that the numbers of a model go to."""
+    if not checkpoint:
+        return workdir
+    if workdir is None:
+        if origin.kind != "workdir":
+            message = "--workdir is missing: name a directory for the numbers and the samples"
+            raise UserError(message)
+        return origin.path
+    directory = store.fetch(workdir)
+    if (directory / CONFIG).is_file() and directory.absolute() != origin.path.absolute():
+        raise UserError(
+            f"workdir {str(directory)!r} has a model of its own, whose numbers these are not: "
+            "name another --workdir for them"
+        )
+    return workdir
+
+
+def _held_out(trained, origin):
+    """The `Dataset` of a trained model; its held-out part is enough."""
+    from elf_jax.checkpoints.origins import tokenizer_path
+    from elf_jax.data.dataset import load_held_out
+    from elf_jax.training.kept_data import read_summary
+
+    data = trained.config.data
+    kept = None if origin.kind != "workdir" else read_summary(origin.path)
+    return load_held_out(data, tokenizer_path(origin, data), processes.share(kept))

@@ -1,0 +1,108 @@
+"""Samples to numbers, beside the same numbers of held-out text; docs/evaluation.md defines them."""
+
+from tqdm import tqdm
+
+from elf_jax.data.tokenizer import decode, encode
+from elf_jax.evaluation.metrics import references, text
+from elf_jax.evaluation.pairs import Pairs
+from elf_jax.evaluation.scorer import Scorer, generative_perplexity
+from elf_jax.generation.generate import cut
+
+MAX_REAL_ROWS = 10_000  # of a stream or of packed documents, for their entropy
+
+
+class MetricSet:
+    """The metrics of one evaluation, of samples and of held-out text.
+
+    Args:
+      trained: a `TrainedModel`. dataset: its `Dataset`. metrics: of `checks.resolve_metrics`.
+      scorer: a `Scorer` or None. pairs: `Pairs`, of a conditional model.
+    """
+
+    def __init__(self, trained, dataset, metrics, scorer: Scorer | None, pairs: Pairs | None):
+        self.tokenizer, self.dataset = trained.tokenizer, dataset
+        self.length = trained.config.data.length
+        self.scorer, self.pairs = scorer, pairs
+        self.names = [name for name in metrics if name != "gen_ppl" or scorer is not None]
+
+    def provenance(self):
+        """What the numbers depend on besides samples and data."""
+        about = {"metrics": list(self.names)}
+        if self.pairs is not None:
+            about["references"] = self.pairs.statement
+        return about if self.scorer is None else about | self.scorer.provenance()
+
+    def identity(self):
+        """`provenance` without the scorer's name: a workdir may move, its scorer is the same."""
+        return {name: value for name, value in self.provenance().items() if name != "scorer"}
+
+    def of_samples(self, samples):
+        """(numbers, signatures) of a `Samples`: dicts by the name of the metric."""
+        texts, numbers, signatures = samples.texts, {}, {}
+        if self.pairs is not None:
+            numbers, signatures = self._agreement(samples)
+        elif self.dataset.whole and self.dataset.train_examples:
+            numbers = text.membership(texts, *self._whole_texts())
+        numbers["distinct"] = text.distinct(texts)
+        numbers["entropy"] = text.unigram_entropy(samples.tokens)
+        numbers["empty"] = sum(not one.strip() for one in texts)
+        return numbers | self._scored(texts, "scoring samples"), signatures
+
+    def _whole_texts(self):
+        sides = self.dataset.train_examples, self.dataset.validation_examples
+        return ([example.text for example in examples] for examples in sides)
+
+    def _agreement(self, samples):
+        """Numbers that need a reference for each sample."""
+        texts, real, signatures = samples.texts, self.pairs.references, {}
+        numbers = {"exact_match": text.exact_match(texts, real)}
+        lengths = [sum(map(len, rows)) for rows in (samples.tokens, encode(self.tokenizer, real))]
+        numbers["length_ratio"] = lengths[0] / max(lengths[1], 1)
+        for name, metric in (("bleu", references.bleu), ("rouge", references.rouge)):
+            if name not in self.names:
+                continue
+            found = metric(texts, real)
+            values = {key: value for key, value in found.items() if not isinstance(value, str)}
+            for key in values:
+                signatures[key] = found.get(f"{key}_signature") or found[f"{name}_signature"]
+            numbers.update(values)
+        return numbers, signatures
+
+    def _scored(self, texts, label):
+        """Gen. PPL and the diversity of the scorer's tokens; nothing without a scorer."""
+        if "gen_ppl" not in self.names:
+            return {}
+        with tqdm(total=len(texts), desc=label, unit="text", dynamic_ncols=True) as bar:
+            numbers = generative_perplexity(self.scorer, texts, bar.update)
+        return {
+            name if name.startswith("gen_") else f"gen_{name}": value
+            for name, value in numbers.items()
+        }
+
+    def of_real_text(self, count):
+        """Numbers of held-out text. The scorer reads `count` pieces of it, since distinct-n depends
+        on how much text there is.
+
+        Returns:
+          (numbers, how many pieces there were).
+        """
+        numbers = {"entropy": text.unigram_entropy(self._real_tokens(count))}
+        rows = self.dataset.validation.subset(count).take(slice(None))
+        # As samples are: up to the first EOS, and through the same tokenizer.
+        tokens = cut(rows["tokens"], self.tokenizer.eos_token_id, rows["is_cond"])
+        return numbers | self._scored(decode(self.tokenizer, tokens), "scoring real text"), len(
+            tokens
+        )
+
+    def _real_tokens(self, count):
+        """Token rows of held-out text, each of at most the model's length."""
+        dataset = self.dataset
+        if not dataset.whole:
+            # Rows of a stream or of packed documents are as long as samples.
+            rows = dataset.validation.subset(MAX_REAL_ROWS)
+            return [row[:n] for row, n in zip(rows.tokens, rows.valid_length, strict=True)]
+        examples = dataset.validation_examples
+        if dataset.conditional or not isinstance(examples, list):
+            examples = examples[:count]  # of prepared data each is decoded for this
+        tokens = encode(self.tokenizer, [example.text for example in examples])
+        return [row[: self.length] for row in tokens]

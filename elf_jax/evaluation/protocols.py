@@ -1,0 +1,74 @@
+"""Protocols: settings of sampling with a name, so that a number can say how it was made."""
+
+import dataclasses
+import itertools
+
+from ml_collections import ConfigDict
+
+from elf_jax.core.errors import UserError
+
+FROM_FLAGS = "flags"  # the protocol that the command line makes
+PLAIN = "sample"  # the section `sample` as it is
+
+
+@dataclasses.dataclass(frozen=True)
+class Protocol:
+    """A name, and the section `sample` that belongs to it."""
+
+    name: str
+    sample: ConfigDict
+
+
+def protocols_of(config):
+    """The protocols of config.evaluate.protocols, in the order of their names; without any, the
+    section `sample` as it is.
+
+    Args:
+      config: whole config, already checked.
+
+    Returns:
+      List of `Protocol`.
+    """
+    named = config.evaluate.protocols
+    if not len(named):
+        return [Protocol(PLAIN, config.sample)]
+    return [make_protocol(name, config.sample, named[name]) for name in sorted(named)]
+
+
+def make_protocol(name, sample, values):
+    """The `Protocol` of a section `sample` with other values, {key: value}, for some keys."""
+    sample = ConfigDict(sample.to_dict())
+    sample.update(values)
+    return Protocol(name, sample)
+
+
+def combinations(config, method):
+    """A `Protocol` for each combination of the values in config.sweep.
+
+    Args:
+      config: whole config, already checked.
+      method: a `Method`. The last of its settings changes first, so that little is compiled anew.
+
+    Raises:
+      UserError: a value is listed twice.
+    """
+    lists = []
+    for key in (key for key in method.settings if key in config.sweep):
+        values = config.sweep[key] or (config.sample[key],)
+        if len(set(values)) < len(values):
+            raise UserError(f"config.sweep.{key} lists a value twice: name each once")
+        lists.append([(key, value) for value in values])
+    protocols = {}
+    for combination in itertools.product(*lists):
+        protocol = make_protocol("", config.sample, dict(combination))
+        effective = method.effective(protocol.sample)
+        name = _name(method, {key: effective[key] for key, _ in combination})
+        # Settings that this sampler does not use make no difference.
+        protocols.setdefault(name, dataclasses.replace(protocol, name=name))
+    return list(protocols.values())
+
+
+def _name(method, settings):
+    """The settings in short: numbers first, then words."""
+    numbers = [f"{method.settings[k]}{v:g}" for k, v in settings.items() if not isinstance(v, str)]
+    return "-".join([*numbers, *(v for v in settings.values() if isinstance(v, str))])

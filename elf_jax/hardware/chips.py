@@ -1,0 +1,38 @@
+"""Peak figures of the chips that a program may run on, from their data sheets."""
+
+import dataclasses
+
+GIB = 2**30
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+    """Peak of one device.
+
+    Attributes:
+      flops, bandwidth: dense bfloat16 operations and bytes of memory traffic, a second.
+      memory: bytes.
+      clock: of the cycles that the compiler counts, in Hz.
+      links: bytes a second to other chips, all links together.
+    """
+
+    flops: float
+    bandwidth: float
+    memory: float
+    clock: float | None = None
+    links: float | None = None
+
+
+# Data sheets of Google Cloud and NVIDIA; memory as the TPU compiler reports it. The clock is the
+# peak over the operations of all matrix units in a cycle: 131,072 on v5e, 262,144 on v4 and v5p,
+# 524,288 on v6e.
+CHIPS = {
+    "TPU v4": Chip(275e12, 1228e9, 31.25 * GIB, 1.05e9, 300e9),
+    "TPU v5 lite": Chip(197e12, 819e9, 15.75 * GIB, 1.5e9, 200e9),
+    "TPU v5": Chip(459e12, 2765e9, 95.74 * GIB, 1.75e9, 600e9),
+    "TPU v6 lite": Chip(918e12, 1640e9, 31.25 * GIB, 1.75e9, 448e9),
+    "NVIDIA A100-SXM4-40GB": Chip(312e12, 1555e9, 40 * GIB),
+    "NVIDIA A100-SXM4-80GB": Chip(312e12, 2039e9, 80 * GIB),
+    "NVIDIA H100 80GB HBM3": Chip(989e12, 3352e9, 80 * GIB),
+    "NVIDIA H200": Chip(989e12, 4800e9, 141 * GIB),
+}

@@ -1,0 +1,292 @@
+"""ELF as a `Method`: the network, the frozen encoder, and the parts of this folder put together.
+
+Source: ELF, Embedded Language Flows, arXiv 2605.10938.
+"""
+
+import dataclasses
+import pathlib
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict, FrozenConfigDict
+
+from elf_jax.core import rng, sharding, workdir
+from elf_jax.core.types import compute_dtype
+from elf_jax.latents.build import build_encoder, describe_encoder, kept_statistics, save_encoder
+from elf_jax.latents.encoder import Encoder
+from elf_jax.methods.elf import flow, objective, published
+from elf_jax.methods.elf.decode import decode_tokens
+from elf_jax.methods.elf.predictor import Condition, Predictor
+from elf_jax.methods.elf.sampler import sample
+from elf_jax.networks.attention import choose
+from elf_jax.networks.elf import ELF
+from elf_jax.pretrained.t5 import copy_t5
+
+PAPER = "https://arxiv.org/abs/2605.10938"
+
+
+@dataclasses.dataclass(frozen=True)
+class ELFMethod:
+    """See `methods.method.Method`.
+
+    Attributes:
+      predictor: the network and how it is fed. encoder: the frozen encoder, without its arrays.
+      law: config section `objective`.
+      groups: parts of a batch that deal their rows to the two losses each on its own: one for each
+        device along the row axes of the mesh.
+    """
+
+    predictor: Predictor
+    encoder: Encoder
+    law: FrozenConfigDict
+    groups: int
+
+    name = "elf"
+    tags = ("diffusion", "flow-matching", "elf", "arxiv:2605.10938")
+    curves = {
+        "denoise_loss": "denoise loss (squared error of velocities)",
+        "decode_loss": "decode loss (cross-entropy, nats a token)",
+        "decode_accuracy": "decode accuracy (share of the tokens)",
+    }
+    shown = {"denoise_loss": "denoise", "decode_loss": "decode", "decode_accuracy": "accuracy"}
+    settings = {
+        "time_grid": "grid",
+        "sampler": "sampler",
+        "steps": "steps",
+        "cfg_scale": "c",
+        "gamma": "gamma",
+        "guidance_scale": "w",
+    }
+    traced = ("guidance_scale", "gamma", "cfg_scale")
+    scales = {
+        "cfg_scale": "guidance on the condition, c",
+        "guidance_scale": "self-conditioning guidance, w",
+    }
+    sizes = (
+        ("blocks/norm1/scale", 0, "model.depth"),
+        ("x_out/kernel", 0, "model.width"),
+        ("blocks/attn/q_norm/scale", 1, "model.heads"),
+        ("x_out/kernel", 1, "encoder.width"),
+        ("text_in/kernel", 1, "model.bottleneck"),
+        ("time_token", 0, "model.time_tokens"),
+        ("guidance_token", 0, "model.guidance_tokens"),
+        ("mode_token", 0, "model.mode_tokens"),
+        ("unembed/kernel", 1, "data.tokenizer"),
+    )
+
+    @property
+    def vocab_size(self):
+        """V."""
+        return self.predictor.network.vocab_size
+
+    @property
+    def dtype(self):
+        """Of the computation."""
+        return self.predictor.network.dtype
+
+    def init(self, key, length):
+        """See `Method.init`."""
+        return self.predictor.init(key, length)
+
+    def loss(self, params, frozen, batch, counted, ids, context):
+        """The mixed loss, see `objective`; rows are dealt to its two parts within each group."""
+        law = self.law
+        rows = len(ids) // self.groups
+        split = objective.make_split(rows, law.decode_fraction, law.self_cond_fraction)
+        keys = rng.per_example(context.key, ids)
+        order = objective.deal(jax.vmap(lambda k: rng.stream(k, "deal"))(keys), split)
+        batch, counted, keys = jax.tree.map(
+            lambda array: objective.permute(array, order), (batch, counted, keys)
+        )
+        drop = rng.uniform(jax.vmap(lambda k: rng.stream(k, "drop"))(keys)) < law.condition_dropout
+        x = self.encoder.encode(
+            frozen["encoder"], batch.tokens, batch.is_cond, batch.is_valid, drop
+        )
+        draws = objective.draw(keys, split, *x.shape[1:], law)
+        dropout = self.predictor.network.dropout
+        dropout_key = rng.stream(context.key, "dropout", ids[0]) if dropout else None
+        sums = objective.mixed_loss(
+            self.predictor, params, x, batch, counted, draws, split, law, dropout_key
+        )
+        return sums.denoise + sums.decode, sums._asdict()
+
+    def metrics(self, loss, sums, positions):
+        """The mixed loss, each of its parts on its own, and the accuracy of decode mode."""
+        q = self.law.decode_fraction
+        return {
+            "loss": loss,
+            "denoise_loss": sums["denoise"] / positions / max(1 - q, 1e-9),
+            "decode_loss": sums["decode"] / positions / max(q, 1e-9),
+            "decode_accuracy": sums["correct"] / jnp.maximum(sums["decoded"], 1.0),
+        }
+
+    def sampler(self, settings, length):
+        """Noise to latents to tokens, see `Method.sampler`.
+
+        Of the traced settings it reads only whether there is noise to put back, and whether there
+        is guidance on the condition.
+        """
+        law, shape = self.law, (length, self.encoder.width)
+        is_sde, is_guided = settings.sampler == "sde", settings.cfg_scale != 1
+
+        def run(params, frozen, ids, given, key, scales):
+            w = scales["guidance_scale"]
+            keys = rng.per_example(key, ids)
+            condition = None if given is None else self._condition(frozen["encoder"], given)
+
+            def noise(name):
+                return rng.normal(jax.vmap(lambda k: rng.stream(k, "sde", name))(keys), shape)
+
+            start = rng.normal(jax.vmap(lambda k: rng.stream(k, "start"))(keys), shape)
+            grid_key = rng.stream(key, "time_grid")
+            cfg_scale = scales["cfg_scale"] if is_guided else 1.0
+            z = sample(
+                self.predictor.guided(params, w, condition, cfg_scale),
+                law.noise_scale * start,
+                flow.time_grid(
+                    settings.time_grid, settings.steps, law.time_mean, law.time_std, grid_key
+                ),
+                gamma=scales["gamma"] if is_sde else 0.0,
+                noise=noise,
+                noise_scale=law.noise_scale,
+                t_eps=law.t_eps,
+                condition=condition,
+            )
+            return decode_tokens(self.predictor, params, z, w)
+
+        return run
+
+    def _condition(self, encoder_params, given):
+        """The clean condition. The encoder sees the condition alone: a token of a condition
+        attends to nothing else.
+        """
+        keep = jnp.zeros(len(given.tokens), bool)
+        latents = self.encoder.encode(
+            encoder_params, given.tokens, given.is_cond, given.is_cond, keep
+        )
+        return Condition(jnp.where(given.is_cond[..., None], latents, 0.0), given.is_cond)
+
+    def effective(self, settings):
+        """The sampler's settings; gamma is 0 for the ODE."""
+        gamma = settings.gamma if settings.sampler == "sde" else 0.0
+        return {name: settings[name] for name in self.settings} | {"gamma": gamma}
+
+    def compiled_for(self, settings):
+        """The settings that are not traced, and whether there is guidance on the condition."""
+        fixed = tuple(settings[name] for name in self.settings if name not in self.traced)
+        return *fixed, settings.cfg_scale == 1
+
+    def constants(self):
+        """Of the path and of the law of times, which gives the time grid."""
+        names = ("noise_scale", "time_mean", "time_std", "t_eps")
+        return {name: self.law[name] for name in names}
+
+    def meaning(self):
+        """The latent space, and how much noise the path begins with."""
+        return {
+            "encoder.kind": self.encoder.kind,
+            "encoder.mean": self.encoder.mean,
+            "encoder.std": self.encoder.std,
+            "objective.noise_scale": self.law.noise_scale,
+        }
+
+    def save_frozen(self, frozen, directory):
+        """Keeps the embedding, or the measured statistics of a T5."""
+        save_encoder(self.encoder, frozen["encoder"], directory)
+
+    def export_frozen(self, frozen, config, directory):
+        """See `Method.export_frozen`; a local T5 is copied."""
+        self.save_frozen(frozen, directory)
+        config = config.copy_and_resolve_references()
+        here = pathlib.Path(config.encoder.path)
+        if config.encoder.kind == "t5" and here.is_dir():
+            copy_t5(here, directory / workdir.ENCODER)
+            config.encoder.path = workdir.ENCODER
+        return config
+
+    def from_published(self, flat):
+        """See `published.from_published`."""
+        return published.from_published(flat)
+
+    def described(self, config):
+        """For the model card."""
+        settings = config.encoder
+        frozen = f"frozen {settings.kind} embedding, width {settings.width}"
+        if settings.kind == "t5":
+            frozen = f"frozen T5, {settings.path}"
+        return {
+            "summary": f"A text diffusion model, ELF ([Embedded Language Flows]({PAPER})). It "
+            "denoises text in the embedding space of a frozen encoder and reads the words off in "
+            "the last step.",
+            "encoder": frozen,
+        }
+
+
+def build(config, vocab_size, mesh, home=None, rows=None):
+    """See `registry.build_method`."""
+    dtype = _dtype(config, mesh)
+    encoder, params = build_encoder(
+        config.encoder, vocab_size, config.seed, dtype, home, rows, mesh
+    )
+    frozen = {"encoder": jax.device_put(params, sharding.replicated(mesh))}
+    return _method(config, vocab_size, mesh, encoder), frozen
+
+
+def describe(config, mesh):
+    """See `registry.describe_method`; a T5 is known by its config.json or its published name."""
+    vocab_size, encoder, params = describe_encoder(config, _dtype(config, mesh), mesh)
+    return _method(config, vocab_size, mesh, encoder), {"encoder": params}
+
+
+def kept_meaning(config, home):
+    """See `registry.kept_meaning`."""
+    mean, std = kept_statistics(config.encoder, home)
+    return {
+        "encoder.kind": config.encoder.kind,
+        "encoder.mean": mean,
+        "encoder.std": std,
+        "objective.noise_scale": config.objective.noise_scale,
+    }
+
+
+def resolve_paths(config, home):
+    """See `registry.resolve_paths`."""
+    copied = home / workdir.ENCODER
+    if config.encoder.kind == "t5" and config.encoder.path == workdir.ENCODER and copied.is_dir():
+        config.encoder.path = str(copied)
+    return config
+
+
+def _dtype(config, mesh):
+    return compute_dtype(config.model.dtype, mesh.devices.flat[0].platform)
+
+
+def _method(config, vocab_size, mesh, encoder):
+    model, dtype = config.model, _dtype(config, mesh)
+    attention = choose(
+        model.attention,
+        mesh.devices.flat[0].platform,
+        dtype,
+        model.heads,
+        model.width // model.heads,
+        mesh.shape["tensor"],
+    )
+    network = ELF(
+        latent_width=encoder.width,
+        vocab_size=vocab_size,
+        depth=model.depth,
+        width=model.width,
+        heads=model.heads,
+        bottleneck=model.bottleneck,
+        time_tokens=model.time_tokens,
+        guidance_tokens=model.guidance_tokens,
+        mode_tokens=model.mode_tokens,
+        dropout=model.dropout,
+        remat=model.remat,
+        unroll=model.unroll,
+        attention=attention,
+        dtype=dtype,
+        mesh=mesh,
+    )
+    law = FrozenConfigDict(ConfigDict(config.objective.to_dict()))
+    return ELFMethod(Predictor(network), encoder, law, sharding.row_shards(mesh))

@@ -1,0 +1,181 @@
+"""The Transformer of all methods: [control tokens | text] through a stack of blocks.
+
+    x += Attention(RMSNorm(x))     RMSNorm and rotary embedding on q and k, per head
+    x += SwiGLU(RMSNorm(x))
+
+A control token tells the network one thing about the whole row. It is a learned token plus an
+embedding of a scalar (the time), or a learned token that is switched on or off (the mode). This is
+the network of ELF (arXiv 2605.10938); without control tokens and with causal attention it is one
+for autoregression.
+
+B batch, L text length, T = control tokens + L, D width.
+"""
+
+from functools import partial
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.ad_checkpoint import checkpoint_name
+
+from elf_jax.networks.attention import self_attention
+from elf_jax.networks.layers import (
+    Dense,
+    RMSNorm,
+    ScalarEmbedder,
+    Scale,
+    SwiGLU,
+    Weights,
+    rotary_angles,
+    small_normal,
+)
+
+# Rematerialisation: what the forward pass of a block keeps in memory for the backward pass, which
+# computes the rest of the block again.
+REMAT = {
+    "none": None,  # everything is kept
+    "matmuls": jax.checkpoint_policies.save_only_these_names("qkv", "attended", "mlp_in"),
+    "full": jax.checkpoint_policies.nothing_saveable,  # only the input of the block is kept
+}
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention, [B, T, D] -> [B, T, D]; see `attention.self_attention`."""
+
+    heads: int
+    dtype: jnp.dtype
+    implementation: str
+    mesh: jax.sharding.Mesh | None
+    causal: bool
+
+    @nn.compact
+    def __call__(self, x, angles):
+        width = x.shape[-1]
+        kernel, bias = Weights(3 * width, self.dtype, name="qkv")(width)
+        scales = [Scale(width // self.heads, name=name)() for name in ("q_norm", "k_norm")]
+        how = self.implementation, self.mesh, self.causal
+        out = self_attention(x, kernel, bias, *scales, angles, self.heads, *how)
+        out = checkpoint_name(out, "attended")
+        return Dense(width, self.dtype, name="out")(out)
+
+
+class Block(nn.Module):
+    """One layer, [B, T, D] -> [B, T, D], as the body of a scan over layers."""
+
+    heads: int
+    dtype: jnp.dtype
+    attention: str
+    mesh: jax.sharding.Mesh | None
+    causal: bool
+
+    @nn.compact
+    def __call__(self, x, dropout_rate, angles):
+        drop = partial(_drop, self, rate=dropout_rate) if self.has_rng("dropout") else _keep
+        how = self.attention, self.mesh, self.causal
+        attention = Attention(self.heads, self.dtype, *how, name="attn")
+        x = x + drop(attention(RMSNorm(name="norm1")(x), angles))
+        mlp = SwiGLU(int(4 * x.shape[-1] * 2 / 3), self.dtype, name="mlp")
+        return x + mlp(RMSNorm(name="norm2")(x), drop), None
+
+
+class Backbone(nn.Module):
+    """Control tokens and blocks. `__call__` gives hidden states of the text.
+
+    Attributes:
+      depth, width (D), heads: the sizes.
+      scalars: pairs (name, count) of control signals that are a number for each row. Such a signal
+        has `count` tokens, each a learned token plus the same embedding of the number.
+      switches: pairs (name, count) of control signals that are on or off for each row. Such a
+        signal has `count` learned tokens, which are zero where it is off.
+      causal: whether a position attends to earlier positions and itself only. Text always attends
+        to all control tokens, because they come first.
+      dropout: rate in the middle half of the depth; the other layers have none.
+      remat: see REMAT.
+      unroll: layers in one iteration of the loop over layers. unroll=depth gives the fastest code
+        and the longest compilation.
+      attention: the implementation, see `attention.self_attention`.
+      dtype: of the computation; parameters are float32.
+      mesh: the devices; the fused attention needs them.
+
+    Parameters: for a signal "time", `time_token` [count, D] and `time_embedder` (scalars only);
+    `blocks`, with the layers stacked along the first axis.
+    """
+
+    depth: int
+    width: int
+    heads: int
+    scalars: tuple[tuple[str, int], ...] = ()
+    switches: tuple[tuple[str, int], ...] = ()
+    causal: bool = False
+    dropout: float = 0.0
+    remat: str = "none"
+    unroll: int = 1
+    attention: str = "xla"
+    dtype: jnp.dtype = jnp.float32
+    mesh: jax.sharding.Mesh | None = None
+
+    def setup(self):
+        for name, count in (*self.scalars, *self.switches):
+            token = self.param(f"{name}_token", small_normal, (count, self.width))
+            setattr(self, f"{name}_token", token)
+        for name, _ in self.scalars:
+            setattr(self, f"{name}_embedder", ScalarEmbedder(self.width, dtype=self.dtype))
+        policy = REMAT[self.remat]
+        # The compiler could replace what is computed again by what was computed before. It cannot
+        # inside a loop. In unrolled layers "full" needs a barrier against it; for "matmuls" the
+        # little that the compiler takes back makes the step faster.
+        prevent = self.remat == "full" and self.unroll > 1
+        block = nn.remat(Block, prevent_cse=prevent, policy=policy) if policy else Block
+        self.blocks = nn.scan(
+            block,
+            variable_axes={"params": 0},
+            split_rngs={"params": True, "dropout": True},
+            in_axes=(0, nn.broadcast),
+            length=self.depth,
+            unroll=self.unroll,
+        )(self.heads, self.dtype, self.attention, self.mesh, self.causal)
+
+    def __call__(self, text, scalars=None, switches=None):
+        """Hidden states of the text after the last block, without a final norm.
+
+        Args:
+          text: [B, L, D] in the dtype of the computation.
+          scalars: dict of [B] float32, one for each name in `self.scalars`.
+          switches: dict of [B] bool, one for each name in `self.switches`.
+
+        Returns:
+          [B, L, D]. There is dropout if the call is given an RNG "dropout".
+        """
+        control = self._control_tokens(scalars or {}, switches or {})
+        num_control = sum(tokens.shape[1] for tokens in control)
+        angles = rotary_angles(num_control, text.shape[1], self.width // self.heads)
+        x = jnp.concatenate([*control, text], axis=1)
+        x, _ = self.blocks(x, self._dropout_rates(), angles)
+        return x[:, num_control:]
+
+    def _control_tokens(self, scalars, switches):
+        """List of [B, count, D], one for each signal."""
+        tokens = []
+        for name, _ in self.scalars:
+            embedded = getattr(self, f"{name}_embedder")(scalars[name])
+            tokens.append(getattr(self, f"{name}_token") + embedded[:, None])
+        for name, _ in self.switches:
+            is_on = switches[name][:, None, None]
+            tokens.append(jnp.where(is_on, getattr(self, f"{name}_token"), 0.0))
+        return [token.astype(self.dtype) for token in tokens]
+
+    def _dropout_rates(self):
+        layer = np.arange(self.depth)
+        middle = (layer >= self.depth // 4) & (layer < self.depth // 4 * 3)
+        return jnp.where(middle, self.dropout, 0.0)
+
+
+def _drop(module, x, rate):
+    """Dropout with a traced rate: the layers of a scan have different rates."""
+    keep = jax.random.bernoulli(module.make_rng("dropout"), 1 - rate, x.shape)
+    return jnp.where(keep, x / (1 - rate), 0).astype(x.dtype)
+
+
+def _keep(x):
+    return x
