@@ -21,8 +21,8 @@ import jax  # noqa: E402
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 
-from elf_jax.checkpoints.published import from_reference  # noqa: E402
 from elf_jax.methods.elf.predictor import Predictor  # noqa: E402
+from elf_jax.methods.elf.published import from_published  # noqa: E402
 from elf_jax.networks.elf import ELF  # noqa: E402
 
 # Many tests compile the same small programs: once a session is enough, for all its processes.
@@ -58,7 +58,7 @@ def pairs_workdir(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def golden_params(golden):
-    return from_reference(golden("params"))
+    return from_published(golden("params"))
 
 
 @pytest.fixture(scope="session")

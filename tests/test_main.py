@@ -60,7 +60,10 @@ def test_sampling_takes_its_settings_from_flags(book_run):
     assert cli(*args).stdout == first.stdout
     assert cli(*args, "--seed=6", "--sampler=ode", "--time_grid=uniform").stdout != first.stdout
     bad = cli(*args, "--sampler=heun")
-    assert bad.returncode == 2 and bad.stderr == "error: sampler is 'heun'; use one of ode, sde\n"
+    assert (
+        bad.returncode == 2
+        and bad.stderr == "error: config.sample.sampler is 'heun': use one of ode, sde\n"
+    )
 
 
 def test_evaluation_prints_and_stores(book_run):
@@ -90,7 +93,13 @@ MISTAKES = [
     ([QUICKSTART, "--steps=many"], "many"),
     ([QUICKSTART, "stray"], "'stray'"),
     ([QUICKSTART, "--config.data.lenght=3"], "'data.lenght': did you mean 'data.length'?"),
-    ([QUICKSTART, "--topology=v5p:2x2x1"], "--topology is for --mode=compile"),
+    ([QUICKSTART, "--topology=v5p:2x2x1"], "--topology is for --mode=compile: leave it out"),
+    ([QUICKSTART, "--steps=3"], "--steps is for --mode=sample and evaluate and sweep: leave it"),
+    (["--mode=sample", "--workdir=x", "--steps=3,4"], "--steps has several values"),
+    (["--mode=evaluate", "--config.evaluate.protocols.a.steps=3"], "without --config: name a"),
+    ([QUICKSTART, "--config.evaluate.protocols.a.stepz=3"], "did you mean 'evaluate.protocols.a"),
+    ([QUICKSTART, "--config.evaluate.protocols.a.steps=x"], "must be of type int, not 'x'"),
+    ([QUICKSTART, "--config.data.kind=jsonI"], "did you mean 'jsonl'?"),
 ]
 # Importing takes seconds and parsing nothing: one process imports, and forks for every line.
 FORKING = """
@@ -103,7 +112,7 @@ for index, argv in enumerate(json.loads(sys.argv[1])):
         os.mkdir(f"{index}.cwd")
         os.chdir(f"{index}.cwd")
         sys.argv = ["main.py", *argv]
-        main.app.run(main.run, flags_parser=main._parse)
+        main.app.run(main.run, flags_parser=main.parse)
     print(os.waitstatus_to_exitcode(os.wait()[1]), flush=True)
 """
 

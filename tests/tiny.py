@@ -9,16 +9,16 @@ import numpy as np
 import tokenizers
 import transformers
 
-from elf_jax.core import defaults
 from elf_jax.checkpoints.experiment import Checkpoints
-from elf_jax.core import sharding
+from elf_jax.checkpoints.weights import params_shapes
+from elf_jax.core import config as config_module
+from elf_jax.core import defaults, sharding
 from elf_jax.core.files import write_json
 from elf_jax.core.workdir import DATASET, TOKENIZER
 from elf_jax.data.dataset import load_dataset
 from elf_jax.data.pipeline import make_iterator
 from elf_jax.data.tokenizer import save_tokenizer, vocab_size
-from elf_jax.latents.encoder import save_encoder
-from elf_jax.methods.elf.build import build_model
+from elf_jax.methods.registry import build_method
 from elf_jax.networks.gpt2 import GPT2, GPT2Config
 from elf_jax.pretrained.gpt2 import save_gpt2
 from elf_jax.training.state import TrainState
@@ -55,7 +55,7 @@ def tiny_config(**keys):
         "sample.num_samples": 3,
         "evaluate.num_samples": 5,
     }
-    config.update_from_flattened_dict({**values, **keys})
+    config_module.update(config, {**values, **keys})
     return config
 
 
@@ -101,16 +101,16 @@ def save_random_weights(config, workdir):
     """Makes a workdir whose checkpoint of step 5 holds random EMA and live weights that differ."""
     dataset = load_dataset(config.data, workdir / TOKENIZER)
     mesh = sharding.make_mesh(config.mesh)
-    model = build_model(config, vocab_size(dataset.tokenizer), mesh, rows=dataset.train)
-    key = jax.random.key(0)
-    shapes = jax.eval_shape(lambda key: model.predictor.init(key, config.data.length), key)
+    vocabulary = vocab_size(dataset.tokenizer)
+    method, frozen = build_method(config, vocabulary, mesh, rows=dataset.train)
+    shapes = params_shapes(method, config.data.length)
     draw = np.random.default_rng(0)
     params, ema = (
         jax.tree.map(lambda leaf: draw.normal(0, 0.3, leaf.shape).astype(np.float32), shapes)
         for _ in range(2)
     )
-    config.save(workdir, config)
-    save_encoder(model.encoder, config.encoder, workdir)
+    config_module.write_config(workdir, config)
+    method.save_frozen(frozen, workdir)
     save_tokenizer(dataset.tokenizer, workdir / TOKENIZER)
     write_json(workdir / DATASET, dataset.summary)
     checkpoints = Checkpoints(workdir)

@@ -2,7 +2,7 @@
 
     x = (raw(tokens, mask) - mean) / std
 
-Source: ELF, arXiv 2605.10938. B batch, L length, C encoder width.
+As in ELF, arXiv 2605.10938. B batch, L length, C encoder width.
 """
 
 import dataclasses

@@ -1,6 +1,6 @@
 """GPT-2 directories in Hugging Face format, read and written.
 
-GPT-2 stores its matrices [in, out], as our kernels are.
+GPT-2 stores its matrices [in, out], like our kernels.
 """
 
 import dataclasses

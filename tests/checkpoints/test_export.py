@@ -12,12 +12,13 @@ from flax import traverse_util
 
 from elf_jax.checkpoints import export as export_module
 from elf_jax.checkpoints.export import export
-from elf_jax.checkpoints.weights import find_source
+from elf_jax.checkpoints.origins import find_origin
+from elf_jax.checkpoints.trained import load_trained
 from elf_jax.core import config
 from elf_jax.core.errors import UserError
-from elf_jax.data.dataset import load_dataset
 from elf_jax.core.workdir import TOKENIZER
-from elf_jax.generation.generate import generate, load_trained
+from elf_jax.data.dataset import load_dataset
+from elf_jax.generation.generate import generate
 from tests.conftest import GOLDEN
 from tests.tiny import pairs_config, save_random_weights, save_words, tiny_config, write_pairs
 
@@ -42,8 +43,8 @@ def assert_same(one, two):
 
 
 def test_samples_are_the_same_to_the_last_bit(pairs_workdir, exported):
-    before, after = load_trained(pairs_workdir), load_trained(find_source(exported))
-    assert find_source(exported).kind == "export"
+    before, after = load_trained(pairs_workdir), load_trained(find_origin(exported))
+    assert find_origin(exported).kind == "export"
     assert_same(after.params, before.params)
     assert_same(after.model.encoder.params, before.model.encoder.params)
     assert after.config.to_dict() == before.config.to_dict()
@@ -104,11 +105,11 @@ def test_live_weights_are_exported_when_asked_for(pairs_workdir, tmp_path):
     config.sample.weights = "live"
     live = load_trained(pairs_workdir, config)
     export(live, tmp_path / "live")
-    again = load_trained(find_source(tmp_path / "live"))
+    again = load_trained(find_origin(tmp_path / "live"))
     assert_same(again.params, live.params)
     again.config.sample.weights = "ema"
     with pytest.raises(UserError, match="holds the live weights only: use --weights=live"):
-        load_trained(find_source(tmp_path / "live"), again.config)
+        load_trained(find_origin(tmp_path / "live"), again.config)
 
 
 def test_whole_or_not_at_all(pairs_workdir, tmp_path, monkeypatch):
@@ -136,12 +137,12 @@ def test_damage_is_named(exported, tmp_path):
     weights = copy / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
     with pytest.raises(UserError, match="copy is damaged"):
-        load_trained(find_source(copy))
+        load_trained(find_origin(copy))
     config = json.loads((copy / "config.json").read_text())
     config["export"]["format"] = 2
     (copy / "config.json").write_text(json.dumps(config))
     with pytest.raises(UserError, match="has format 2, and this version reads up to 1"):
-        load_trained(find_source(copy))
+        load_trained(find_origin(copy))
 
 
 def test_a_local_t5_goes_along(tmp_path):
@@ -155,7 +156,7 @@ def test_a_local_t5_goes_along(tmp_path):
     export(before, tmp_path / "model")
     shutil.rmtree(t5)
     shutil.rmtree(vocabulary)
-    after = load_trained(find_source(tmp_path / "model"))
+    after = load_trained(find_origin(tmp_path / "model"))
     assert_same(after.model.encoder.params, before.model.encoder.params)
     scales = [(model.model.encoder.mean, model.model.encoder.std) for model in (before, after)]
     assert scales[0] == scales[1] != (0.0, 1.0)  # measured, and gone along
@@ -174,8 +175,8 @@ def test_a_published_checkpoint_can_be_exported(tmp_path, golden_params):
             "sample.weights": "live",
         }
     )
-    published = load_trained(find_source(GOLDEN / "reference_checkpoint.msgpack"), config)
+    published = load_trained(find_origin(GOLDEN / "reference_checkpoint.msgpack"), config)
     export(published, tmp_path / "model")
-    again = load_trained(find_source(tmp_path / "model"))
+    again = load_trained(find_origin(tmp_path / "model"))
     assert_same(again.params, golden_params)
     assert again.step == 123 and again.progress == {"train_seconds": None}

@@ -9,7 +9,7 @@ import pytest
 from flax import serialization, traverse_util
 
 from elf_jax.checkpoints import published
-from elf_jax.checkpoints.published import find_reference, load_reference
+from elf_jax.checkpoints.published import find_published, load_reference
 from elf_jax.core.errors import UserError
 from tests.conftest import GOLDEN
 
@@ -58,9 +58,9 @@ def test_the_newest_is_taken_and_the_unfinished_left(tmp_path):
     for name in ("checkpoint_9", "checkpoint_100.orbax-checkpoint-tmp-4"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "_METADATA").touch()
-    assert find_reference(tmp_path) == tmp_path / "checkpoint_12"
+    assert find_published(tmp_path) == tmp_path / "checkpoint_12"
     (tmp_path / "checkpoint_12").unlink()
-    assert find_reference(tmp_path) == tmp_path / "checkpoint_9"
+    assert find_published(tmp_path) == tmp_path / "checkpoint_9"
 
 
 def save(path, **subtrees):

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from elf_jax.checkpoints.experiment import DIRECTORY
-from elf_jax.checkpoints.weights import START, find_source, starting_point, workdir_source
+from elf_jax.checkpoints.trained import load_trained
+from elf_jax.checkpoints.weights import START, find_origin, starting_point, workdir_origin
 from elf_jax.core import sharding
 from elf_jax.core.errors import UserError
-from elf_jax.generation.generate import load_trained
 from elf_jax.training import trainer
 from elf_jax.training.state import TrainState
 from tests.conftest import GOLDEN
@@ -52,7 +52,7 @@ def assert_same(one, two):
 
 
 def test_a_published_checkpoint_loads(pairs, words, golden_params):
-    source = find_source(MSGPACK)
+    source = find_origin(MSGPACK)
     assert source.kind == "published" and source.home is None
     live = load_trained(source, published_config(pairs, words, **{"sample.weights": "live"}))
     assert live.step == 123 and live.progress == {"train_seconds": None}
@@ -63,10 +63,10 @@ def test_a_published_checkpoint_loads(pairs, words, golden_params):
 
 def test_a_published_checkpoint_needs_a_config_and_a_tokenizer(pairs, words):
     with pytest.raises(UserError, match="holds no config: give the one .* as --config"):
-        load_trained(find_source(MSGPACK))
+        load_trained(find_origin(MSGPACK))
     config = published_config(pairs, words, **{"data.tokenizer": "auto"})
     with pytest.raises(UserError, match="set config.data.tokenizer"):
-        load_trained(find_source(MSGPACK), config)
+        load_trained(find_origin(MSGPACK), config)
 
 
 @pytest.mark.parametrize(
@@ -89,25 +89,25 @@ def test_a_published_checkpoint_needs_a_config_and_a_tokenizer(pairs, words):
 )
 def test_shapes_that_do_not_fit(keys, expected, pairs, words):
     with pytest.raises(UserError) as error:
-        load_trained(find_source(MSGPACK), published_config(pairs, words, **keys))
+        load_trained(find_origin(MSGPACK), published_config(pairs, words, **keys))
     assert expected in str(error.value) and "\n" not in str(error.value)
 
 
 def test_a_vocabulary_that_does_not_fit(pairs, tmp_path):
     words = save_words(tmp_path / "words", 60)
     with pytest.raises(UserError, match=r"unembed/kernel is \(32, 64\) there .*has 64 tokens"):
-        load_trained(find_source(MSGPACK), published_config(pairs, words))
+        load_trained(find_origin(MSGPACK), published_config(pairs, words))
 
 
 def test_a_workdir_that_does_not_fit(pairs_workdir):
     config = pairs_config("unread", **{"model.depth": 3})
     with pytest.raises(UserError, match="set config.model.depth=1"):
-        load_trained(workdir_source(pairs_workdir), config)
+        load_trained(workdir_origin(pairs_workdir), config)
     config = pairs_config("unread", **{"encoder.std": 0.5})
     with pytest.raises(UserError, match="set config.encoder.std=1.0"):
-        load_trained(workdir_source(pairs_workdir), config)
+        load_trained(workdir_origin(pairs_workdir), config)
     with pytest.raises(UserError, match="use ema or live"):
-        load_trained(workdir_source(pairs_workdir), pairs_config("", **{"sample.weights": "best"}))
+        load_trained(workdir_origin(pairs_workdir), pairs_config("", **{"sample.weights": "best"}))
 
 
 @pytest.fixture
@@ -172,9 +172,9 @@ def test_a_start_that_does_not_fit_leaves_no_workdir(pairs, words, tmp_path):
 
 
 def test_sources_are_recognised(pairs_workdir, tmp_path):
-    assert find_source(pairs_workdir).kind == "workdir"
-    assert find_source(GOLDEN / "reference_checkpoint").path.name == "checkpoint_123"
+    assert find_origin(pairs_workdir).kind == "workdir"
+    assert find_origin(GOLDEN / "reference_checkpoint").path.name == "checkpoint_123"
     with pytest.raises(UserError, match="no checkpoint in"):
-        find_source(tmp_path)
+        find_origin(tmp_path)
     with pytest.raises(UserError, match="a part of a workdir: give the whole"):
-        find_source(pairs_workdir / DIRECTORY / "5")
+        find_origin(pairs_workdir / DIRECTORY / "5")

@@ -6,8 +6,9 @@ import sys
 
 import jax
 
+from elf_jax.checkpoints.trained import load_trained
 from elf_jax.core import processes
-from elf_jax.generation.generate import generate, load_trained
+from elf_jax.generation.generate import generate
 from elf_jax.training import trainer
 from tests.tiny import tiny_config
 

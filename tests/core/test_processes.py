@@ -13,10 +13,10 @@ import pytest
 
 from elf_jax.core import processes, sharding
 from elf_jax.core.errors import UserError
-from elf_jax.training.trainer import METRICS
+from elf_jax.core.workdir import METRICS
 from tests.core import processes_run
 
-ROOT = pathlib.Path(__file__).parent.parent
+ROOT = pathlib.Path(__file__).parents[2]
 
 
 def start_two(workdir):

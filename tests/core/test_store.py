@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from fsspec.implementations.local import LocalFileSystem
 
+from elf_jax.checkpoints.trained import load_trained
 from elf_jax.core import store
 from elf_jax.core.errors import UserError
 from elf_jax.data.dataset import load_dataset
 from elf_jax.data.pipeline import make_iterator
 from elf_jax.data.prepare import prepare
 from elf_jax.data.text_files import find_files
-from elf_jax.generation.generate import load_trained
 from elf_jax.training import trainer
 from tests.tiny import tiny_config, write_book
 

@@ -7,22 +7,23 @@ from dataclasses import replace
 import jax
 import numpy as np
 import pytest
+from elf_jax.evaluation.measure import find_scorer, held_out_pairs, resolve_metrics
 
 from configs import owt, wmt14_de_en, xsum
-from elf_jax.core import defaults
+from elf_jax.checkpoints.trained import load_trained
 from elf_jax.checkpoints.weights import fingerprint
+from elf_jax.core import defaults
 from elf_jax.core.errors import UserError
-from elf_jax.data.dataset import load_dataset
 from elf_jax.core.workdir import TOKENIZER
+from elf_jax.data.dataset import load_dataset
 from elf_jax.evaluation import evaluate as module
 from elf_jax.evaluation import kept_samples, tables
 from elf_jax.evaluation.evaluate import RECORDS, evaluate
 from elf_jax.evaluation.kept_samples import parse_protocols
-from elf_jax.evaluation.measure import find_scorer, held_out_pairs, resolve_metrics
 from elf_jax.evaluation.metrics import references
 from elf_jax.evaluation.records import Records
 from elf_jax.evaluation.scorer import generative_perplexity, load_scorer
-from elf_jax.generation.generate import generate_texts, load_trained
+from elf_jax.generation.generate import generate_texts
 from tests.tiny import pairs_config, save_random_scorer, save_random_weights, tiny_config
 
 TWO = "one: steps=2, gamma=1; two: steps=2, gamma=0.5, guidance_scale=2"

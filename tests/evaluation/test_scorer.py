@@ -62,7 +62,9 @@ def expected(scorer, directory):
 
     @jax.jit
     def likely(row):
-        return jax.nn.log_softmax(GPT2(config).apply({"params": params}, row, method="logits"))
+        network, variables = GPT2(config), {"params": params}
+        hidden = network.apply(variables, row)
+        return jax.nn.log_softmax(network.apply(variables, hidden, method=GPT2.logit_head))
 
     def alone(row):
         table = np.asarray(likely(row[None]))[0]

@@ -9,15 +9,15 @@ import pytest
 from absl.testing import flagsaver
 
 import main
+from elf_jax.checkpoints.trained import load_trained
 from elf_jax.core.errors import UserError
-from elf_jax.data.dataset import load_dataset
 from elf_jax.core.workdir import TOKENIZER
+from elf_jax.data.dataset import load_dataset
 from elf_jax.evaluation import evaluate as evaluate_module
 from elf_jax.evaluation.evaluate import evaluate
 from elf_jax.evaluation.frontier import draw_frontier
 from elf_jax.evaluation.sweep import combinations, sweep
 from elf_jax.generation import generate
-from elf_jax.generation.generate import load_trained
 from tests.tiny import save_random_scorer, save_random_weights, tiny_config
 
 LISTS = {

@@ -8,20 +8,21 @@ from absl import flags
 from absl.testing import flagsaver
 
 import main
+from elf_jax.checkpoints.trained import load_trained
 from elf_jax.core.errors import UserError
-from elf_jax.data.dataset import load_dataset
 from elf_jax.core.workdir import TOKENIZER
+from elf_jax.data.dataset import load_dataset
 from elf_jax.generation import generate as generate_module
 from elf_jax.generation.answers import (
     Counts,
     check_takes_sources,
     describe,
-    format_target,
+    format_answer,
     read_sources,
     translate,
     translate_file,
 )
-from elf_jax.generation.generate import generate_texts, load_trained
+from elf_jax.generation.generate import generate_texts
 from tests.tiny import tiny_config
 
 LINES = ["abc", "", "fed", "abcdefabcdef", "  ", "c", "da"]
@@ -110,8 +111,8 @@ def test_json_lines_are_read_by_field(tmp_path):
 
 
 def test_line_breaks_do_not_break_the_order():
-    assert format_target("x", "a\nb\r\nc\u2028d", "text") == "a b c d"
-    line = format_target("ä\n", "a\nb", "jsonl")
+    assert format_answer("x", "a\nb\r\nc\u2028d", "text") == "a b c d"
+    line = format_answer("ä\n", "a\nb", "jsonl")
     assert "\n" not in line and json.loads(line) == {"source": "ä\n", "target": "a\nb"}
 
 
@@ -138,7 +139,7 @@ def test_the_command(pairs_workdir, tmp_path, capsys, monkeypatch):
     command(*args, "--format=jsonl", f"--output={written}", "--num_samples=4")
     records = [json.loads(line) for line in written.read_text().splitlines()]
     assert [record["source"] for record in records] == LINES[:4]
-    first = [format_target("", record["target"], "text") for record in records]
+    first = [format_answer("", record["target"], "text") for record in records]
     assert first == printed.out.split("\n")[:4]
 
 

@@ -7,16 +7,15 @@ import jax
 import numpy as np
 import pytest
 
-from elf_jax.core import sharding
 from elf_jax.core.errors import UserError
-from elf_jax.core.types import Batch
+from elf_jax.core.workdir import STATISTICS
 from elf_jax.data.examples import Example
 from elf_jax.data.tokenizer import add_sentinels, encode, load_tokenizer, train_tokenizer
-from elf_jax.latents.encoder import STATISTICS
-from elf_jax.methods.elf.build import build_model
+from elf_jax.methods.registry import build_method
 from elf_jax.pretrained.t5 import load_t5
 from elf_jax.training import encoder as pretrain
 from elf_jax.training import trainer
+from elf_jax.training.metrics_log import read_metrics
 from tests.tiny import tiny_config, write_book, write_pairs
 
 KEYS = {
@@ -83,17 +82,17 @@ def test_sentinels_move_no_other_token(tmp_path):
 
 def test_the_directory_is_that_of_a_t5(finished):
     config, directory = finished
-    record = json.loads((directory / "config.json").read_text())
+    written = json.loads((directory / "config.json").read_text())
     tokenizer = load_tokenizer(directory)
-    assert record["architectures"] == ["T5ForConditionalGeneration"]
-    assert record["vocab_size"] == len(tokenizer)
+    assert written["architectures"] == ["T5ForConditionalGeneration"]
+    assert written["vocab_size"] == len(tokenizer)
     # 24 tokens: four hidden, in one span.
     assert tokenizer.convert_ids_to_tokens(len(tokenizer) - 1) == "<extra_id_0>"
     sizes, params = load_t5(directory)
     assert (sizes.d_model, sizes.num_layers, sizes.gated) == (16, 2, True)
     assert params["embed"]["embedding"].shape == (len(tokenizer), 16)
     working = directory.with_name("encoder-pretraining")
-    history = json.loads((working / pretrain.HISTORY).read_text())
+    history = read_metrics(working)
     assert [entry["step"] for entry in history] == [10, 15, 20, 30]
     assert [entry["step"] for entry in history if "validation_loss" in entry] == [20, 30]
     # It learns; an accuracy far above that of guessing the most frequent token.
@@ -110,10 +109,8 @@ def test_the_directory_is_that_of_a_t5(finished):
 
 def test_resuming_changes_nothing(finished, tmp_path):
     config, directory = finished
-    half = pretrain.prepare(config, tmp_path / "encoder-pretraining")
-    half.total_steps = 15
-    pretrain.loop(half)
-    half.checkpoints.close()
+    assert pretrain.pretrain_encoder(config, tmp_path / "encoder", until=15) is None
+    assert not (tmp_path / "encoder").exists()
     pretrain.pretrain_encoder(config, tmp_path / "encoder")
     straight, resumed = (path / "model.safetensors" for path in (directory, tmp_path / "encoder"))
     assert straight.read_bytes() == resumed.read_bytes()
@@ -128,22 +125,15 @@ def test_four_devices_equal_one(finished, tmp_path):
     config, _ = finished
     histories = []
     for data, fsdp in ((1, 1), (2, 2)):
-        config = config_for(
-            config.data.path,
-            **{
-                "mesh.data": data,
-                "mesh.fsdp": fsdp,
-                "pretrain.duration.steps": 3,
-                "pretrain.log_every": 1,
-            },
-        )
-        run = pretrain.prepare(config, tmp_path / f"{data}x{fsdp}")
-        pretrain.loop(run)
-        run.checkpoints.close()
-        histories.append(json.loads((tmp_path / f"{data}x{fsdp}" / pretrain.HISTORY).read_text()))
-    one, four = ([entry["loss"] for entry in history] for history in histories)
-    assert len(one) == 3
-    np.testing.assert_allclose(four, one, rtol=1e-5)
+        keys = {"mesh.data": data, "mesh.fsdp": fsdp, "pretrain.log_every": 1}
+        config = config_for(config.data.path, **keys, **{"pretrain.duration.steps": 3})
+        output = tmp_path / f"{data}x{fsdp}"
+        pretrain.pretrain_encoder(config, output)
+        histories.append(read_metrics(output.with_name(f"{output.name}-pretraining")))
+    for key in ("loss", "validation_loss"):
+        one, four = ([entry[key] for entry in history if key in entry] for history in histories)
+        assert len(one) == (3 if key == "loss" else 1)
+        np.testing.assert_allclose(four, one, rtol=1e-5)
 
 
 def test_elf_trains_on_it(finished, tmp_path):
@@ -164,17 +154,17 @@ def test_elf_trains_on_it(finished, tmp_path):
             "train.duration.steps": 1,
         }
     )
-    run = trainer.prepare(config, tmp_path / "run", announce=False)
-    batch = sharding.put_rows(Batch(**next(run.iterator)), run.mesh)
-    _, metrics = run.train_step(run.state, run.model.encoder.params, batch, jax.random.key(0))
+    training = trainer.build_training(config, tmp_path / "run")
+    run = training.run
+    _, metrics = run.train_step(run.state, run.place(next(run.iterator), 0))
     assert np.isfinite(metrics["loss"]) and metrics["gradient_norm"] > 0
     # Sampling finds the statistics of training, and the vocabulary is the tokenizer's.
     kept = json.loads((tmp_path / "run" / STATISTICS).read_text())
     size = len(load_tokenizer(tmp_path / "run" / "tokenizer"))
-    model = build_model(config, size, run.mesh, tmp_path / "run")
-    assert (model.encoder.mean, model.encoder.std) == (kept["mean"], kept["std"])
-    assert (run.model.encoder.mean, run.model.encoder.std) == (kept["mean"], kept["std"])
-    assert run.model.predictor.network.vocab_size == size == len(load_tokenizer(directory))
+    method, _ = build_method(config, size, training.mesh, tmp_path / "run")
+    for encoder in (method.encoder, training.method.encoder):
+        assert (encoder.mean, encoder.std) == (kept["mean"], kept["std"])
+    assert training.method.vocab_size == size == len(load_tokenizer(directory))
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,8 @@
 import json
 import math
 import random
+import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,8 +13,8 @@ from elf_jax.core import sharding
 from elf_jax.core.errors import UserError
 from elf_jax.data.dataset import load_dataset
 from elf_jax.evaluation.scorer import generative_perplexity, load_scorer
-from elf_jax.pretrained.gpt2 import load_gpt2
 from elf_jax.training import scorer as module
+from elf_jax.training.metrics_log import read_metrics
 from elf_jax.training.scorer import left_aligned, train_scorer
 from tests.tiny import tiny_config
 
@@ -54,37 +56,72 @@ def trained(tmp_path_factory):
 
 
 def test_it_learns_and_scores_as_it_was_validated(trained):
-    config, workdir, report = trained
+    config, workdir, summary = trained
     dataset = load_dataset(config.data, workdir / "tokenizer")
-    assert report["validation_nll"] < 0.7 * math.log(len(dataset.tokenizer))
+    assert summary["validation_nll"] < 0.7 * math.log(len(dataset.tokenizer))
     config.scorer.path = str(workdir / "scorer")
     scorer = load_scorer(config.scorer, sharding.make_mesh(config.mesh))
     assert len(dataset.tokenizer) == len(scorer.tokenizer)
     real = [example.text for example in dataset.validation_examples]
     numbers = generative_perplexity(scorer, real)
-    assert numbers["scored_tokens"] == report["validation_tokens"]
-    assert numbers["gen_ppl"] == pytest.approx(report["validation_perplexity"], rel=1e-4)
+    assert numbers["scored_tokens"] == summary["validation_tokens"]
+    assert numbers["gen_ppl"] == pytest.approx(summary["validation_perplexity"], rel=1e-4)
     mixed = [" ".join(reversed(text.split())) for text in real]
     assert generative_perplexity(scorer, mixed)["gen_ppl"] > 2 * numbers["gen_ppl"]
-    assert json.loads((workdir / "scorer" / "training.json").read_text()) == report
+    assert json.loads((workdir / "scorer" / "training.json").read_text()) == summary
+
+
+def test_stopping_and_resuming_changes_nothing(trained, tmp_path):
+    config, workdir, _ = trained
+    assert train_scorer(config, tmp_path, until=21) is None
+    assert not (tmp_path / "scorer").exists()
+    train_scorer(config, tmp_path)
+    straight, resumed = (path / "scorer" / "model.safetensors" for path in (workdir, tmp_path))
+    assert straight.read_bytes() == resumed.read_bytes()
+    logs = [read_metrics(path / "scorer-training") for path in (workdir, tmp_path)]
+    held_out = [{m["step"]: m.get("validation_loss") for m in log} for log in logs]
+    assert held_out[1].pop(21) is not None  # where it was stopped
+    assert held_out[0] == held_out[1]
+
+
+def test_the_best_parameters_are_kept(trained):
+    _, workdir, summary = trained
+    losses = {
+        m["step"]: m["validation_loss"]
+        for m in read_metrics(workdir / "scorer-training")
+        if "validation_loss" in m
+    }
+    assert len(losses) == 10  # ten times over the training, unless the config says otherwise
+    assert summary["best_step"] == min(losses, key=losses.get)
+    assert summary["validation_nll"] == min(losses.values())
+    run = SimpleNamespace(kept={}, state=SimpleNamespace(step=3), remedy="lower it")
+    with pytest.raises(UserError, match="not finite at step 3: lower it"):
+        module._keep_best(run, {"validation_loss": math.nan})
 
 
 def test_it_replaces_nothing_and_leaves_nothing_half_done(trained, tmp_path, monkeypatch):
-    config, workdir, report = trained
+    config, workdir, _ = trained
     with pytest.raises(UserError, match="is there already"):
         train_scorer(config, workdir)
+    shutil.copytree(workdir / "scorer-training", tmp_path / "scorer-training")
 
     def broken(path, value):
-        raise OSError("disk full")
+        if path.name == "training.json":
+            raise OSError("disk full")
 
-    _, params = load_gpt2(workdir / "scorer")
-    monkeypatch.setattr(module, "_train", lambda *args: (params, report))
     monkeypatch.setattr(module, "write_json", broken)
     with pytest.raises(OSError, match="disk full"):
         train_scorer(config, tmp_path)
-    assert not list(tmp_path.iterdir())
-    with pytest.raises(UserError, match="not finite at step 3"):
-        module._check_finite(math.nan, 1.0, 3)
+    assert [path.name for path in tmp_path.iterdir()] == ["scorer-training"]
+
+
+def test_other_settings_are_refused_on_the_way(trained, tmp_path):
+    config, workdir, _ = trained
+    shutil.copytree(workdir / "scorer-training", tmp_path / "scorer-training")
+    other = config.copy_and_resolve_references()
+    other.scorer.width, other.scorer.log_every = 32, 7
+    with pytest.raises(UserError, match=r"differs in scorer.width \(16 there, 32 now\):"):
+        train_scorer(other, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -100,7 +137,7 @@ def test_targets_begin_at_position_zero():
     cond = np.array([2, 0, 0])[:, None] > np.arange(6)
     valid = np.array([5, 6, 2])[:, None] > np.arange(6)
     fields = {"tokens": tokens, "is_cond": cond, "is_valid": valid}
-    rows, lengths = left_aligned(fields, 4)
-    np.testing.assert_array_equal(lengths, [3, 4, 2])
-    found = [list(row[:length]) for row, length in zip(rows, lengths, strict=True)]
+    texts = left_aligned(fields, 4)
+    np.testing.assert_array_equal(texts.lengths, [3, 4, 2])
+    found = [list(row[:n]) for row, n in zip(texts.tokens, texts.lengths, strict=True)]
     assert found == [[3, 4, 5], [1, 2, 3, 4], [7, 8]]

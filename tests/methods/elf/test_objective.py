@@ -9,16 +9,14 @@ import pytest
 from flax import traverse_util
 from scipy import stats
 
-from elf_jax.core import defaults
-from elf_jax.checkpoints.published import from_reference
-from elf_jax.core import rng
-from elf_jax.core.types import Batch
+from elf_jax.core import defaults, rng
+from elf_jax.core.types import Batch, counted_positions
 from elf_jax.latents.encoder import Encoder
 from elf_jax.methods.elf import flow, objective
 from elf_jax.methods.elf.objective import Split
 from elf_jax.methods.elf.predictor import Predictor
+from elf_jax.methods.elf.published import from_published
 from elf_jax.networks.elf import ELF
-from elf_jax.training.step import loss_mask
 from tests.latents.test_encoder import reference_encoder
 
 LOSSES = ["denoise_uncond", "denoise_cond", "denoise_late", "decode_uncond", "decode_cond"]
@@ -53,7 +51,7 @@ def test_loss_and_gradients_match_the_reference(name, golden, golden_predictor, 
     split = Split(4, 0, 0, 4, 1.0, 0.5) if decode else Split(4, 4, 4, 0, 0.0, 0.5)
     x = reference_latents(golden, data)
     batch = Batch(*(jnp.asarray(data[key]) for key in ("input_ids", "is_cond", "is_valid")))
-    mask = loss_mask(batch, pad_in_loss=name.endswith("_cond"))
+    mask = counted_positions(batch, pad_in_loss=name.endswith("_cond"))
 
     @jax.jit
     @jax.value_and_grad
@@ -64,7 +62,7 @@ def test_loss_and_gradients_match_the_reference(name, golden, golden_predictor, 
     loss, grads = loss_and_gradient(golden_params)
     assert abs(loss / data["loss"] - 1) < 1e-5
     reference = {key[5:]: value for key, value in data.items() if key.startswith("grad/")}
-    reference = traverse_util.flatten_dict(from_reference(reference), sep="/")
+    reference = traverse_util.flatten_dict(from_published(reference), sep="/")
     ours = traverse_util.flatten_dict(grads, sep="/")
     assert ours.keys() == reference.keys()
     for key, value in reference.items():
@@ -90,7 +88,7 @@ def rows_of_any_length(count, length=6):
 
 def mixed_gradient(predictor, params, split, law, batch, x):
     """key -> gradient of the mixed loss over the batch, dealt and drawn as in training."""
-    mask = loss_mask(batch, False)
+    mask = counted_positions(batch, False)
 
     def gradient(key):
         keys = rng.per_example(key, jnp.arange(len(batch.tokens)))
@@ -113,7 +111,7 @@ def mixed_gradient(predictor, params, split, law, batch, x):
 
 def single_gradient(predictor, params, decode, law, batch, x):
     """key -> gradient of one loss over all rows, with nothing dealt and no weights."""
-    mask = loss_mask(batch, False)
+    mask = counted_positions(batch, False)
     rows, length = batch.tokens.shape
     split = Split(rows, 0, 0, rows, 1.0, 0.5) if decode else Split(rows, rows, rows, 0, 0.0, 0.5)
 
