@@ -129,7 +129,9 @@ def _given(mode):
     given = {name: flags.FLAGS[name].value for name in names}
     given = {name: value for name, value in given.items() if value is not None}
     if "config" in given:
-        config.update(given["config"], translate(_ADDED))
+        # Lists are typed and split as they are in a config that is read from a file.
+        lists = {f"sweep.{name}": given["config"].sweep[name] for name in SEVERAL}
+        config.update(given["config"], lists | translate(_ADDED))
     elif _ADDED:
         raise UserError(f"config.{next(iter(_ADDED))} is given without --config: name a config")
     for name in (name for name in SEVERAL if name in given and mode != "sweep"):

@@ -162,19 +162,21 @@ def check_values(config, prefix=""):
             _check_value(name, value)
 
 
-def _check_value(name, value):
-    if name in CHOICES and value not in CHOICES[name]:
-        known = CHOICES[name]
+def _check_value(name, value, rule=None):
+    """Holds a value of the key `name` against its own rule, or against that of another key."""
+    rule = rule or name
+    if rule in CHOICES and value not in CHOICES[rule]:
+        known = CHOICES[rule]
         near = difflib.get_close_matches(str(value), known, 1)
         hint = f"did you mean {near[0]!r}? " if near else ""
         raise UserError(f"config.{name} is {value!r}: {hint}use one of {', '.join(known)}")
-    if name in SMALLEST and value < SMALLEST[name]:
-        raise UserError(f"config.{name} is {value}; it must be {SMALLEST[name]} or more")
-    if name in ABOVE and not value > ABOVE[name][0]:
-        bound, why = ABOVE[name]
+    if rule in SMALLEST and not value >= SMALLEST[rule]:
+        raise UserError(f"config.{name} is {value}; it must be {SMALLEST[rule]} or more")
+    if rule in ABOVE and not value > ABOVE[rule][0]:
+        bound, why = ABOVE[rule]
         raise UserError(f"config.{name} is {value}; it must be above {bound} ({why})")
-    if name in PARTS:
-        low, high, with_low, with_high = PARTS[name]
+    if rule in PARTS:
+        low, high, with_low, with_high = PARTS[rule]
         if not (low < value < high or (with_low and value == low) or (with_high and value == high)):
             ends = f"{low} or more" if with_low else f"above {low}"
             ends += f", at most {high}" if with_high else f", below {high}"
@@ -244,11 +246,10 @@ def _check_evaluation(config):
     resolve_metrics(config.evaluate.metrics, conditional)
     for name, protocol in config.evaluate.protocols.items():
         for key, value in protocol.items():
-            try:
-                _check_value(f"sample.{key}", value)
-            except UserError as error:
-                message = str(error).replace("config.sample.", f"config.{PROTOCOLS}.{name}.", 1)
-                raise UserError(message) from None
+            _check_value(f"{PROTOCOLS}.{name}.{key}", value, f"sample.{key}")
+    for key, values in config.sweep.items():
+        for value in values if isinstance(values, tuple) else ():
+            _check_value(f"sweep.{key}", value, f"sample.{key}")
 
 
 def resolve_metrics(asked, conditional):

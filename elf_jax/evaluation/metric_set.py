@@ -30,6 +30,8 @@ class MetricSet:
         about = {"metrics": list(self.names)}
         if self.pairs is not None:
             about["references"] = self.pairs.statement
+        elif self.dataset.whole and self.dataset.train_examples is None:
+            about["training_text"] = "not read"
         return about if self.scorer is None else about | self.scorer.provenance()
 
     def identity(self):

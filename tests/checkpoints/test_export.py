@@ -10,14 +10,16 @@ import pytest
 import safetensors.numpy
 from flax import traverse_util
 
+from elf_jax import commands
 from elf_jax.checkpoints import export as export_module
 from elf_jax.checkpoints.export import export
 from elf_jax.checkpoints.origins import find_origin
 from elf_jax.checkpoints.trained import load_trained
-from elf_jax.core import config
+from elf_jax.core.config import read_config
 from elf_jax.core.errors import UserError
 from elf_jax.core.workdir import TOKENIZER
 from elf_jax.data.dataset import load_dataset
+from elf_jax.evaluation.card import model_card
 from elf_jax.generation.generate import generate
 from tests.conftest import GOLDEN
 from tests.tiny import pairs_config, save_random_weights, save_words, tiny_config, write_pairs
@@ -26,13 +28,12 @@ from tests.tiny import pairs_config, save_random_weights, save_words, tiny_confi
 @pytest.fixture(scope="module")
 def exported(pairs_workdir, tmp_path_factory):
     output = tmp_path_factory.mktemp("exports") / "model"
-    export(load_trained(pairs_workdir), output, pairs_workdir)
-    return output
+    return commands.export(pairs_workdir, output=output)
 
 
 def conditions(trained):
     """The held-out rows, with the tokenizer that came with the model."""
-    return load_dataset(trained.config.data, f"{trained.source}/{TOKENIZER}").validation
+    return load_dataset(trained.config.data, f"{trained.origin}/{TOKENIZER}").validation
 
 
 def assert_same(one, two):
@@ -46,7 +47,7 @@ def test_samples_are_the_same_to_the_last_bit(pairs_workdir, exported):
     before, after = load_trained(pairs_workdir), load_trained(find_origin(exported))
     assert find_origin(exported).kind == "export"
     assert_same(after.params, before.params)
-    assert_same(after.model.encoder.params, before.model.encoder.params)
+    assert_same(after.frozen, before.frozen)
     assert after.config.to_dict() == before.config.to_dict()
     assert (after.step, after.progress) == (before.step, before.progress)
     rows = [generate(model, 4, 1, conditions(model)) for model in (before, after)]
@@ -83,7 +84,7 @@ def test_the_card_without_and_with_results(pairs_workdir, exported, tmp_path):
         "provenance": {"num_samples": 9, "checkpoint": str(copy)},
     }
     (copy / "evaluation.json").write_text(json.dumps(numbers))
-    export(load_trained(copy), tmp_path / "out", copy)
+    commands.export(copy, output=tmp_path / "out")
     card = huggingface_hub.ModelCard.load(tmp_path / "out" / "README.md")
     assert card.data.library_name == "elf-jax" and card.data.pipeline_tag == "translation"
     assert [(r.metric_type, r.metric_value) for r in card.data.eval_results] == [
@@ -96,15 +97,15 @@ def test_the_card_without_and_with_results(pairs_workdir, exported, tmp_path):
     assert str(tmp_path) not in card.text
     (copy / "evaluation.json").write_text("{")
     with pytest.raises(UserError, match="evaluation.json is damaged"):
-        export(load_trained(copy), tmp_path / "other", copy)
+        commands.export(copy, output=tmp_path / "other")
     assert not (tmp_path / "other").exists()
 
 
 def test_live_weights_are_exported_when_asked_for(pairs_workdir, tmp_path):
-    config = config.load(pairs_workdir)
+    config = read_config(pairs_workdir)
     config.sample.weights = "live"
     live = load_trained(pairs_workdir, config)
-    export(live, tmp_path / "live")
+    export(live, tmp_path / "live", "card")
     again = load_trained(find_origin(tmp_path / "live"))
     assert_same(again.params, live.params)
     again.config.sample.weights = "ema"
@@ -117,8 +118,8 @@ def test_whole_or_not_at_all(pairs_workdir, tmp_path, monkeypatch):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").touch()
     with pytest.raises(UserError, match="exists and is no exported model"):
-        export(trained, tmp_path / "mine")
-    export(trained, tmp_path / "model")
+        export(trained, tmp_path / "mine", "card")
+    export(trained, tmp_path / "model", "card")
     before = (tmp_path / "model" / "README.md").read_text()
 
     def fail(*args):
@@ -127,8 +128,8 @@ def test_whole_or_not_at_all(pairs_workdir, tmp_path, monkeypatch):
     monkeypatch.setattr(export_module, "write_text", fail)
     for name in ("model", "other"):
         with pytest.raises(OSError, match="disk full"):
-            export(trained, tmp_path / name)
-    assert (tmp_path / "model" / "README.md").read_text() == before
+            export(trained, tmp_path / name, "other")
+    assert (tmp_path / "model" / "README.md").read_text() == before == "card"
     assert {path.name for path in tmp_path.iterdir()} == {"mine", "model"}
 
 
@@ -153,12 +154,12 @@ def test_a_local_t5_goes_along(tmp_path):
         **{"encoder.kind": "t5", "encoder.path": str(t5), "data.tokenizer": str(vocabulary)},
     )
     before = load_trained(save_random_weights(config, tmp_path / "run"))
-    export(before, tmp_path / "model")
+    export(before, tmp_path / "model", model_card(before, "model"))
     shutil.rmtree(t5)
     shutil.rmtree(vocabulary)
     after = load_trained(find_origin(tmp_path / "model"))
-    assert_same(after.model.encoder.params, before.model.encoder.params)
-    scales = [(model.model.encoder.mean, model.model.encoder.std) for model in (before, after)]
+    assert_same(after.frozen, before.frozen)
+    scales = [(m.method.encoder.mean, m.method.encoder.std) for m in (before, after)]
     assert scales[0] == scales[1] != (0.0, 1.0)  # measured, and gone along
     assert_same(after.params, before.params)
 
@@ -176,7 +177,7 @@ def test_a_published_checkpoint_can_be_exported(tmp_path, golden_params):
         }
     )
     published = load_trained(find_origin(GOLDEN / "reference_checkpoint.msgpack"), config)
-    export(published, tmp_path / "model")
+    export(published, tmp_path / "model", "card")
     again = load_trained(find_origin(tmp_path / "model"))
     assert_same(again.params, golden_params)
     assert again.step == 123 and again.progress == {"train_seconds": None}

@@ -6,11 +6,12 @@ import jax
 import numpy as np
 import pytest
 
-from elf_jax.checkpoints.experiment import DIRECTORY
+from elf_jax.checkpoints.origins import find_origin, starting_point, workdir_origin
 from elf_jax.checkpoints.trained import load_trained
-from elf_jax.checkpoints.weights import START, find_origin, starting_point, workdir_origin
+from elf_jax.checkpoints.weights import params_shapes
 from elf_jax.core import sharding
 from elf_jax.core.errors import UserError
+from elf_jax.core.workdir import CHECKPOINTS, START
 from elf_jax.training import trainer
 from elf_jax.training.state import TrainState
 from tests.conftest import GOLDEN
@@ -47,17 +48,18 @@ def published_config(pairs, words, **keys):
 
 def assert_same(one, two):
     one, two = jax.tree.leaves(one), jax.tree.leaves(two)
+    assert len(one) == len(two) > 0
     for a, b in zip(one, two, strict=True):
         np.testing.assert_array_equal(a, b)
 
 
 def test_a_published_checkpoint_loads(pairs, words, golden_params):
-    source = find_origin(MSGPACK)
-    assert source.kind == "published" and source.home is None
-    live = load_trained(source, published_config(pairs, words, **{"sample.weights": "live"}))
+    origin = find_origin(MSGPACK)
+    assert origin.kind == "published" and origin.home is None
+    live = load_trained(origin, published_config(pairs, words, **{"sample.weights": "live"}))
     assert live.step == 123 and live.progress == {"train_seconds": None}
     assert_same(live.params, golden_params)
-    ema = load_trained(source, published_config(pairs, words))
+    ema = load_trained(origin, published_config(pairs, words))
     assert_same(ema.params, jax.tree.map(lambda leaf: leaf / 2, golden_params))
 
 
@@ -106,37 +108,38 @@ def test_a_workdir_that_does_not_fit(pairs_workdir):
     config = pairs_config("unread", **{"encoder.std": 0.5})
     with pytest.raises(UserError, match="set config.encoder.std=1.0"):
         load_trained(workdir_origin(pairs_workdir), config)
-    with pytest.raises(UserError, match="use ema or live"):
+    with pytest.raises(UserError, match="config.sample.weights is 'best': use one of ema, live"):
         load_trained(workdir_origin(pairs_workdir), pairs_config("", **{"sample.weights": "best"}))
 
 
 @pytest.fixture
 def quick_start(monkeypatch):
-    """`trainer.prepare` without the compilation of fresh parameters, which are replaced anyway."""
+    """A training that is built without the compilation of fresh parameters, which are replaced
+    anyway.
+    """
 
-    def zeros(config, model, optimizer, mesh):
-        key = jax.random.key(0)
-        shapes = jax.eval_shape(lambda key: model.predictor.init(key, config.data.length), key)
+    def zeros(config, method, optimizer, mesh):
+        shapes = params_shapes(method, config.data.length)
         params = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
         state = TrainState(np.int32(0), params, params, {})
         return state, sharding.of_tree(state, mesh)
 
-    monkeypatch.setattr(trainer, "init_state", zeros)
+    monkeypatch.setattr(trainer, "new_state", zeros)
 
-    def prepare(config, workdir, checkpoint=None):
-        run = trainer.prepare(config, workdir, False, checkpoint)
-        run.checkpoints.close()
-        return run
+    def build(config, workdir, checkpoint=None):
+        training = trainer.build_training(config, workdir, checkpoint)
+        training.run.checkpoints.close()
+        return training
 
-    return prepare
+    return build
 
 
 def test_training_starts_as_published(quick_start, pairs, words, golden_params, tmp_path):
-    run = quick_start(published_config(pairs, words), tmp_path, MSGPACK)
+    state = quick_start(published_config(pairs, words), tmp_path, MSGPACK).run.state
     half = jax.tree.map(lambda leaf: leaf / 2, golden_params)
-    assert_same(run.state.params, half)
-    assert_same(run.state.ema, half)
-    assert int(run.state.step) == 0
+    assert_same(state.params, half)
+    assert_same(state.ema, half)
+    assert int(state.step) == 0
     assert json.loads((tmp_path / START).read_text()) == {
         "checkpoint": str(MSGPACK),
         "kind": "published",
@@ -151,13 +154,13 @@ def test_training_starts_from_a_workdir_with_its_tokenizer(quick_start, pairs_wo
     lines = [json.dumps({"source": f"{i} + {i}", "target": f"{2 * i}"}) for i in range(40)]
     other.write_text("\n".join(lines))
     config = pairs_config(other, seed=7)
-    run = quick_start(config, tmp_path / "run", pairs_workdir)
+    training = quick_start(config, tmp_path / "run", pairs_workdir)
     trained = load_trained(pairs_workdir)
-    assert_same(run.state.params, trained.params)
-    assert run.dataset.tokenizer.get_vocab() == trained.tokenizer.get_vocab()
-    assert_same(run.model.encoder.params, trained.model.encoder.params)
+    assert_same(training.run.state.params, trained.params)
+    assert training.dataset.tokenizer.get_vocab() == trained.tokenizer.get_vocab()
+    assert_same(training.frozen, trained.frozen)
     # Nothing is saved yet, so it starts from there again, without being told to.
-    assert_same(quick_start(config, tmp_path / "run").state.params, trained.params)
+    assert_same(quick_start(config, tmp_path / "run").run.state.params, trained.params)
     with pytest.raises(UserError, match="was started from .*, not from .*msgpack"):
         starting_point(tmp_path / "run", MSGPACK)
     with pytest.raises(UserError, match="was started from scratch"):
@@ -167,14 +170,14 @@ def test_training_starts_from_a_workdir_with_its_tokenizer(quick_start, pairs_wo
 def test_a_start_that_does_not_fit_leaves_no_workdir(pairs, words, tmp_path):
     config = published_config(pairs, words, **{"model.depth": 2})
     with pytest.raises(UserError, match="set config.model.depth=4"):
-        trainer.prepare(config, tmp_path / "run", False, MSGPACK)
+        trainer.build_training(config, tmp_path / "run", MSGPACK)
     assert not (tmp_path / "run").exists()
 
 
-def test_sources_are_recognised(pairs_workdir, tmp_path):
+def test_origins_are_recognised(pairs_workdir, tmp_path):
     assert find_origin(pairs_workdir).kind == "workdir"
     assert find_origin(GOLDEN / "reference_checkpoint").path.name == "checkpoint_123"
     with pytest.raises(UserError, match="no checkpoint in"):
         find_origin(tmp_path)
     with pytest.raises(UserError, match="a part of a workdir: give the whole"):
-        find_origin(pairs_workdir / DIRECTORY / "5")
+        find_origin(pairs_workdir / CHECKPOINTS / "5")

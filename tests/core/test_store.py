@@ -13,6 +13,7 @@ from fsspec.implementations.local import LocalFileSystem
 from elf_jax.checkpoints.trained import load_trained
 from elf_jax.core import store
 from elf_jax.core.errors import UserError
+from elf_jax.core.workdir import METRICS
 from elf_jax.data.dataset import load_dataset
 from elf_jax.data.pipeline import make_iterator
 from elf_jax.data.prepare import prepare
@@ -40,10 +41,11 @@ def test_training_goes_on_from_the_store(url, tmp_path):
     shutil.rmtree(store.mirror_of(url))
     mirror = store.fetch(url)
     assert store.location(mirror) == url
-    state = trainer.train(config, mirror)
-    assert int(state.step) == 6
+    training, done = trainer.train(config, mirror)
+    state = training.run.state
+    assert done and int(state.step) == 6
     store.send(mirror)
-    lines = (bucket / trainer.METRICS).read_text().splitlines()
+    lines = (bucket / METRICS).read_text().splitlines()
     assert len(lines) == 4  # steps 2, 3, 4 and 6: the log went on where it was
     params = load_trained(store.fetch(url)).params
     for ours, kept in zip(jax.tree.leaves(params), jax.tree.leaves(state.ema), strict=True):

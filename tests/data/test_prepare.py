@@ -206,11 +206,11 @@ def test_training_on_shards_equals_training_in_memory(tmp_path, capsys):
     path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
     keys = {"data.kind": "jsonl", "data.path": str(path), "data.packing": "rows"}
     keys |= {"data.tokenizer": "words"}
-    in_memory = train(tiny_config(**keys), tmp_path / "memory", until=4)
+    in_memory = train(tiny_config(**keys), tmp_path / "memory", until=4)[0].run.state
     config = tiny_config(**keys, **{"data.prepared": str(tmp_path / "prepared")})
     train(config, tmp_path / "run", until=2)
     assert "preparing it first" in capsys.readouterr().out
-    resumed = train(config, tmp_path / "run", until=4)
+    resumed = train(config, tmp_path / "run", until=4)[0].run.state
     assert "preparing it first" not in capsys.readouterr().out
     for a, b in zip(*map(jax.tree.leaves, (in_memory, resumed)), strict=True):
         np.testing.assert_array_equal(a, b)

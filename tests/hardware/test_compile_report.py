@@ -12,11 +12,12 @@ import pytest
 
 from configs import owt
 from elf_jax.core.errors import UserError
-from elf_jax.hardware.compile_report import CHIPS, compile_report, topology_devices
+from elf_jax.hardware.chips import CHIPS
+from elf_jax.hardware.compile_report import compile_report, topology_devices
 from elf_jax.hardware.program_cost import _Program, program_cost
 from elf_jax.methods.elf import objective
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 SIZE = {
     "model.depth": 3,
     "model.unroll": 1,

@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from elf_jax.generation.generate import cut
 from elf_jax.methods.elf import flow
-from elf_jax.methods.elf.decode import cut, decode_tokens
+from elf_jax.methods.elf.decode import decode_tokens
 from elf_jax.methods.elf.predictor import Condition
 from elf_jax.methods.elf.sampler import sample
 

@@ -1,0 +1,151 @@
+"""ELF as a `Method`: a frozen dataclass without arrays, compiled once for all traced settings."""
+
+import dataclasses
+import inspect
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from elf_jax.checkpoints.trained import TrainedModel
+from elf_jax.checkpoints.weights import params_shapes
+from elf_jax.core import sharding
+from elf_jax.core.types import Batch
+from elf_jax.generation.generate import jit_sampler, scales
+from elf_jax.methods.elf.method import ELFMethod
+from elf_jax.methods.method import Method
+from elf_jax.methods.registry import METHODS, build_method, describe_method
+from tests.methods.tracing import traced_samplers
+from tests.tiny import tiny_config
+
+V = 32  # tokens
+
+
+@pytest.fixture(scope="module")
+def built():
+    """(config, method, frozen)"""
+    config = tiny_config(**{"data.vocab_size": V})
+    return config, *build_method(config, V, sharding.make_mesh(config.mesh))
+
+
+def parts(value):
+    """A value and all that is in its fields, keys, elements and closures."""
+    yield value
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        inner = [getattr(value, field.name) for field in dataclasses.fields(value)]
+    elif hasattr(value, "items"):
+        inner = [*value.keys(), *value.values()]
+    elif isinstance(value, tuple | list | set | frozenset):
+        inner = list(value)
+    elif inspect.isfunction(value):
+        inner = [cell.cell_contents for cell in value.__closure__ or ()]
+    else:
+        inner = []
+    for one in inner:
+        yield from parts(one)
+
+
+def arrays(value):
+    return [one for one in parts(value) if isinstance(one, jax.Array | np.ndarray)]
+
+
+@pytest.mark.parametrize("kind", ["gaussian", "t5"])
+def test_a_frozen_dataclass_without_arrays(built, kind):
+    config, method, _ = built
+    if kind == "t5":
+        config = tiny_config(**{"encoder.kind": "t5", "encoder.path": "google-t5/t5-small"})
+        method, _ = describe_method(config, sharding.make_mesh(config.mesh))
+    assert dataclasses.is_dataclass(method) and arrays(method) == []
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        method.groups = 2
+    # The search finds what it looks for, in fields and in closures.
+    table = np.zeros(2)
+    encoder = dataclasses.replace(method.encoder, raw=lambda params, tokens, groups: table)
+    assert arrays(dataclasses.replace(method, encoder=encoder))
+    assert arrays(dataclasses.replace(method, law={"t_eps": jnp.zeros(2)}))
+
+
+def test_it_has_every_member_of_the_protocol(built):
+    for name in Method.__annotations__:
+        assert hasattr(built[1], name), name
+    functions = [name for name, value in vars(Method).items() if inspect.isfunction(value)]
+    functions = [name for name in functions if not name.startswith("_")]
+    assert {"loss", "sampler", "effective"} <= set(functions)
+    for name in functions:
+        ours, theirs = (inspect.signature(getattr(one, name)) for one in (ELFMethod, Method))
+        assert list(ours.parameters) == list(theirs.parameters), name
+    for module in METHODS.values():
+        for name in ("build", "describe", "kept_meaning", "resolve_paths"):
+            assert callable(getattr(module, name))
+
+
+def test_what_it_says_of_its_settings(built):
+    config, method, _ = built
+    assert set(method.settings) <= set(config.sample)
+    assert set(method.traced) <= set(method.settings)
+    assert set(method.scales) <= set(method.settings)
+    assert set(config.sweep) - {"num_samples", "seeds"} <= set(method.settings)
+    # What is compiled anew stands in front, so that a sweep compiles little.
+    fixed = [name for name in method.settings if name not in method.traced]
+    assert list(method.settings)[: len(fixed)] == fixed
+
+
+def settings_of(**values):
+    """A section `sample`."""
+    values = {"sampler": "sde", "gamma": 1.0, "cfg_scale": 2.0, "steps": 2, **values}
+    return tiny_config(**{f"sample.{name}": value for name, value in values.items()}).sample
+
+
+@pytest.mark.parametrize(
+    "same", [{"gamma": 0.5}, {"guidance_scale": 2.0}, {"cfg_scale": 3.0}, {"seed": 9}]
+)
+def test_settings_that_share_a_compilation(same, built):
+    _, method, _ = built
+    assert method.compiled_for(settings_of(**same)) == method.compiled_for(settings_of())
+
+
+@pytest.mark.parametrize(
+    "other", [{"steps": 3}, {"time_grid": "uniform"}, {"sampler": "ode"}, {"cfg_scale": 1.0}]
+)
+def test_settings_that_are_compiled_anew(other, built):
+    _, method, _ = built
+    assert method.compiled_for(settings_of(**other)) != method.compiled_for(settings_of())
+
+
+def test_settings_that_make_no_difference(built):
+    _, method, _ = built
+    one, two = (method.effective(settings_of(gamma=gamma)) for gamma in (1.0, 2.0))
+    assert one != two and one["gamma"] == 1.0 and one.keys() == set(method.settings)
+    one, two = (method.effective(settings_of(sampler="ode", gamma=g)) for g in (1.0, 2.0))
+    assert one == two and one["gamma"] == 0.0
+
+
+def test_other_traced_values_compile_nothing_and_change_the_samples(built):
+    config, method, frozen = built
+    config = config.copy_and_resolve_references()
+    config.sample = settings_of()
+    length, draw = config.data.length, np.random.default_rng(0)
+    params = jax.tree.map(
+        lambda leaf: draw.normal(0, 0.3, leaf.shape).astype(np.float32),
+        params_shapes(method, length),
+    )
+    trained = TrainedModel(
+        config, None, method, frozen, params, {}, 0, sharding.make_mesh(config.mesh)
+    )
+    tokens = jnp.tile(jnp.arange(length) % V, (16, 1))
+    is_cond = jnp.tile(jnp.arange(length) < 4, (16, 1))
+    given = Batch(tokens, is_cond, tokens >= 0)
+    with traced_samplers() as traced:
+        run = jit_sampler(trained)
+
+        def sampled(**values):
+            how = scales(method, settings_of(**values))
+            ids = np.arange(16, dtype=np.int32)
+            return np.asarray(run(params, frozen, ids, given, jax.random.key(0), how))
+
+        first = sampled()
+        np.testing.assert_array_equal(sampled(), first)
+        for other in ({"gamma": 0.2}, {"guidance_scale": 1.0}, {"cfg_scale": 5.0}):
+            assert np.any(sampled(**other) != first), other
+    assert len(traced) == 1 and set(scales(method, config.sample)) == set(method.traced)

@@ -1,0 +1,29 @@
+"""Counts how often a sampler is compiled."""
+
+import contextlib
+
+import pytest
+
+from elf_jax.methods.elf.method import ELFMethod
+
+
+@contextlib.contextmanager
+def traced_samplers():
+    """A list that gets the section `sample` of every sampler that is traced inside the context.
+
+    `jax.jit` runs the Python code of a sampler once for each compilation.
+    """
+    traced, make = [], ELFMethod.sampler
+
+    def counted(method, settings, length):
+        sampler = make(method, settings, length)
+
+        def run(*inputs):
+            traced.append(settings)
+            return sampler(*inputs)
+
+        return run
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ELFMethod, "sampler", counted)
+        yield traced

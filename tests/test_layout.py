@@ -1,0 +1,110 @@
+"""The house: folders in order, imports one way between them, each file name of a workdir once."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+from elf_jax.core import workdir
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "elf_jax"
+# A folder uses only the folders in rows before its own, and itself.
+ORDER = (
+    ("core",),
+    ("networks", "data"),
+    ("pretrained",),
+    ("latents",),
+    ("methods",),
+    ("checkpoints",),
+    ("training", "generation"),
+    ("evaluation",),
+    ("hardware",),
+    ("commands",),
+    ("command_line",),
+)
+RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}
+
+
+def imported(text):
+    """Modules of the project that a file imports, as lists of names, and `configs`."""
+    modules = []
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Import):
+            modules += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module == "elf_jax":
+            modules += [f"elf_jax.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            modules.append(node.module)
+    return [name.split(".") for name in modules if name.split(".")[0] in ("elf_jax", "configs")]
+
+
+def wrong_imports(home, text):
+    """Imports of a file in the folder (or module) `home` that go the wrong way."""
+    wrong = []
+    for names in imported(text):
+        if names[0] == "configs":
+            wrong.append("configs")
+        elif len(names) > 1 and names[1] in RANK and names[1] != home:
+            wrong += [names[1]] if RANK[names[1]] >= RANK[home] else []
+    return wrong
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: path.stem)
+def test_imports_go_one_way(path):
+    home = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    if home != "__init__":
+        assert not wrong_imports(home, path.read_text(encoding="utf-8")), path
+
+
+@pytest.mark.parametrize(
+    "home, text",
+    [
+        ("core", "from elf_jax.data import packing"),
+        ("networks", "from elf_jax.data.packing import Rows"),
+        ("training", "def f():\n    from elf_jax.evaluation import tables"),
+        ("data", "from configs import base"),
+        ("methods", "from elf_jax import commands"),
+        ("core", "import elf_jax.commands"),
+    ],
+)
+def test_a_wrong_import_is_found(home, text):
+    assert wrong_imports(home, text)
+
+
+def test_every_folder_has_its_place():
+    folders = {path.name for path in PACKAGE.iterdir() if any(path.glob("*.py"))}
+    modules = {path.stem for path in PACKAGE.glob("*.py")} - {"__init__"}
+    assert folders | modules == set(RANK)
+    assert len(modules) <= 5
+
+
+def test_the_entry_is_short():
+    assert len((ROOT / "main.py").read_text(encoding="utf-8").splitlines()) <= 120
+
+
+# What only methods/elf, its network and the config's keys may know.
+ELF_ALONE = ("x_prev", "x_hat", "is_decode", "decode_loss", "denoise_loss", "self_cond", "x_head")
+KNOW_ELF = ("methods/elf/", "networks/elf.py", "core/defaults.py", "core/checks.py")
+
+
+@pytest.mark.parametrize("word", ELF_ALONE)
+def test_only_elf_knows_elf(word):
+    for path in PACKAGE.rglob("*.py"):
+        place = path.relative_to(PACKAGE).as_posix()
+        if not place.startswith(KNOW_ELF):
+            assert word not in path.read_text(encoding="utf-8"), place
+
+
+def test_file_names_of_a_workdir_are_written_once():
+    names = {
+        value
+        for name, value in vars(workdir).items()
+        if name.isupper() and "." in value and value not in ("model.safetensors", "README.md")
+    } - {"config.json"}  # Hugging Face directories have files of these names too
+    assert {"metrics.jsonl", "dataset.json", "loss.png"} <= names
+    for path in [ROOT / "main.py", *PACKAGE.rglob("*.py")]:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        texts = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)}
+        if path.name not in ("workdir.py", "defaults.py"):
+            assert not names & {text for text in texts if isinstance(text, str)}, path
