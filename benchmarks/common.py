@@ -1,7 +1,7 @@
-"""What the benchmarks share: a config's model with random weights, and fair timing.
+"""What the benchmarks share: a config's method with random weights, and fair timing.
 
-Everything that is compared runs in one process, in turns, so that a noisy machine is noisy for all;
-the figure is the median, and what counts is the ratio.
+Everything that is compared runs in one process, in turns, so that a noisy machine is noisy for all.
+The figure is the median, and what counts is the ratio.
 """
 
 import statistics
@@ -10,35 +10,58 @@ import time
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import flags
+from absl import app, flags
 from ml_collections import config_flags
 
-from elf_jax.core import sharding
+from elf_jax.checkpoints.weights import params_shapes
+from elf_jax.core import checks, sharding
 from elf_jax.core.types import Batch
-from elf_jax.hardware.compile_report import CHIPS
+from elf_jax.hardware.chips import CHIPS
 from elf_jax.hardware.program_cost import program_cost
-from elf_jax.latents.encoder import describe_encoder
-from elf_jax.methods.elf.build import build_model, compute_dtype
+from elf_jax.methods.registry import describe_method
 
 CONFIG = config_flags.DEFINE_config_file("config", "configs/quickstart.py", "a file in configs/")
 REPEATS = flags.DEFINE_integer("repeats", 5, "timed runs of each, in turns")
 VOCAB = flags.DEFINE_integer("vocab_size", 0, "tokens; 0: the encoder's, or data.vocab_size")
 
 
-def random_model(config, mesh):
-    """(`Model`, V) of a config: no data, no download; an encoder with random weights."""
-    dtype = compute_dtype(config.model.dtype, mesh.devices.flat[0].platform)
-    vocab_size, encoder = describe_encoder(config, dtype, mesh)
-    vocab_size = VOCAB.value or vocab_size
-    keys = iter(jax.random.split(jax.random.key(0), len(jax.tree.leaves(encoder.params))))
+def run(main, text):
+    """Runs a benchmark's `main(config)`; --help prints its text."""
+
+    def parse(argv):
+        if any(argument in ("--help", "-h") for argument in argv[1:]):
+            print(text.strip())
+            raise SystemExit(0)
+        return flags.FLAGS(argv)
+
+    def start(_):
+        checks.check(CONFIG.value)
+        main(CONFIG.value)
+
+    app.run(start, flags_parser=parse)
+
+
+def random_method(config, mesh):
+    """(a `Method`, its frozen arrays) of a config: random weights, no data, no download."""
+    config = config.copy_and_resolve_references()
+    if VOCAB.value:
+        config.data.vocab_size = VOCAB.value
+    method, frozen = describe_method(config, mesh)
+    keys = iter(jax.random.split(jax.random.key(0), len(jax.tree.leaves(frozen))))
 
     def fill(leaf):
         value = 0.05 * jax.random.normal(next(keys), leaf.shape, leaf.dtype)
         return jax.device_put(value, sharding.replicated(mesh))
 
-    params = jax.tree.map(fill, encoder.params)
-    encoder = type(encoder)(encoder.width, params, encoder.raw, encoder.mean, encoder.std)
-    return build_model(config, vocab_size, mesh, encoder=encoder), vocab_size
+    return method, jax.tree.map(fill, frozen)
+
+
+def random_params(method, config, mesh):
+    """Fresh parameters of a method on a mesh."""
+    length = config.data.length
+    shardings = sharding.of_tree(params_shapes(method, length), mesh)
+    init = jax.jit(lambda key: method.init(key, length), out_shardings=shardings)
+    return init(jax.random.key(0))
 
 
 def random_batch(config, vocab_size, rows, mesh):

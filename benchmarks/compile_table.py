@@ -2,24 +2,21 @@
 
     python -m benchmarks.compile_table --output=reports
     python -m benchmarks.compile_table --only=owt:elf_b --topologies=v5p:2x4x4
+    python -m benchmarks.compile_table --only=text --topologies=local -- --config.model.depth=2
 
-Needs the TPU compiler (pip install -e '.[tpu]') and no TPU. A report that is in the output
-directory already is not made again.
+It needs the TPU compiler (pip install -e '.[tpu]') and no TPU; "local" stands for the devices that
+are there. What follows `--` is passed on to every command. A report that is in the output directory
+already is not made again.
 """
 
-import importlib
+import argparse
 import json
 import os
 import pathlib
 import subprocess
 import sys
 
-from absl import app, flags
-
-OUTPUT = flags.DEFINE_string("output", "reports", "directory of the JSON reports")
-TOPOLOGIES = flags.DEFINE_list("topologies", ["v5e:4x8", "v5p:2x4x4", "v6e:4x8"], "slices")
-ONLY = flags.DEFINE_list("only", [], "configs, such as owt:elf_l; none: all")
-
+ROOT = pathlib.Path(__file__).parent.parent
 # Every shipped config with what makes it compile without any data: its mesh and batch stay.
 CONFIGS = ["owt:elf_b", "owt:elf_m", "owt:elf_l", "wmt14_de_en", "xsum", "text", "seq2seq"]
 # 1280 rows over 16 chips are whole tiles of 16 rows, which are gathered beside other work; shares
@@ -38,29 +35,44 @@ COLUMNS = {
 }
 
 
-def main(_):
+def main():
     """Makes the reports that are missing and prints the table in Markdown."""
+    args = _arguments()
     print(f"| config | slice | fits | {' | '.join(COLUMNS)} |")
     print("|---" * (len(COLUMNS) + 3) + "|")
-    for name in ONLY.value or CONFIGS:
-        for topology in TOPOLOGIES.value:
-            report = _report(name, topology)
+    for name in args.only.split(",") if args.only else CONFIGS:
+        for topology in args.topologies.split(","):
+            report = _report(name, topology, args)
             cells = [
                 f"{report[key] / scale:.3g}" if report.get(key) is not None else "-"
                 for key, scale in COLUMNS.values()
             ]
-            fits = "yes" if report["fits"] else "no"
+            fits = {True: "yes", False: "no", None: "-"}[report["fits"]]
             print(f"| {name} | {topology} | {fits} | {' | '.join(cells)} |", flush=True)
 
 
-def _report(name, topology):
-    path = pathlib.Path(OUTPUT.value) / f"{name}_{topology}.json".replace(":", "-")
+def _arguments():
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
+    parser.add_argument("--output", default="reports", help="directory of the JSON reports")
+    parser.add_argument("--only", default="", help="configs with commas between; default: all")
+    parser.add_argument("--topologies", default="v5e:4x8,v5p:2x4x4,v6e:4x8", help="slices")
+    parser.add_argument("keys", nargs="*", help="of the config, such as --config.model.depth=2")
+    return parser.parse_args()
+
+
+def _report(name, topology, args):
+    path = pathlib.Path(args.output) / f"{name}_{topology}.json".replace(":", "-")
     if not path.is_file():
         module, _, size = name.partition(":")
-        importlib.import_module(f"configs.{module}")  # a wrong name fails here, in one line
-        command = [sys.executable, "main.py", "--mode=compile", f"--topology={topology}"]
-        command += [f"--config=configs/{module}.py{':' + size if size else ''}"]
-        command += [f"--output={path}", *SHARDED.get(name, [])]
+        config = ROOT / "configs" / f"{module}.py"
+        if not config.is_file():
+            raise SystemExit(f"no config {module!r}: use one of {', '.join(CONFIGS)}")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        command = [sys.executable, str(ROOT / "main.py"), "--mode=compile"]
+        command += [f"--config={config}{':' + size if size else ''}", f"--output={path}"]
+        command += [f"--topology={'' if topology == 'local' else topology}"]
+        command += [*SHARDED.get(name, []), *args.keys]
         done = subprocess.run(command, capture_output=True, text=True, env=dict(os.environ))
         if done.returncode:
             raise SystemExit(f"{' '.join(command)} failed:\n{done.stderr[-2000:]}")
@@ -68,4 +80,4 @@ def _report(name, topology):
 
 
 if __name__ == "__main__":
-    app.run(main)
+    main()

@@ -6,22 +6,19 @@ python -m benchmarks.optimizer --config=configs/quickstart.py
 import jax
 import jax.numpy as jnp
 import optax
-from absl import app
 from flax import traverse_util
 
-from benchmarks.common import CONFIG, compare, random_model
+from benchmarks.common import compare, random_method, run
+from elf_jax.checkpoints.weights import params_shapes
 from elf_jax.core import sharding
 from elf_jax.training.muon import scale_by_muon
 
 
-def main(_):
+def main(config):
     """Times one update of all kernels and prints the table."""
-    config = CONFIG.value
     mesh = sharding.make_mesh(config.mesh)
-    model, _ = random_model(config, mesh)
-    shapes = jax.eval_shape(
-        lambda key: model.predictor.init(key, config.data.length), jax.random.key(0)
-    )
+    method, _ = random_method(config, mesh)
+    shapes = params_shapes(method, config.data.length)
     flat = traverse_util.flatten_dict(shapes, sep="/")
     kernels = {name: leaf for name, leaf in flat.items() if name.endswith("kernel")}
     keys = jax.random.split(jax.random.key(0), len(kernels))
@@ -34,7 +31,7 @@ def main(_):
         for name, leaf in grads.items()
     }
     theirs = optax.contrib.muon(1.0, muon_weight_dimension_numbers=numbers)
-    dtype = model.predictor.network.dtype
+    dtype = method.dtype
     ours = {"float32": jnp.float32} | ({"bfloat16": jnp.bfloat16} if dtype == jnp.bfloat16 else {})
     optimizers = {"optax, one after another": theirs}
     optimizers |= {f"batches, {name}": scale_by_muon(kind, mesh) for name, kind in ours.items()}
@@ -49,4 +46,4 @@ def main(_):
 
 
 if __name__ == "__main__":
-    app.run(main)
+    run(main, __doc__)

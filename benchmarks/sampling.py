@@ -3,27 +3,26 @@
     python -m benchmarks.sampling --config=configs/quickstart.py
     python -m benchmarks.sampling --config=configs/owt.py --config.sample.batch_size=125
 
-The weights are random: the time does not depend on them. The last line is what 1,000 samples take.
+The weights are random: the time does not depend on them.
 """
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import app
 
-from benchmarks.common import CONFIG, compare, random_batch, random_model
+from benchmarks.common import compare, random_batch, random_method, random_params, run
 from elf_jax.core import sharding
-from elf_jax.generation.generate import make_sampler
+from elf_jax.generation.generate import scales
 from elf_jax.methods.elf import flow
 from elf_jax.methods.elf.decode import decode_tokens
 
 
-def python_loop(model, config, params, rows):
+def python_loop(method, config, params, rows):
     """A function () -> tokens that calls one compiled step after another, from the host."""
     s, law = config.sample, config.objective
     gamma = s.gamma if s.sampler == "sde" else 0.0
     times = np.asarray(flow.time_grid(s.time_grid, s.steps, law.time_mean, law.time_std, None))
-    predict = model.predictor.guided
+    predict = method.predictor.guided
 
     @jax.jit
     def step(params, z, x_prev, key, t, t_next, gamma_now):
@@ -32,11 +31,11 @@ def python_loop(model, config, params, rows):
         x_hat = predict(params, s.guidance_scale)(z, jnp.full(rows, t), x_prev)
         return z + (t_next - t) * flow.velocity(x_hat, z, t, law.t_eps), x_hat
 
-    decode = jax.jit(lambda p, z: decode_tokens(model.predictor, p, z, s.guidance_scale))
+    decode = jax.jit(lambda p, z: decode_tokens(method.predictor, p, z, s.guidance_scale))
 
     def run():
         z = law.noise_scale * jax.random.normal(
-            jax.random.key(0), (rows, config.data.length, model.encoder.width)
+            jax.random.key(0), (rows, config.data.length, method.encoder.width)
         )
         x_prev = jnp.zeros_like(z)
         for index in range(s.steps):
@@ -50,33 +49,31 @@ def python_loop(model, config, params, rows):
     return run
 
 
-def main(_):
+def main(config):
     """Times both on one batch and prints the table."""
-    config = CONFIG.value
-    mesh = sharding.make_mesh(config.mesh)
-    model, vocab_size = random_model(config, mesh)
-    shapes = jax.eval_shape(
-        lambda key: model.predictor.init(key, config.data.length), jax.random.key(0)
+    mesh, rows, length = (
+        sharding.make_mesh(config.mesh),
+        config.sample.batch_size,
+        config.data.length,
     )
-    init = jax.jit(
-        lambda key: model.predictor.init(key, config.data.length),
-        out_shardings=sharding.of_tree(shapes, mesh),
-    )
-    params, rows = init(jax.random.key(0)), config.sample.batch_size
+    sharding.check_batch(rows, 1, mesh, "config.sample.batch_size")
+    method, frozen = random_method(config, mesh)
+    params = random_params(method, config, mesh)
     ids = sharding.share_rows(np.arange(rows, dtype=np.int32), mesh)
     conditional = bool(config.data.source_field)
-    batch = random_batch(config, vocab_size, rows, mesh) if conditional else None
-    sampler = jax.jit(make_sampler(model, config), out_shardings=sharding.replicated(mesh))
-    arguments = params, model.encoder.params, ids, batch, jax.random.key(0)
+    given = random_batch(config, method.vocab_size, rows, mesh) if conditional else None
+    sampler = method.sampler(config.sample, length)
+    sampler = jax.jit(sampler, out_shardings=sharding.replicated(mesh))
+    key, settings = jax.random.key(0), scales(method, config.sample)
+    arguments = params, frozen, ids, given, key, settings
     compiled = sampler.lower(*arguments).compile()
     candidates = {"one scan": (compiled, lambda: compiled(*arguments))}
     if not conditional:
-        candidates["Python loop over steps"] = None, python_loop(model, config, params, rows)
+        candidates["Python loop over steps"] = None, python_loop(method, config, params, rows)
     baseline = "one scan" if conditional else "Python loop over steps"
-    title = f"{config.sample.steps} {config.sample.sampler} steps, {rows} samples of "
-    title += f"{config.data.length}"
+    title = f"{config.sample.steps} {config.sample.sampler} steps, {rows} samples of {length}"
     compare(title, candidates, "samples", rows, baseline)
 
 
 if __name__ == "__main__":
-    app.run(main)
+    run(main, __doc__)

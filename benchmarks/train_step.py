@@ -11,22 +11,20 @@ branch, and the losses are weighted 0.8 and 0.2.
 import jax
 import jax.numpy as jnp
 import optax
-from absl import app
 
-from benchmarks.common import CONFIG, compare, random_batch, random_model
+from benchmarks.common import compare, copy, random_batch, random_method, run
 from elf_jax.core import rng, sharding
-from elf_jax.evaluation.evaluate import step_settings
 from elf_jax.methods.elf import objective
 from elf_jax.training.optimizer import average, make_optimizer, make_schedule
-from elf_jax.training.state import TrainState
-from elf_jax.training.step import loss_mask, make_train_step
+from elf_jax.training.step import make_train_step
+from elf_jax.training.trainer import new_state, step_settings
 
 
-def make_reference_step(model, optimizer, settings):
-    """(state, encoder_params, batch, key) -> (state, loss), both branches for every row."""
-    law = settings.objective
+def make_reference_step(method, optimizer, settings):
+    """(state, frozen, batch, key) -> (state, loss), both branches for every row."""
+    law = method.law
 
-    def branch(params, encoder_params, batch, key, decode):
+    def branch(params, frozen, batch, key, decode):
         rows = len(batch.tokens) // settings.groups
         q = 1.0 if decode else 0.0
         split = objective.make_split(rows, q, law.self_cond_fraction)
@@ -34,16 +32,18 @@ def make_reference_step(model, optimizer, settings):
             split = objective.Split(rows, rows, rows, 0, q, law.self_cond_fraction)
         keys = rng.per_example(rng.stream(key, str(decode)), jnp.arange(len(batch.tokens)))
         drop = jnp.zeros(len(batch.tokens), bool)
-        x = model.encoder.encode(encoder_params, batch.tokens, batch.is_cond, batch.is_valid, drop)
+        x = method.encoder.encode(
+            frozen["encoder"], batch.tokens, batch.is_cond, batch.is_valid, drop
+        )
         draws = objective.draw(keys, split, *x.shape[1:], law)
-        mask = loss_mask(batch, settings.pad_in_loss)
-        sums = objective.mixed_loss(model.predictor, params, x, batch, mask, draws, split, law)
-        return (sums.denoise + sums.decode) / jnp.sum(mask)
+        counted = settings.counted(batch)
+        sums = objective.mixed_loss(method.predictor, params, x, batch, counted, draws, split, law)
+        return (sums.denoise + sums.decode) / jnp.sum(counted)
 
-    def step(state, encoder_params, batch, key):
+    def step(state, frozen, batch, key):
         def loss(params):
-            denoise = branch(params, encoder_params, batch, key, False)
-            decode = branch(params, encoder_params, batch, key, True)
+            denoise = branch(params, frozen, batch, key, False)
+            decode = branch(params, frozen, batch, key, True)
             return (1 - law.decode_fraction) * denoise + law.decode_fraction * decode
 
         value, grads = jax.value_and_grad(loss)(state.params)
@@ -56,48 +56,39 @@ def make_reference_step(model, optimizer, settings):
     return step
 
 
-def main(_):
-    """Builds both steps, times them in turns, prints the table."""
-    config = CONFIG.value
-    mesh = sharding.make_mesh(config.mesh)
-    model, vocab_size = random_model(config, mesh)
-    schedule = make_schedule(config.optimizer, config.train.batch_size, 1, 10**6)
-    optimizer = make_optimizer(config.optimizer, schedule, model.predictor.network.dtype, mesh)
-
-    def create(key):
-        return TrainState.create(model.predictor.init(key, config.data.length), optimizer)
-
-    shardings = sharding.of_tree(jax.eval_shape(create, jax.random.key(0)), mesh)
-    settings = step_settings(config, mesh, 1)
+def main(config):
+    """Times both steps and prints the table."""
+    mesh, rows = sharding.make_mesh(config.mesh), config.train.batch_size
+    sharding.check_batch(rows, config.train.accumulate, mesh)
+    method, frozen = random_method(config, mesh)
+    schedule = make_schedule(config.optimizer, rows, 1, 2)
+    optimizer = make_optimizer(config.optimizer, schedule, method.dtype, mesh)
+    state, shardings = new_state(config, method, optimizer, mesh)
+    settings = step_settings(config, mesh)
+    batch = random_batch(config, method.vocab_size, rows, mesh)
     steps = {
-        "both branches for all rows": make_reference_step(model, optimizer, settings),
-        "mixed batch": make_train_step(
-            model.predictor, model.encoder, optimizer, schedule, settings, shardings.params
+        "mixed within the batch": make_train_step(
+            method, optimizer, schedule, settings, shardings.params
         ),
+        "both branches, all rows": make_reference_step(method, optimizer, settings),
     }
-    rows = config.train.batch_size
-    batch = random_batch(config, vocab_size, rows, mesh)
-    key, candidates = jax.random.key(1), {}
+    candidates = {}
     for name, step in steps.items():
-        state = jax.jit(create, out_shardings=shardings)(jax.random.key(0))
         jitted = jax.jit(step, donate_argnums=0, out_shardings=(shardings, None))
-        compiled = jitted.lower(state, model.encoder.params, batch, key).compile()
-        candidates[name] = compiled, _stepper(compiled, state, model.encoder.params, batch, key)
+        arguments = frozen, batch, jax.random.key(1)
+        compiled = jitted.lower(state, *arguments).compile(sharding.compiler_options(mesh))
+        # Each call uses up the state that it is given, and gives the next one.
+        holder = [copy(state)]
+
+        def call(compiled=compiled, holder=holder, arguments=arguments):
+            holder[0], result = compiled(holder[0], *arguments)
+            return result
+
+        candidates[name] = compiled, call
     title = f"training step, {rows} rows of {config.data.length}"
     work = rows * config.data.length
-    compare(title, candidates, "positions", work, "both branches for all rows")
-
-
-def _stepper(compiled, state, *rest):
-    """A function that trains on, step after step."""
-    holder = [state]
-
-    def run():
-        holder[0], metrics = compiled(holder[0], *rest)
-        return metrics
-
-    return run
+    compare(title, candidates, "positions", work, "both branches, all rows")
 
 
 if __name__ == "__main__":
-    app.run(main)
+    run(main, __doc__)

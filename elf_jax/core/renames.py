@@ -7,6 +7,8 @@ is translated by the one table below.
 import dataclasses
 from collections.abc import Callable
 
+from elf_jax.core.errors import UserError
+
 PROTOCOLS = "evaluate.protocols"
 
 
@@ -23,11 +25,16 @@ def _protocols(text):
     """ "NAME: KEY=VALUE, KEY=VALUE; NAME: ..." as {NAME: {KEY: VALUE}}.
 
     The name "sample" alone was the default: the section `sample` as it is.
+
+    Raises:
+      UserError: a name stands there twice.
     """
     protocols = {}
     for part in filter(None, (part.strip() for part in text.split(";"))):
         name, _, pairs = part.partition(":")
         pairs = (pair.partition("=") for pair in pairs.split(",") if pair.strip())
+        if name.strip() in protocols:
+            raise UserError(f"config.{PROTOCOLS} names {name.strip()!r} twice: name each once")
         protocols[name.strip()] = {key.strip(): value.strip() for key, _, value in pairs}
     return {} if protocols == {"sample": {}} else protocols
 

@@ -98,7 +98,8 @@ def load_held_out(settings, tokenizer_directory, kept=None):
 
     If the held-out part is apart from the training data (in settings.validation_path, or in
     prepared shards), the training data need not be there. Otherwise it is split off
-    settings.path, and the training texts are loaded with it.
+    settings.path, and the training texts are loaded with it. Samples of whole texts are looked up
+    in the training texts, which are loaded for that if they are there.
 
     Args:
       settings, tokenizer_directory: see `load_dataset`.
@@ -144,10 +145,7 @@ def _check_unchanged(settings, kept, dataset):
 
 
 def _held_out_files(settings, tokenizer_directory):
-    if settings.validation_path:
-        train_examples, validation_examples = None, load_validation_examples(settings)
-    else:
-        train_examples, validation_examples = load_examples(settings)
+    train_examples, validation_examples = _held_out_examples(settings)
     tokenizer = get_tokenizer(settings, train_examples, tokenizer_directory)
     validation, cut = _pack(settings, tokenizer, validation_examples, "validation")
     return Dataset(
@@ -161,6 +159,21 @@ def _held_out_files(settings, tokenizer_directory):
         cut,
         _held_out_summary(tokenizer, validation_examples, validation, _fingerprint(validation)),
     )
+
+
+def _held_out_examples(settings):
+    """(training texts or None, held-out texts): the first are read where they are of use, because
+    samples are looked up among whole texts, and where they are still there.
+    """
+    apart = bool(settings.validation_path)
+    whole = resolve_packing(settings) == "rows" and not settings.source_field
+    if whole or not apart:
+        try:
+            return load_examples(settings)
+        except MissingFiles as error:
+            if not apart or error.key != "path":
+                raise
+    return None, load_validation_examples(settings)
 
 
 def _held_out_summary(tokenizer, examples, rows, fingerprint):

@@ -7,33 +7,38 @@ from dataclasses import replace
 import jax
 import numpy as np
 import pytest
-from elf_jax.evaluation.measure import find_scorer, held_out_pairs, resolve_metrics
 
-from configs import owt, wmt14_de_en, xsum
 from elf_jax.checkpoints.trained import load_trained
 from elf_jax.checkpoints.weights import fingerprint
+from elf_jax.core import config as config_module
 from elf_jax.core import defaults
+from elf_jax.core.checks import resolve_metrics
 from elf_jax.core.errors import UserError
-from elf_jax.core.workdir import TOKENIZER
+from elf_jax.core.workdir import RECORDS, SAMPLES, TOKENIZER
 from elf_jax.data.dataset import load_dataset
 from elf_jax.evaluation import evaluate as module
 from elf_jax.evaluation import kept_samples, tables
-from elf_jax.evaluation.evaluate import RECORDS, evaluate
-from elf_jax.evaluation.kept_samples import parse_protocols
+from elf_jax.evaluation.evaluate import evaluate
+from elf_jax.evaluation.kept_samples import KeptSamples
 from elf_jax.evaluation.metrics import references
+from elf_jax.evaluation.pairs import held_out_pairs
+from elf_jax.evaluation.protocols import make_protocol, protocols_of
 from elf_jax.evaluation.records import Records
-from elf_jax.evaluation.scorer import generative_perplexity, load_scorer
+from elf_jax.evaluation.scorer import find_scorer, generative_perplexity, load_scorer
 from elf_jax.generation.generate import generate_texts
 from tests.tiny import pairs_config, save_random_scorer, save_random_weights, tiny_config
 
-TWO = "one: steps=2, gamma=1; two: steps=2, gamma=0.5, guidance_scale=2"
+TWO = {
+    "one": {"steps": 2, "gamma": 1.0},
+    "two": {"steps": 2, "gamma": 0.5, "guidance_scale": 2.0},
+}
 COUNT = 5
 
 
 @pytest.fixture(scope="module")
 def names(tmp_path_factory):
     """A workdir of an unconditional model with random weights and a random scorer in it, its
-    `Trained` and its `Dataset`.
+    `TrainedModel` and its `Dataset`.
     """
     config = tiny_config(**{"evaluate.protocols": TWO, "evaluate.seeds": 2})
     workdir = save_random_weights(config, tmp_path_factory.mktemp("names") / "run")
@@ -92,10 +97,10 @@ def test_samples_are_kept_and_are_those_that_were_scored(names, evaluated):
     record = next(
         r for r in records if (r["metric"], r["protocol"], r["seed"]) == ("gen_ppl", "two", 1)
     )
-    lines = (workdir / kept_samples.DIRECTORY / record["samples"]).read_text().splitlines()
+    lines = (workdir / SAMPLES / record["samples"]).read_text().splitlines()
     texts = [json.loads(line)["text"] for line in lines]
-    trained.config.sample.update({"gamma": 0.5, "guidance_scale": 2.0})
-    assert texts == generate_texts(trained, COUNT, 1)[0]
+    settings = make_protocol("two", trained.config.sample, TWO["two"]).sample
+    assert texts == generate_texts(trained.with_settings(settings), COUNT, 1)
     config = trained.config.copy_and_resolve_references()
     config.scorer.path = str(workdir / "scorer")
     scorer = load_scorer(config.scorer, trained.mesh)
@@ -133,12 +138,12 @@ def test_it_goes_on_where_it_stopped(names, evaluated, tmp_path, monkeypatch):
         sampled.append((trained.config.sample.gamma, seed))
         return make(trained, count, seed, *args)
 
-    monkeypatch.setattr(samples, "generate", counted)
+    monkeypatch.setattr(kept_samples, "generate", counted)
     evaluate(trained, dataset, workdir)
     # Neither sampled nor scored again, though the workdir has moved.
     assert sampled == [] and read(workdir) == records
     lost = next(r["samples"] for r in records if (r["protocol"], r["seed"]) == ("two", 0))
-    (workdir / kept_samples.DIRECTORY / lost).unlink()
+    (workdir / SAMPLES / lost).unlink()
     kept = [r for r in records if r.get("samples") != lost]
     (workdir / RECORDS).write_text("".join(json.dumps(r) + "\n" for r in kept))
     again = evaluate(trained, dataset, workdir)
@@ -147,15 +152,14 @@ def test_it_goes_on_where_it_stopped(names, evaluated, tmp_path, monkeypatch):
     assert len(read(workdir)) == len(records)
     # Other weights are another matter.
     other = jax.tree.map(lambda leaf: leaf * 2, trained.params)
-    sampling = kept_samples.Sampling(replace(trained, params=other), dataset, workdir)
-    (protocol,) = parse_protocols("one: gamma=1", trained.config.sample)
-    sampling.samples(protocol, 0, COUNT)
+    kept = KeptSamples(replace(trained, params=other), dataset, workdir)
+    kept.get(protocols_of(trained.config)[0], 0, COUNT)
     assert sampled[1:] == [(1.0, 0)]
 
 
 def update(config, keys):
     config = config.copy_and_resolve_references()
-    config.update_from_flattened_dict(keys)
+    config_module.update(config, keys)
     return config
 
 
@@ -170,10 +174,10 @@ def pairs(pairs_workdir, tmp_path_factory):
 
 def test_pairs_are_compared_with_their_references(pairs, capsys, monkeypatch):
     workdir, trained, dataset = pairs
-    monkeypatch.setattr(module, "validation_losses", lambda *_: {"validation_loss": 1.0})
+    monkeypatch.setattr(module, "held_out_losses_of", lambda *_: {"validation_loss": 1.0})
     numbers = evaluate(trained, dataset, workdir)
     count = len(dataset.validation)
-    (file,) = (workdir / kept_samples.DIRECTORY).glob("*.jsonl")
+    (file,) = (workdir / SAMPLES).glob("*.jsonl")
     lines = [json.loads(line) for line in file.open(encoding="utf-8")]
     texts = [line["text"] for line in lines]
     real = [example.text for example in dataset.validation_examples]
@@ -229,48 +233,15 @@ def test_what_is_missing_is_said_and_the_rest_reported(names, tmp_path, monkeypa
         find_scorer(settings, tmp_path, trained.mesh)
 
 
-def test_protocols():
-    sample = defaults.get_config().sample
-    (alone,) = parse_protocols("flags", sample)
-    assert alone.sample.to_dict() == sample.to_dict()
-    ode, sde = parse_protocols(" a : sampler=ode , cfg_scale=2; b:steps=3", sample)
-    assert ode.settings()["gamma"] == 0 and ode.sample.cfg_scale == 2.0
-    assert sde.name == "b" and sde.sample.steps == 3 and sde.sample.gamma == sample.gamma
-    for text, message in {
-        "": "no name",
-        "a; a": "names a, a",
-        "a: stepz=3": "a protocol sets",
-        "a: steps=1.5": "give a number",
-        "a: sampler=heun": "heun",
-        "steps=3": "write NAME",
-    }.items():
-        with pytest.raises(UserError, match=message):
-            parse_protocols(text, sample)
-
-
-def test_published_protocols():
-    config = owt.get_config()
-    shown = [
-        (p.name, p.sample.sampler, p.sample.steps, p.sample.gamma, p.sample.guidance_scale)
-        for p in parse_protocols(config.evaluate.protocols, config.sample)
-    ]
-    assert shown == [("sde32", "sde", 32, 1.5, 3.0), ("sde64", "sde", 64, 1.0, 3.0)]
-    assert config.evaluate.num_samples == 1000
-    for config in (wmt14_de_en.get_config(), xsum.get_config()):
-        (one,) = parse_protocols(config.evaluate.protocols, config.sample)
-        shown = {"sampler": "ode", "steps": 64, "cfg_scale": 2.0, "guidance_scale": 1.0}
-        assert shown.items() <= one.settings().items() and config.evaluate.num_samples == 0
-
-
 def test_what_cannot_be_evaluated(names, tmp_path):
-    _, trained, dataset = names
+    workdir, trained, _ = names
+    assert resolve_metrics("auto", False) == ("gen_ppl",)
     assert resolve_metrics("auto", True) == ("bleu", "rouge") and resolve_metrics("", True) == ()
     with pytest.raises(UserError, match="'bleu'"):
         resolve_metrics("gen_ppl,bleu", False)
     for key, value in {"evaluate.seeds": 0, "evaluate.num_samples": 0}.items():
-        bad = replace(trained, config=update(trained.config, {key: value}))
         with pytest.raises(UserError, match=key):
-            evaluate(bad, dataset, tmp_path)
+            load_trained(workdir, update(trained.config, {key: value}))
     (tmp_path / RECORDS).write_text('{"metric": "x"}\n')
     with pytest.raises(UserError, match="line 1"):
         Records(tmp_path / RECORDS)
@@ -292,4 +263,4 @@ def test_combining_seeds():
     assert tables.combine([2]) == {"mean": 2, "standard_error": None, "seeds": 1}
     assert tables.combine([1.0, None, 3.0])["standard_error"] == pytest.approx(1.0)
     assert tables.combine([None])["mean"] is None
-    assert "empty" not in tables.table({"empty": 0, "x": 1.5}) and module.RECORDS == RECORDS
+    assert "empty" not in tables.table({"empty": 0, "x": 1.5})

@@ -2,17 +2,18 @@
 
 import io
 import json
+import sys
 
 import pytest
 from absl import flags
 from absl.testing import flagsaver
 
 import main
+from elf_jax import commands
 from elf_jax.checkpoints.trained import load_trained
 from elf_jax.core.errors import UserError
 from elf_jax.core.workdir import TOKENIZER
 from elf_jax.data.dataset import load_dataset
-from elf_jax.generation import generate as generate_module
 from elf_jax.generation.answers import (
     Counts,
     check_takes_sources,
@@ -20,9 +21,9 @@ from elf_jax.generation.answers import (
     format_answer,
     read_sources,
     translate,
-    translate_file,
 )
 from elf_jax.generation.generate import generate_texts
+from tests.methods.tracing import traced_samplers
 from tests.tiny import tiny_config
 
 LINES = ["abc", "", "fed", "abcdefabcdef", "  ", "c", "da"]
@@ -54,28 +55,17 @@ def test_every_line_has_its_target_at_its_place(trained):
 def test_targets_are_those_of_the_same_rows(trained, pairs_workdir):
     dataset = load_dataset(trained.config.data, pairs_workdir / TOKENIZER)
     count = len(dataset.validation)
-    expected, _ = generate_texts(trained, count, 3, dataset.validation)
+    expected = generate_texts(trained, count, 3, dataset.validation)
     pairs, _ = targets(trained, [example.source for example in dataset.validation_examples], 3)
     assert [target for _, target in pairs] == expected
     assert len(set(expected)) > 1
 
 
-def test_one_compilation_and_each_batch_at_once(trained, monkeypatch):
-    traced, taken = [], []
-    make = generate_module.make_sampler
-
-    def counted(*args):
-        sampler = make(*args)
-
-        def run(*inputs):
-            traced.append(inputs)
-            return sampler(*inputs)
-
-        return run
-
-    monkeypatch.setattr(generate_module, "make_sampler", counted)
+def test_one_compilation_and_each_batch_at_once(trained):
+    taken = []
     lines = (taken.append(line) or line for line in LINES)
-    seen = [len(taken) for _ in translate(trained, lines, 0, Counts())]
+    with traced_samplers() as traced:
+        seen = [len(taken) for _ in translate(trained, lines, 0, Counts())]
     assert seen == [2, 4, 6, 7]
     assert len(traced) == 1
 
@@ -118,9 +108,10 @@ def test_line_breaks_do_not_break_the_order():
 
 def command(*argv):
     """What main does with these flags, in this process."""
-    with flagsaver.flagsaver():
+    with flagsaver.flagsaver(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", sys.argv)  # `main.parse` sets it
         flags.FLAGS.unparse_flags()
-        main.run(flags.FLAGS(["main.py", *argv]))
+        main.run(main.parse(["main.py", *argv]))
 
 
 def test_the_command(pairs_workdir, tmp_path, capsys, monkeypatch):
@@ -143,13 +134,13 @@ def test_the_command(pairs_workdir, tmp_path, capsys, monkeypatch):
     assert first == printed.out.split("\n")[:4]
 
 
-def test_nothing_is_left_of_an_output_that_failed(trained, pairs_workdir, tmp_path, capsys):
+def test_nothing_is_left_of_an_output_that_failed(pairs_workdir, tmp_path, capsys):
     source = tmp_path / "in.txt"
     source.write_bytes(b"a\nb\nc\n\xff\n")
-    out = io.StringIO()
+    seen = []
     with pytest.raises(UserError, match="line 4"):
-        translate_file(trained, source, out, "text")
-    assert out.getvalue().count("\n") == 2  # the first batch was there already
+        seen.extend(commands.samples(pairs_workdir, source=str(source)))
+    assert [line for line, _ in seen] == ["a", "b"]  # the first batch was there already
     with pytest.raises(SystemExit):
         args = [f"--workdir={pairs_workdir}", f"--source={source}", f"--output={tmp_path}/out"]
         command("--mode=sample", *args)

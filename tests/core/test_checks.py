@@ -1,0 +1,234 @@
+"""Rules for the values of a config: complete, each able to fail, and passed by what is shipped."""
+
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs import base, owt, quickstart, seq2seq, text, wmt14_de_en, xsum
+from elf_jax.checkpoints.published import _choose
+from elf_jax.core import checks, defaults, sharding, types
+from elf_jax.core.checks import ABOVE, CHOICES, DURATIONS, NOT_EMPTY, PARTS, SMALLEST
+from elf_jax.core.config import flatten, update
+from elf_jax.core.errors import UserError
+from elf_jax.data.examples import READERS
+from elf_jax.data.libraries import LIBRARIES
+from elf_jax.data.packing import PACKERS, Rows
+from elf_jax.data.tokenizer import pad_id
+from elf_jax.latents.build import build_encoder
+from elf_jax.methods.elf import flow
+from elf_jax.methods.registry import METHODS, build_method
+from elf_jax.networks.attention import IMPLEMENTATIONS
+from elf_jax.networks.backbone import REMAT
+from elf_jax.training.encoder_objective import t5_config
+from elf_jax.training.optimizer import make_optimizer, make_schedule
+from tests.conftest import GOLDEN
+from tests.tiny import tiny_config
+
+# What the code that carries a choice out knows, where it has a table.
+TABLES = {
+    "method": METHODS,
+    "data.kind": [*READERS, *LIBRARIES],
+    "data.packing": ["auto", *PACKERS],
+    "model.dtype": ["auto", *types.DTYPES],
+    "scorer.dtype": ["auto", *types.DTYPES],
+    "model.remat": REMAT,
+    "model.attention": IMPLEMENTATIONS,
+    "sample.time_grid": flow.TIME_GRIDS,
+}
+# String keys that may hold any text.
+FREE = {
+    "data.field",
+    "data.path",
+    "data.prepared",
+    "data.source_field",
+    "data.split",
+    "data.tokenizer",
+    "data.validation_path",
+    "data.validation_split",
+    "encoder.path",
+    "evaluate.metrics",  # several names; has a rule of its own
+    "evaluate.output",
+    "optimizer.adam_kernels",
+    "pretrain.optimizer.adam_kernels",
+    "scorer.path",
+}
+
+
+def test_choices_are_those_of_the_code():
+    for key, known in TABLES.items():
+        assert sorted(CHOICES[key]) == sorted(known), key
+    assert CHOICES.keys() == TABLES.keys() | CARRIED_OUT.keys()
+
+
+def _rate(settings):
+    return float(make_schedule(settings, 256, 0, 4)(1))
+
+
+def _optimizer(settings):
+    params = {"kernel": jnp.zeros((2, 2))}
+    return jax.tree.structure(make_optimizer(settings, lambda step: 0.1).init(params))
+
+
+def _pad_id(config):
+    return pad_id(config.data, SimpleNamespace(eos_token_id=1, pad_token_id=0))
+
+
+def _latents(config):
+    path = str(GOLDEN / "t5_tiny")
+    config.encoder.update({"path": path, "width": 4, "std": 1.0})
+    tokens = np.tile(np.array([3, 4, 5, 6, 3, 7, 4, 1], np.int32), (4, 1))
+    rows = Rows(tokens, np.zeros(4, np.int32), np.full(4, 8, np.int32))
+    encoder, params = build_encoder(config.encoder, 8, rows=rows)
+    assert encoder.kind == config.encoder.kind
+    return tuple(float(jnp.sum(leaf)) for leaf in jax.tree.leaves(params))
+
+
+def _sampler(config):
+    method, _ = build_method(config, 8, sharding.make_mesh(config.mesh))
+    return method.compiled_for(config.sample)
+
+
+# Where the code has no table: what it makes of a config, which differs with every choice.
+CARRIED_OUT = {
+    "data.pad": _pad_id,
+    "encoder.kind": _latents,
+    "optimizer.name": lambda config: _optimizer(config.optimizer),
+    "optimizer.schedule": lambda config: _rate(config.optimizer),
+    "sample.sampler": _sampler,
+    "sample.weights": lambda config: _choose("", ["params", "ema_params1"], config.sample.weights),
+    "pretrain.version": lambda config: t5_config(config.pretrain, 8),
+    "pretrain.optimizer.name": lambda config: _optimizer(config.pretrain.optimizer),
+    "pretrain.optimizer.schedule": lambda config: _rate(config.pretrain.optimizer),
+}
+
+
+@pytest.mark.parametrize("key", CARRIED_OUT)
+def test_every_choice_is_carried_out_in_its_own_way(key):
+    made = [CARRIED_OUT[key](tiny_config(**{key: choice})) for choice in CHOICES[key]]
+    assert all(one != two for i, one in enumerate(made) for two in made[:i]), made
+
+
+def test_every_text_key_has_choices_or_is_free():
+    flat = flatten(defaults.get_config())
+    assert {key for key, value in flat.items() if isinstance(value, str)} == CHOICES.keys() | FREE
+
+
+def test_rules_are_for_keys_that_there_are():
+    flat = flatten(defaults.get_config())
+    for key in (*SMALLEST, *ABOVE, *PARTS):
+        assert isinstance(flat[key], int | float) and not isinstance(flat[key], bool), key
+    for key in DURATIONS:
+        assert {f"{key}.{unit}" for unit in ("steps", "epochs", "examples")} <= flat.keys()
+    assert set(NOT_EMPTY) <= set(DURATIONS)
+
+
+def refused(match, **keys):
+    """Checks that a config with these values is refused in one line."""
+    with pytest.raises(UserError, match=match) as error:
+        checks.check(tiny_config(**keys))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("key", CHOICES)
+def test_a_choice_that_there_is_not(key):
+    misspelt = CHOICES[key][-1] + "x"
+    refused(f"config.{key} is '{misspelt}': did you mean .*use one of", **{key: misspelt})
+    for choice in CHOICES[key]:
+        checks.check_values(tiny_config(**{key: choice}))
+
+
+@pytest.mark.parametrize("key", SMALLEST)
+def test_a_number_that_is_too_small(key):
+    kind = type(flatten(defaults.get_config())[key])
+    refused(f"config.{key} is -?[0-9.]+; it must be", **{key: kind(SMALLEST[key] - 1)})
+    checks.check_values(tiny_config(**{key: kind(SMALLEST[key])}))
+
+
+@pytest.mark.parametrize("key", ABOVE)
+def test_a_number_that_must_lie_above(key):
+    bound, why = ABOVE[key]
+    refused(f"config.{key} is .*; it must be above {bound} .{why}", **{key: float(bound)})
+    checks.check_values(tiny_config(**{key: bound + 1e-3}))
+
+
+@pytest.mark.parametrize("key", PARTS)
+def test_a_part(key):
+    low, high, *with_ends = PARTS[key]
+    bad = [low - 0.1, high + 0.1, float("nan")]
+    good = [low + 1e-3, high - 1e-3]
+    for end, is_possible in zip((low, high), with_ends, strict=True):
+        (good if is_possible else bad).append(end)
+    for value in bad:
+        refused(f"config.{key} is .*; it must be", **{key: float(value)})
+    for value in good:
+        checks.check_values(tiny_config(**{key: float(value)}))
+
+
+@pytest.mark.parametrize("key", DURATIONS)
+def test_durations(key):
+    # Of the defaults each has one unit that is not zero.
+    nothing = {f"{key}.{unit}": 0 for unit in ("steps", "epochs", "examples")}
+    nothing[f"{key}.epochs"] = 0.0
+    both = {**nothing, f"{key}.steps": 1, f"{key}.epochs": 1.0}
+    refused(f"config.{key} has steps=1, epochs=1.0: set one of", **both)
+    refused(f"config.{key} has steps=-1: set one of", **{**nothing, f"{key}.steps": -1})
+    if key in NOT_EMPTY:
+        refused(f"config.{key} is 0: set one of", **nothing)
+    else:
+        checks.check(tiny_config(**nothing))
+    for unit, value in (("steps", 3), ("epochs", 0.5), ("examples", 7)):
+        checks.check(tiny_config(**{**nothing, f"{key}.{unit}": value}))
+
+
+PAIRS = {"data.source_field": "s", "data.source_length": 4, "data.packing": "rows"}
+# Rules about several keys: values that are possible, others that are not, and what is said.
+TOGETHER = [
+    ({}, {"data.packing": "stream"}, "config.data.packing is stream, but pairs"),
+    ({"data.source_length": 2}, {"data.source_length": 1}, "config.data.source_length is 1: "),
+    ({"data.source_length": 6}, {"data.source_length": 7}, "config.data.source_length is 7: "),
+    ({"evaluate.metrics": "bleu, gen_ppl"}, {"evaluate.metrics": "blue"}, "metrics has 'blue'"),
+    ({"encoder.mean": 1.0, "encoder.std": 1.0}, {"encoder.mean": 1.0}, "config.encoder.mean is 1"),
+    ({"model.heads": 4}, {"model.heads": 3}, "config.model.width=16 with heads=3"),
+    ({"model.width": 20}, {"model.width": 10}, "config.model.width=10 with heads=2"),  # odd heads
+    ({"scorer.heads": 4}, {"scorer.heads": 5}, "config.scorer.width=384 does not divide"),
+    ({"scorer.length": 8}, {"scorer.length": 9}, "config.scorer.length is 9"),
+    ({"scorer.length": 2}, {"scorer.length": 1}, "config.scorer.length is 1"),
+    ({"sweep.steps": (1,)}, {"sweep.steps": (2, 0)}, "config.sweep.steps is 0"),
+    (
+        {"evaluate.protocols.a.sampler": "ode"},
+        {"evaluate.protocols.a.sampler": "heun"},
+        "config.evaluate.protocols.a.sampler is 'heun'",
+    ),
+]
+
+
+@pytest.mark.parametrize("good, bad, message", TOGETHER)
+def test_keys_that_must_fit_together(good, bad, message):
+    checks.check(tiny_config(**{**PAIRS, **good}))
+    refused(message, **{**PAIRS, **bad})
+
+
+def test_what_only_pairs_have():
+    for name in ("evaluate", "sweep"):
+        checks.check(tiny_config(**PAIRS, **{f"{name}.num_samples": 0}))
+        refused(f"config.{name}.num_samples is 0", **{f"{name}.num_samples": 0})
+    checks.check(tiny_config(**{"data.packing": "stream", "evaluate.metrics": "gen_ppl"}))
+    refused(
+        "metrics has 'bleu'; with this data it can have gen_ppl", **{"evaluate.metrics": "bleu"}
+    )
+
+
+SHIPPED = [module.get_config() for module in (base, quickstart, seq2seq, text, wmt14_de_en, xsum)]
+SHIPPED += [owt.get_config(size) for size in owt.SIZES]
+
+
+@pytest.mark.parametrize("config", SHIPPED)
+def test_what_is_shipped_passes(config):
+    checks.check(config)
+    config = config.copy_and_resolve_references()
+    update(config, {"train.log_every": 0})
+    with pytest.raises(UserError, match="config.train.log_every is 0"):
+        checks.check(config)

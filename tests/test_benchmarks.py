@@ -1,0 +1,64 @@
+"""Every benchmark runs, at a tiny size, and explains itself with --help."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+TINY = [
+    "--config.model.depth=1",
+    "--config.model.width=16",
+    "--config.model.heads=2",
+    "--config.model.unroll=1",
+    "--config.encoder.width=8",
+    "--config.train.batch_size=4",
+    "--config.sample.batch_size=4",
+    "--config.sample.steps=2",
+]
+MODEL = ["--repeats=1", "--vocab_size=50", *TINY]
+# Module -> (arguments, what its output must contain).
+BENCHMARKS = {
+    "train_step": (MODEL, "mixed within the batch"),
+    "sampling": (MODEL, "one scan"),
+    "optimizer": (MODEL, "optax, one after another"),
+    "input_pipeline": (
+        ["--megabytes=0.2", "--rounds=1", "--copies=2", "--length=16", "--batch_size=8"],
+        "training batches from shards",
+    ),
+    "compile_table": (
+        ["--only=quickstart", "--topologies=local", "--", *TINY],
+        "| quickstart | local |",
+    ),
+}
+
+
+def run(module, *arguments, cwd):
+    environ = {**os.environ, "PYTHONPATH": str(ROOT), "XLA_FLAGS": os.environ["XLA_FLAGS"]}
+    environ["XLA_FLAGS"] = environ["XLA_FLAGS"].replace("device_count=8", "device_count=1")
+    command = [sys.executable, "-m", f"benchmarks.{module}", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, env=environ, cwd=cwd)
+
+
+def test_all_are_here():
+    modules = {path.stem for path in (ROOT / "benchmarks").glob("*.py")}
+    assert modules - {"__init__", "common"} == set(BENCHMARKS)
+
+
+@pytest.mark.parametrize("module", BENCHMARKS)
+def test_it_runs_at_a_tiny_size(module, tmp_path):
+    arguments, words = BENCHMARKS[module]
+    if module in ("train_step", "sampling", "optimizer"):
+        arguments = [f"--config={ROOT}/configs/quickstart.py", *arguments]
+    done = run(module, *arguments, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert words in done.stdout
+
+
+@pytest.mark.parametrize("module", BENCHMARKS)
+def test_help(module, tmp_path):
+    done = run(module, "--help", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "python -m benchmarks" in done.stdout or "--megabytes" in done.stdout
