@@ -1,18 +1,21 @@
 """Installs ELF-JAX: `pip install -e .`, or with an extra, `pip install -e '.[test]'`."""
 
+import pathlib
+import re
+
 from setuptools import find_packages, setup
 
-REQUIREMENTS = [
-    line.strip()
-    for line in open("requirements.txt", encoding="utf-8")
-    if line.strip() and not line.startswith("#")
-]
+HERE = pathlib.Path(__file__).parent
+LINES = (HERE / "requirements.txt").read_text(encoding="utf-8").splitlines()
+REQUIREMENTS = [line.strip() for line in LINES if line.strip() and not line.startswith("#")]
+INIT = (HERE / "elf_jax" / "__init__.py").read_text(encoding="utf-8")
+VERSION = re.search(r'__version__ = "(.*)"', INIT)[1]
 
 setup(
     name="elf-jax",
-    version="0.1.0",
+    version=VERSION,
     description="Embedded Language Flows: a continuous diffusion language model in JAX",
-    packages=find_packages(include=["elf_jax", "elf_jax.*", "configs"]),
+    packages=find_packages(include=["elf_jax", "elf_jax.*"]),
     python_requires=">=3.11",
     install_requires=REQUIREMENTS,
     extras_require={

@@ -108,3 +108,25 @@ def test_file_names_of_a_workdir_are_written_once():
         texts = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)}
         if path.name not in ("workdir.py", "defaults.py"):
             assert not names & {text for text in texts if isinstance(text, str)}, path
+
+
+def table_of_readme(heading):
+    """Lines of the first table under a heading."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8").split(f"## {heading}\n")[1]
+    lines = text.split("\n## ")[0].splitlines()
+    return "\n".join(line for line in lines if line.startswith("| `"))
+
+
+def test_the_readme_lists_every_folder():
+    table = table_of_readme("What it is made of")
+    for path in PACKAGE.iterdir():
+        if any(path.glob("*.py")) or (path.suffix == ".py" and path.stem != "__init__"):
+            assert f"`{path.name}{'/' if path.is_dir() else ''}`" in table, path
+
+
+def test_the_readme_lists_every_file_of_a_workdir():
+    table = table_of_readme("What is in a workdir")
+    elsewhere = {"SCORER_SUMMARY", "WEIGHTS", "CARD", "STORE"}
+    for name, value in vars(workdir).items():
+        if name.isupper() and name not in elsewhere:
+            assert f"`{value}`" in table or f"`{value}/`" in table, name
