@@ -14,7 +14,7 @@ from absl import app, flags
 from ml_collections import config_flags
 
 from elf_jax.checkpoints.weights import params_shapes
-from elf_jax.core import checks, sharding
+from elf_jax.core import checks, processes, sharding
 from elf_jax.core.types import Batch
 from elf_jax.hardware.chips import CHIPS
 from elf_jax.hardware.program_cost import program_cost
@@ -35,6 +35,7 @@ def run(main, text):
         return flags.FLAGS(argv)
 
     def start(_):
+        processes.skip_missing_tpu()
         checks.check(CONFIG.value)
         main(CONFIG.value)
 

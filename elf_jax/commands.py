@@ -32,6 +32,8 @@ from elf_jax.core.errors import UserError
 from elf_jax.core.files import open_text
 from elf_jax.core.workdir import CONFIG, ENCODER, EXPORT
 
+processes.skip_missing_tpu()  # here, because it must come before the first computation
+
 # Arguments that a sweep takes several values of: those of its section in the config.
 SEVERAL = ("steps", "gamma", "guidance_scale", "cfg_scale", "time_grid")
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from elf_jax import commands
 from elf_jax.core import defaults
 from elf_jax.core.config import flatten
 from tests.launch_tree import PATIENCE, ROOT, STAND_INS, Tree, readme_examples, start_job, submit
@@ -334,7 +335,7 @@ def test_notebook_is_valid_and_names_what_exists():
         if cell["cell_type"] == "code":
             assert cell["outputs"] == [] and cell["execution_count"] is None
     text = "\n".join("".join(cell["source"]) for cell in notebook["cells"])
-    keys = re.findall(r"--config\.([a-z0-9_.]+)=", text)
+    keys = re.findall(r'^ +"([a-z0-9_]+\.[a-z0-9_.]+)": ', text, re.MULTILINE)
     assert keys and set(keys) <= set(flatten(defaults.get_config()))
     paths = re.findall(
         r"(?:configs|elf_jax|launch|docs|notebooks)/[\w./]*\w|main\.py|README\.md", text
@@ -343,3 +344,6 @@ def test_notebook_is_valid_and_names_what_exists():
     lines = re.findall(r"python main\.py (.*)", text)
     flags = {flag for line in lines for flag in re.findall(r"--([a-z_]+)=", line)}
     assert flags and flags <= set(re.findall(r"--([a-z_]+)=", (ROOT / "main.py").read_text()))
+    functions = set(re.findall(r"commands\.(\w+)\(", text))
+    assert functions >= {"load_config", "train", "samples"}
+    assert all(hasattr(commands, name) for name in functions)

@@ -30,10 +30,9 @@ _METADATA = "http://metadata.google.internal/computeMetadata/v1/instance/attribu
 
 
 def start():
-    """What a program does before its first computation: see the two functions below. Of several
-    processes the first one speaks; the others speak of errors only.
+    """Joins the other processes, if there are several. Then only the first one prints; the others
+    print nothing but errors. Call it before any computation.
     """
-    skip_missing_tpu()
     if initialize() and jax.process_index() > 0:
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
         os.environ["TQDM_DISABLE"] = "1"

@@ -1,11 +1,13 @@
 """Several processes: who starts them, and that two of them make what one makes."""
 
+import fnmatch
 import json
 import os
 import pathlib
 import socket
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -117,3 +119,68 @@ def test_rows_that_all_processes_have_are_shared_out():
     shared = sharding.share_rows({"rows": rows}, mesh)["rows"]
     np.testing.assert_array_equal(shared, rows)
     assert shared.addressable_shards[0].data.shape == (1, 3)
+
+
+@pytest.fixture
+def platforms(monkeypatch):
+    """What `jax.config` is told, from automatic choice on."""
+    told = SimpleNamespace(jax_platforms=None)
+    told.update = lambda name, value: setattr(told, name, value)
+    monkeypatch.setattr(jax, "config", told)
+    return told
+
+
+def devices(monkeypatch, *there, plugins=False):
+    """A machine with these device files."""
+
+    def find(pattern):
+        return [name for name in there if fnmatch.fnmatch(name, pattern)]
+
+    monkeypatch.setattr(processes.glob, "glob", find)
+    monkeypatch.setattr(processes.importlib.util, "find_spec", lambda name: plugins or None)
+    monkeypatch.setattr(processes.importlib.metadata, "entry_points", lambda group: [])
+
+
+@pytest.mark.parametrize(
+    "there", [(), ("/dev/vfio/vfio",), ("/dev/accel",), ("/dev/vfio/vfio", "/dev/accel")]
+)
+def test_without_a_tpu_the_tpu_library_is_left_alone(there, platforms, monkeypatch):
+    devices(monkeypatch, *there)
+    processes.skip_missing_tpu({})
+    assert platforms.jax_platforms == "cpu"
+
+
+@pytest.mark.parametrize("there", ["/dev/accel0", "/dev/vfio/0", "/dev/nvidia0", "/dev/dxg"])
+def test_where_there_is_an_accelerator_jax_chooses(there, platforms, monkeypatch):
+    devices(monkeypatch, there)
+    processes.skip_missing_tpu({})
+    assert platforms.jax_platforms is None
+
+
+def test_a_choice_of_platforms_is_left_alone(platforms, monkeypatch):
+    devices(monkeypatch)
+    for chosen in ("tpu,cpu", "", "cuda"):
+        platforms.jax_platforms = chosen
+        processes.skip_missing_tpu({})
+        assert platforms.jax_platforms == chosen
+    platforms.jax_platforms = None
+    processes.skip_missing_tpu({"PJRT_NAMES_AND_LIBRARY_PATHS": "mine:/lib/mine.so"})
+    assert platforms.jax_platforms is None
+    devices(monkeypatch, plugins=True)
+    processes.skip_missing_tpu({})
+    assert platforms.jax_platforms is None
+
+
+@pytest.mark.skipif(processes.has_accelerator(), reason="there is an accelerator here")
+def test_commands_are_quiet_without_a_tpu(tmp_path):
+    """With the TPU library installed and no platform chosen, nothing but our own line."""
+    pytest.importorskip("libtpu")
+    code = "from elf_jax import commands; import jax; jax.devices(); commands.evaluate('none')"
+    environ = {name: value for name, value in os.environ.items() if name != "JAX_PLATFORMS"}
+    command = [sys.executable, "-c", code]
+    run = subprocess.run(command, env=environ, cwd=ROOT, capture_output=True, text=True)
+    lines = run.stderr.splitlines()
+    assert lines[0].startswith("Traceback") and "no trained model in 'none'" in lines[-1]
+    main = [sys.executable, "main.py", "--mode=evaluate", "--workdir=none"]
+    run = subprocess.run(main, env=environ, cwd=ROOT, capture_output=True, text=True)
+    assert run.returncode == 2 and run.stderr.count("\n") == 1, run.stderr

@@ -1,7 +1,7 @@
 """The one owner of the network's input [z, x_prev], its modes and its guidance.
 
-Everything else asks for an x-prediction or for logits and never sees how the network is fed. In
-decode mode t is 1, the mode tokens are on and x_prev is zero, whatever the caller has (ELF, arXiv
+Other code asks for an x-prediction or for logits; how the network is fed is decided here alone. In
+decode mode t is 1, the mode tokens are on, and x_prev is zero whatever the caller gives (ELF, arXiv
 2605.10938).
 """
 

@@ -29,10 +29,10 @@ def sample(
       predict: function of z [B, L, C], t [B], x_prev [B, L, C] to the x-prediction [B, L, C].
       z: [B, L, C], the start, already scaled: s eps. Condition positions are overwritten.
       times: [N + 1], increasing from 0 to 1.
-      gamma: how much noise an SDE step puts back. A Python 0 is the ODE, at no further cost; an
-        array [] is always computed.
-      noise: function of the step index (traced, 1 to N - 1 and 0) to eps [B, L, C]; needed unless
-        gamma is 0.
+      gamma: how much noise an SDE step puts back. The Python number 0 is the ODE, and computes no
+        noise. With an array [] noise is always computed.
+      noise: function of the step index (a traced integer, 0 to N - 2) to eps [B, L, C]; not needed
+        if gamma is 0.
       noise_scale: s. t_eps: see `flow.velocity`.
       condition: clean prefix that never moves.
 

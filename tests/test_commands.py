@@ -1,0 +1,89 @@
+"""What a notebook calls: the functions behind the modes, with plain arguments."""
+
+import json
+
+import pytest
+
+from elf_jax import commands
+from elf_jax.core.errors import UserError
+from tests.command import ROOT
+from tests.tiny import NAMES
+
+KEYS = {
+    "data.kind": "jsonl",
+    "data.path": str(NAMES),
+    "data.length": 8,
+    "data.vocab_size": 300,
+    "encoder.width": 8,
+    "model.depth": 1,
+    "model.width": 16,
+    "model.heads": 2,
+    "model.bottleneck": 8,
+    "model.unroll": 1,
+    "optimizer.name": "adamw",
+    "train.batch_size": 16,
+    "train.duration.steps": 2,
+    "train.validation_batches": 1,
+    "mesh.data": 1,
+    "sample.steps": 2,
+    "evaluate.after_training": False,
+}
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    """Trained as the README shows it."""
+    workdir = tmp_path_factory.mktemp("commands") / "run"
+    commands.train(commands.load_config(f"{ROOT}/configs/quickstart.py", **KEYS), workdir)
+    return workdir
+
+
+def test_samples_are_those_of_the_command(workdir, tmp_path, capsys):
+    pairs = list(commands.samples(workdir, num_samples=3, seed=5))
+    assert len(pairs) == 3 and all(source is None for source, _ in pairs)
+    commands.sample(workdir, num_samples=3, seed=5, format="jsonl", output=tmp_path / "out.jsonl")
+    lines = (tmp_path / "out.jsonl").read_text().splitlines()
+    assert [json.loads(line)["text"] for line in lines] == [text for _, text in pairs]
+    capsys.readouterr()
+    commands.sample(workdir, num_samples=3, seed=5)
+    assert capsys.readouterr().out == "".join(f"{text}\n" for _, text in pairs)
+
+
+def test_numbers_points_and_exports(workdir, tmp_path):
+    numbers = commands.evaluate(workdir, num_samples=2, steps=1)
+    assert numbers["provenance"]["protocol"] == "flags" and numbers["provenance"]["steps"] == 1
+    with pytest.raises(UserError, match="nothing to draw a sweep of without Gen. PPL"):
+        commands.sweep(workdir, steps=[1, 2])
+    output = commands.export(workdir, output=tmp_path / "model", weights="live")
+    again = list(commands.samples(checkpoint=output, weights="live", num_samples=2))
+    assert again == list(commands.samples(workdir, weights="live", num_samples=2))
+
+
+def test_answers_to_a_list(pairs_workdir):
+    answers = list(commands.samples(pairs_workdir, source=["abc", "", "fed"]))
+    assert [source for source, _ in answers] == ["abc", "", "fed"] and answers[1][1] == ""
+
+
+def test_a_config_is_loaded_with_its_variant_and_keys():
+    config = commands.load_config(f"{ROOT}/configs/owt.py:elf_m", **{"train.batch_size": 8})
+    assert (config.model.depth, config.train.batch_size) == (24, 8) and config.is_locked
+    old = commands.load_config(f"{ROOT}/configs/base.py", **{"data.source": "jsonl"})
+    assert old.data.kind == "jsonl"
+    for path, message in {
+        "configs/none.py": "no config at 'configs/none.py'",
+        f"{ROOT}/configs/owt.py:elf_s": "no size 'elf_s'",
+        f"{ROOT}/configs/base.py:large": "gives no config",
+    }.items():
+        with pytest.raises(UserError, match=message):
+            commands.load_config(path)
+    with pytest.raises(UserError, match="did you mean 'train.batch_size'"):
+        commands.load_config(f"{ROOT}/configs/base.py", **{"train.batchsize": 8})
+
+
+def test_what_is_missing_is_said(workdir, tmp_path):
+    with pytest.raises(UserError, match="--workdir is missing"):
+        list(commands.samples())
+    with pytest.raises(UserError, match="no trained model in"):
+        commands.evaluate(tmp_path)
+    with pytest.raises(UserError, match="unknown config key 'sample.stepz'"):
+        list(commands.samples(workdir, stepz=3))
