@@ -1,7 +1,7 @@
-# Shared by the scripts of this directory, which source it. Runs on bash 3.2 (macOS) and newer.
+# What the scripts of this directory share; they source it. It runs on bash 3.2 (macOS) and newer.
 # shellcheck shell=bash
 
-# One line to standard error and exit code 2: the user can put it right.
+# Prints one line to standard error and exits with code 2: an error that the user can correct.
 die() {
   printf 'error: %s\n' "$*" >&2
   exit 2
@@ -11,7 +11,8 @@ say() {
   printf '%s\n' "$*"
 }
 
-# The arguments as words that any POSIX shell reads back unchanged, quoted only where it must be.
+# Prints the arguments as words that any POSIX shell reads back unchanged, with quotes only where
+# they are needed.
 quote() {
   local LC_ALL=C word line="" mark="'" escaped="'\\''"
   for word in "$@"; do
@@ -23,7 +24,7 @@ quote() {
   printf '%s\n' "$line"
 }
 
-# Runs a command, or only prints it with --dry_run.
+# Runs a command; with --dry_run prints it instead.
 run() {
   if [[ ${dry_run-} ]]; then
     quote "$@"
@@ -32,28 +33,30 @@ run() {
   fi
 }
 
-# The value of a flag given as --name=value.
+# Prints the value of a flag that is given as --name=value.
 value_of() {
   [[ $1 == *=?* ]] || die "${1%%=*} needs a value: ${1%%=*}=VALUE"
   printf '%s\n' "${1#*=}"
 }
 
-# The exit code of background process $1, whatever signals this script gets while it waits.
+# Returns the exit code of the background process $1, even if this script gets signals while it
+# waits.
 wait_out() {
   local code=0 last=0
   wait "$1" || code=$?
-  while kill -0 "$1" 2>/dev/null; do # a trap came first, not the end of the process
+  while kill -0 "$1" 2>/dev/null; do # a trap ended the wait, not the process
     code=0
     wait "$1" || code=$?
   done
-  # It may have ended while a trap ran: then its exit code has not been asked for yet.
+  # The process may have ended while a trap ran. Then nobody has asked for its exit code yet.
   wait "$1" 2>/dev/null || last=$?
   if ((last != 127)); then code=$last; fi
   return "$code"
 }
 
-# Packs the current directory into archive $1: all that git would track, as it lies there now;
-# nothing needs to be committed, and where git knows nothing, all but results and hidden files.
+# Packs the current directory into the archive $1: all files that git would track, as they are now.
+# Nothing needs to be committed. Outside of a git repository it packs all files but results and
+# hidden files.
 pack() {
   local list=(git ls-files -z --cached --others --exclude-standard)
   local tar=(tar -czf "$1" --null -T -)
@@ -64,12 +67,12 @@ pack() {
   git rev-parse --git-dir >/dev/null 2>&1 ||
     list=(find . -type f -not -path '*/.*' -not -path './runs/*' -not -name '*.pyc' -print0)
   "${list[@]}" | while IFS= read -r -d '' file; do
-    [[ ! -e $file ]] || printf '%s\0' "$file" # git lists files that were deleted, too
+    [[ ! -e $file ]] || printf '%s\0' "$file" # git also lists deleted files
   done | COPYFILE_DISABLE=1 "${tar[@]}"
 }
 
-# A new virtual environment in $1, with a Python that ELF-JAX runs on (setup.py: 3.11 or newer).
-# Where the machine has none, as Ubuntu 22.04, uv brings one.
+# Makes a new virtual environment in $1, with a Python that ELF-JAX runs on (setup.py: 3.11 or
+# newer). If the machine has no such Python, as on Ubuntu 22.04, uv installs one.
 make_venv() {
   local python
   for python in python3.12 python3.11 python3.13 python3; do
@@ -83,7 +86,7 @@ make_venv() {
 }
 
 # Installs the code in the current directory with extras $2 into the virtual environment $1.
-# What is installed already, with the same requirements, is left alone.
+# If it is installed there with the same requirements, nothing is done.
 install_into() {
   local target=$1 extras=$2 want
   want=$(cat requirements.txt setup.py && echo "$PWD $extras")

@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
 # Trains on a GPU cluster under SLURM. launch/README.md shows what each command does.
 #
-# One process per GPU. jax.distributed finds address, number and rank in the variables that srun
-# sets, and then lets each process see the one GPU of its SLURM_LOCALID
-# (jax/_src/clusters/slurm_cluster.py and cluster.py): with one process per node, seven of eight
-# GPUs would stay idle unless JAX_LOCAL_DEVICE_IDS names them, and with a GPU bound to each task
-# by SLURM (--gpus-per-task), which renumbers it to 0, all but the first process would look for
-# one that is not there. So: as many tasks as GPUs, GPUs given to the node as a whole.
+# There is one process for each GPU. jax.distributed finds the address, the number of processes and
+# the rank in variables that srun sets. Then it lets each process see only the GPU of its
+# SLURM_LOCALID (jax/_src/clusters/slurm_cluster.py and cluster.py). With one process for each node,
+# seven of eight GPUs would be idle, unless JAX_LOCAL_DEVICE_IDS names them. With --gpus-per-task
+# SLURM binds a GPU to each task and gives it the number 0, so all processes but the first would
+# look for a GPU that they cannot see. So there are as many tasks as GPUs, and each node gets its
+# GPUs as a whole.
 set -euo pipefail
 
 usage() {
@@ -93,17 +94,17 @@ check() {
     die "srun is not on this machine: run this on a login node of a SLURM cluster"
 }
 
-# Compiler flags that hide communication behind computation. `flags_guidance` is
+# Compiler flags that let communication run while the GPUs compute. `flags_guidance` is
 # https://openxla.org/xla/flags_guidance, `jax` https://docs.jax.dev/en/latest/gpu_performance_tips.html
 # and `nvidia` https://docs.nvidia.com/jax-toolbox/performance-profiling/gpu-performance
 gpu_flags() {
   local flags=(
-    # Orders operations so that communication that is under way overlaps with computation (jax,
-    # flags_guidance); the one flag that NVIDIA's JAX images set.
+    # Orders operations so that communication overlaps with computation (jax, flags_guidance). It
+    # is the only flag that NVIDIA's JAX images set.
     --xla_gpu_enable_latency_hiding_scheduler=true
-    # The layers are one loop (nn.scan), and with mesh.fsdp > 1 each turn gathers its parameters
-    # and scatters its gradients. These let one turn communicate while another computes (nvidia,
-    # "Enable optimizations for FSDP communication").
+    # The layers are one loop (nn.scan). With mesh.fsdp > 1 each iteration gathers its parameters
+    # and scatters its gradients. These flags let one iteration communicate while another computes
+    # (nvidia, "Enable optimizations for FSDP communication").
     --xla_gpu_enable_pipelined_all_gather=true
     --xla_gpu_enable_pipelined_reduce_scatter=true
     --xla_gpu_enable_while_loop_double_buffering=true
@@ -111,7 +112,7 @@ gpu_flags() {
   echo "${flags[*]}"
 }
 
-# Ids and states of the jobs of this name that are in the queue.
+# Prints ids and states of the jobs of this name that are in the queue.
 queue() {
   run squeue --me --noheader --name="$name" --format='%i %T'
 }
@@ -128,11 +129,12 @@ train() {
     return
   fi
   prepare
-  # The script itself, with the command `job`: sbatch would run a copy of it somewhere else.
+  # The job runs this very file with the command `job`. Given the file itself, sbatch would run a
+  # copy of it in another place.
   line=$(quote exec bash launch/slurm.sh job --name="$name" --cpus_per_gpu="$cpus" \
     --venv="$venv" --config="$config" --workdir="$workdir" -- ${arguments[@]+"${arguments[@]}"})
-  # The signal goes to the script (B:), which hands it on and notes that the job is to go on.
-  # Append: a job that queued again would otherwise empty its own log.
+  # B: sends the signal to this script, which passes it on and notes that the job must queue again.
+  # The log is opened to append: otherwise a job that queued again would empty its own log.
   run sbatch --job-name="$name" --nodes="$nodes" --ntasks-per-node="$gpus" --gres=gpu:"$gpus" \
     --cpus-per-task="$cpus" --requeue --signal=B:USR1@"$save_seconds" --chdir="$root" \
     --output="$root/$log" --open-mode=append ${sbatch_flags[@]+"${sbatch_flags[@]}"} --wrap="$line"
@@ -151,23 +153,23 @@ prepare() {
   fi
 }
 
-# What SLURM runs on the first node of the job: training on all of them, and what comes after.
+# SLURM runs this on the first node of the job. It trains on all nodes and decides what comes next.
 job() {
   local code=0 again="" before=0
   XLA_FLAGS="$(gpu_flags) ${XLA_FLAGS-}"
-  # JAX takes 0.75 of the memory of a GPU; nothing else runs there, and NVIDIA's libraries need
-  # the rest ("nvidia" above: typically 0.9).
+  # By default JAX takes 0.75 of the memory of a GPU. Nothing else runs there, so it may have more;
+  # NVIDIA's libraries need the rest ("nvidia" above: typically 0.9).
   XLA_PYTHON_CLIENT_MEM_FRACTION=${XLA_PYTHON_CLIENT_MEM_FRACTION:-0.9}
   export XLA_FLAGS XLA_PYTHON_CLIENT_MEM_FRACTION
-  # To the tasks, and not to srun, which would end them on the spot.
+  # The signal goes to the tasks. srun itself would end them at once.
   trap 'again=yes; scancel --signal=TERM "$SLURM_JOB_ID"' USR1
   [[ ! -f $log ]] || before=$(wc -c <"$log")
-  # Without --kill-on-bad-exit the others would wait for a process that failed, until the time
-  # limit. The cores have to be named once more: srun does not take them from sbatch since 22.05.
+  # Without --kill-on-bad-exit the other processes would wait until the time limit for one that
+  # failed. Since version 22.05 srun does not take the number of cores from sbatch.
   srun --kill-on-bad-exit=1 --cpus-per-task="$cpus" "$venv/bin/python" -u main.py \
     --config="$config" --workdir="$workdir" ${arguments[@]+"${arguments[@]}"} &
   wait_out "$!" || code=$?
-  # A preemption with a grace period tells the tasks alone; main.py then says that it stopped.
+  # A preemption with a grace period signals the tasks only. Then main.py says that it stopped.
   if tail -c "+$((before + 1))" "$log" 2>/dev/null | grep -aq 'stopped at step'; then
     again=yes
   fi

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Trains on a Cloud TPU slice, from nothing to the last checkpoint, preemptions included.
+# Trains on a Cloud TPU slice, from creating it to the last checkpoint, through preemptions.
 # launch/README.md shows what each command does; tpu_worker.sh is the part that runs on the slice.
 set -euo pipefail
 
@@ -97,7 +97,8 @@ check() {
     die "gcloud is not installed: see https://cloud.google.com/sdk/docs/install"
 }
 
-# The common runtime version of a TPU: https://cloud.google.com/tpu/docs/runtimes
+# Sets `runtime` to the usual version for this type of TPU:
+# https://cloud.google.com/tpu/docs/runtimes
 set_runtime() {
   case $type in
     v6e-*) runtime=v2-alpha-tpuv6e ;;
@@ -112,13 +113,13 @@ tpu() {
   run gcloud compute tpus "$@" ${scope[@]+"${scope[@]}"} --quiet
 }
 
-# Runs a command line on all workers at once, or on the one given; fails if it fails on any. A
-# machine that was taken away does not say so: without the flag ssh would wait for it for ever.
+# Runs a command line on all workers at once, or on the given one. Fails if it fails on any of them.
+# The flag is for machines that were taken away: without it, ssh would wait for them forever.
 on_workers() {
   tpu tpu-vm ssh "$name" --worker="$1" --ssh-flag=-oServerAliveInterval=30 --command="$2"
 }
 
-# Sets `state` to that of the queued resource, NONE where there is none.
+# Sets `state` to the state of the queued resource, or to NONE if there is none.
 # https://cloud.google.com/tpu/docs/queued-resources lists the states.
 get_state() {
   local describe=(queued-resources describe "$name" "--format=value(state.state)")
@@ -135,7 +136,7 @@ get_state() {
   fi
 }
 
-# The slice, ACTIVE. Requests that are dead are replaced; one that is waiting is waited for.
+# Returns when the slice is ACTIVE. Replaces a request that is dead, waits for one that is not.
 up() {
   local last="" created="" misses=0
   while :; do
@@ -170,7 +171,7 @@ create() {
     tpu queued-resources create "$name" "${flags[@]}"
     dry_state=ACTIVE
   elif ! tpu queued-resources create "$name" "${flags[@]}" 2>"$scratch/errors"; then
-    # Somebody else may have asked for it in this very moment: then we wait for that one.
+    # Somebody else may have created it at the same moment. Then we wait for that one.
     grep -qiE 'already.?exists' "$scratch/errors" || die "$(last_error)"
     get_state && [[ $state != NONE ]] ||
       die "there is a TPU named $name that is no queued resource: choose another --name"
@@ -196,8 +197,8 @@ last_error() {
   printf '%s\n' "${line#ERROR: }"
 }
 
-# Ships the code and installs it. On a worker it lies in elf-jax/; files of an earlier shipment
-# that are gone here go there too, and results in elf-jax/runs stay.
+# Sends the code to the directory elf-jax/ of the workers and installs it. Files that were sent
+# before and are gone here are removed there too. Results in elf-jax/runs stay.
 install() {
   local archive=$scratch/elf-jax.tar.gz extras=tpu unpack
   [[ "$workdir ${arguments[*]-}" != *gs://* ]] || extras=tpu,gcs
@@ -217,7 +218,7 @@ start() {
   on_workers all "$line"
 }
 
-# Sets `training` to the state of training on all workers together; fails if one cannot be reached.
+# Sets `training` to the state of training on all workers together. Fails if one cannot be reached.
 get_training() {
   local line="test ! -f $worker_script && echo \$(hostname) none || bash $worker_script status"
   if [[ $dry_run ]]; then
@@ -233,21 +234,21 @@ get_training() {
     "finished ") training=finished ;;
     "none ") training=none ;;
     *interrupted* | *lost* | *none*) training=down ;;
-    *) training=running ;; # or some have finished already, and the others are about to
+    *) training=running ;; # or some have finished, and the others are about to
   esac
 }
 
-# Training on all workers; where it runs already, with the same arguments, that is all.
+# Starts training on all workers. If it runs already with the same arguments, it leaves it alone.
 bring_up() {
   get_training || training=none
   case $training in
     running) start ;;
     none | finished | stopped) install && start ;;
-    *) stop 60 && install && start ;; # all start together, or none finds the others
+    *) stop 60 && install && start ;; # all must start together to find each other
   esac
 }
 
-# Brings training to its end, through preemptions of the slice and restarts of its machines.
+# Trains to the end, through preemptions of the slice and restarts of its machines.
 train() {
   while :; do
     up
@@ -255,7 +256,7 @@ train() {
       dry_training=finished
       watch && break
     else
-      sleep "$poll" # a preemption may be the reason, and takes a moment to show
+      sleep "$poll" # the reason may be a preemption, which takes a moment to show
       get_state || true
       [[ $state != ACTIVE ]] || die "a command failed on a worker: see above"
     fi
@@ -263,12 +264,12 @@ train() {
   [[ ! $delete_after || $training != finished ]] || remove
 }
 
-# Follows the log until training is over (0) or has to be started again (1).
+# Follows the log. Returns 0 when training is over, 1 when it must be started again.
 watch() {
   local misses=0 last="" seen=0 lines=20
   trap 'say "training goes on: train follows it again, stop and delete end it"; exit 130' INT
   while :; do
-    # For some minutes at a time: another worker may have failed while 0 waits for it.
+    # A few minutes at a time: worker 0 may be waiting for another worker that has failed.
     on_workers 0 "bash $worker_script log $lines ${ELF_FOLLOW_SECONDS:-300}" || true
     lines=3
     get_state || true
@@ -297,7 +298,7 @@ watch() {
         return 0
         ;;
       failed | down)
-        # Twice: a slice that is being taken away shows it on its workers first.
+        # Seen twice: when a slice is taken away, its workers show it before the slice does.
         ((seen < 2)) || break
         ;;
     esac
@@ -305,7 +306,7 @@ watch() {
   done
   if [[ $training == failed ]]; then
     sort "$scratch/workers" >&2
-    stop 60 >/dev/null 2>&1 || true # workers that wait for the one that failed
+    stop 60 >/dev/null 2>&1 || true # the workers that wait for the failed one
     echo "error: training failed: see logs --worker=N" >&2
     exit 1
   fi
@@ -313,8 +314,8 @@ watch() {
   return 1
 }
 
-# Lets training save and end, within so many seconds if a number is given. On a machine that is
-# new there is nothing to stop.
+# Lets training save and end, within $1 seconds if that is given. On a new machine there is nothing
+# to stop.
 stop() {
   on_workers all "test ! -f $worker_script || bash $worker_script stop${1+ $1}"
 }

@@ -1,37 +1,38 @@
 #!/usr/bin/env bash
 # The part of tpu_pod.sh that runs on each worker of a slice.
 #
-#   tpu_worker.sh install EXTRAS     into a virtual environment of its own
-#   tpu_worker.sh start ARGUMENTS    of main.py; in the background, once however often it is called
-#   tpu_worker.sh log [LINES] [SECONDS]     follow the log until training ends, or so long
-#   tpu_worker.sh status             HOST and one of none, running, finished, stopped, failed,
-#                                    interrupted (by the system), lost (no trace of how it ended)
-#   tpu_worker.sh stop [SECONDS]     ask training to save and end, wait for that, at last kill it
+#   tpu_worker.sh install EXTRAS     install into a virtual environment of its own
+#   tpu_worker.sh start ARGUMENTS    start main.py in the background; if it runs already, do nothing
+#   tpu_worker.sh log [LINES] [SECONDS]     follow the log until training ends, or for SECONDS
+#   tpu_worker.sh status             print HOST and one of none, running, finished, stopped, failed,
+#                                    interrupted (by the system), lost (nobody knows how it ended)
+#   tpu_worker.sh stop [SECONDS]     ask training to save and end; kill it if it takes longer
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # shellcheck source=common.sh
 source launch/common.sh
 
-readonly here=${ELF_HOME:-$HOME/elf-jax-run} # log, lock and result of training
+readonly here=${ELF_HOME:-$HOME/elf-jax-run} # the log, the lock and the result of training
 readonly venv=${ELF_HOME:-$HOME/elf-jax-run}/venv
 readonly poll=${ELF_WORKER_POLL_SECONDS:-1}
 
-# Compiler flags that hide communication behind computation: documented ones only, none of them
-# measured on a slice so far. `main.py --mode=compile` heeds LIBTPU_INIT_ARGS too, to compare. libtpu
-# ends a program at once when it does not know a flag; 0.0.42, that of jax 0.10, knows these.
+# Compiler flags that let communication run while the chips compute. All of them are documented.
+# None has been measured on a slice so far. To compare them, set LIBTPU_INIT_ARGS for
+# `main.py --mode=compile`. libtpu ends a program at once if it does not know a flag. Version
+# 0.0.42, which belongs to jax 0.10, knows these.
 libtpu_flags() {
   local flags=(
-    # All-reduces run beside other operations and not between them: with mesh.data > 1 every
-    # gradient is all-reduced. "These 2 flags should be used in conjunction to activate
+    # All-reduces run at the same time as other operations. With mesh.data > 1 every gradient is
+    # all-reduced. "These 2 flags should be used in conjunction to activate
     # asynchronous all-reduce operations on v5e"; the second is off by default:
-    # https://openxla.org/xla/flags_guidance. For all-gathers the same is on by default.
+    # https://openxla.org/xla/flags_guidance. For all-gathers the same is the default.
     --xla_tpu_enable_async_collective_fusion=true
     --xla_tpu_enable_async_collective_fusion_fuse_all_reduce=true
   )
   echo "${flags[*]}"
 }
 
-# True while training runs: its wrapper holds the lock, whatever happened to files and ids.
+# True while training runs. Its wrapper holds the lock, so files and process ids do not matter.
 running() {
   [[ -f $here/lock ]] && ! flock --nonblock "$here/lock" true
 }
@@ -47,19 +48,19 @@ start() {
   fi
   rm -f "$here/result" "$here/stop" "$here/child"
   quote "$@" >"$here/arguments"
-  # JAX warns where huge pages are off: start-up on v5e and newer takes much longer without.
+  # JAX warns if huge pages are off: without them, starting on v5e and newer takes much longer.
   sudo -n sh -c 'echo always > /sys/kernel/mm/transparent_hugepage/enabled' 2>/dev/null || true
   setsid nohup bash launch/tpu_worker.sh run "$@" </dev/null >>"$here/log" 2>&1 &
   echo "$!" >"$here/wrapper"
   say "$(hostname): started"
 }
 
-# Training in the foreground, with file descriptor 9 holding the lock; writes how it ended.
+# Trains in the foreground and writes how it ended. File descriptor 9 holds the lock.
 run_training() {
   local code=0 interrupted=""
-  # A machine that shuts down sends SIGTERM to everything. main.py then saves and exits with 0, as
-  # it does at the end: this is how the two are told apart. It is not passed on to main.py, which
-  # has its own and takes a second one as an order to die.
+  # A machine that shuts down sends SIGTERM to all processes. Then main.py saves and exits with 0,
+  # as it does at its end; this trap tells the two apart. It does not pass the signal on: main.py
+  # gets its own, and a second one would end it at once.
   trap 'interrupted=yes' TERM
   printf '\n%s: main.py %s\n' "$(date '+%F %T')" "$(quote "$@")"
   LIBTPU_INIT_ARGS="$(libtpu_flags) ${LIBTPU_INIT_ARGS-}" "$venv/bin/python" -u main.py "$@" 9>&- &
@@ -116,7 +117,7 @@ stop() {
       say "$(hostname): stopped"
       return
     fi
-    # Once only, and main.py alone: to the whole group it would look like a machine that ends.
+    # Only once, and only to main.py: if the whole group got it, it would look like a shutdown.
     if [[ ! $asked && -s $here/child ]]; then
       kill -TERM "$(cat "$here/child")" 2>/dev/null || true
       asked=yes

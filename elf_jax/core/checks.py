@@ -1,8 +1,8 @@
-"""Which values a config may have: every rule once, checked before anything long begins.
+"""Which values a config may have. They are checked before any long work begins.
 
-A rule that one key can break alone is a line in one of the tables. A rule about several keys is a
-function. What only the devices or the data can tell (does a batch divide over the chips, is there
-enough text) is checked where they are known.
+A rule about one key is a line in one of the tables. A rule about several keys is a function. Rules
+that need the devices or the data (does a batch divide over the chips, is there enough text) are
+checked where those are known.
 """
 
 import difflib
@@ -10,7 +10,7 @@ import difflib
 from elf_jax.core.errors import UserError
 from elf_jax.core.renames import PROTOCOLS
 
-# The values that a key may have. A test holds them against the code that carries them out.
+# The values that a key may have. A test compares them with the code that uses them.
 CHOICES = {
     "method": ("elf",),
     "data.kind": ("unicode_names", "text", "jsonl", "tfds", "hf"),
@@ -108,14 +108,14 @@ SMALLEST = {
     ),
 }
 
-# What a number must lie above.
+# A number must be above this bound: (bound, reason).
 ABOVE = {
     "sample.guidance_scale": (0, "1 is no guidance"),
-    "objective.t_eps": (0, "a velocity is divided by it"),
+    "objective.t_eps": (0, "velocities are divided by it"),
 }
 
-# (lowest, highest, whether the lowest, whether the highest itself is possible) of a part.
-PARTS = {
+# Fractions: (lowest, highest, whether the lowest is allowed, whether the highest is allowed).
+FRACTIONS = {
     "data.validation_fraction": (0, 1, True, True),
     "encoder.structured": (0, 1, False, True),
     "model.dropout": (0, 1, True, False),
@@ -133,12 +133,12 @@ DURATIONS = (
     "pretrain.optimizer.warmup",
 )
 NOT_EMPTY = ("train.duration", "pretrain.duration")
-METRICS = ("gen_ppl", "bleu", "rouge")  # of evaluate.metrics; those of text come first
+METRICS = ("gen_ppl", "bleu", "rouge")  # in evaluate.metrics; those of unconditional text first
 METRICS_OF_TEXT = METRICS[:1]
 
 
 def check(config):
-    """Raises UserError for the first value in a whole config that cannot be; names the key."""
+    """Raises UserError for the first value in a whole config that is not allowed; names the key."""
     check_values(config)
     check_data(config.data)
     _check_durations(config)
@@ -149,10 +149,10 @@ def check(config):
 
 
 def check_values(config, prefix=""):
-    """Holds every key of a config, or of its section `prefix`, against the tables.
+    """Checks every key of a config, or of its section `prefix`, by the tables.
 
     Raises:
-      UserError: the first value that cannot be.
+      UserError: a value is not allowed; the first one is named.
     """
     for key, value in config.items():
         name = f"{prefix}{key}"
@@ -163,7 +163,7 @@ def check_values(config, prefix=""):
 
 
 def _check_value(name, value, rule=None):
-    """Holds a value of the key `name` against its own rule, or against that of another key."""
+    """Checks a value of the key `name` by the rule of this key, or by that of the key `rule`."""
     rule = rule or name
     if rule in CHOICES and value not in CHOICES[rule]:
         known = CHOICES[rule]
@@ -175,8 +175,8 @@ def _check_value(name, value, rule=None):
     if rule in ABOVE and not value > ABOVE[rule][0]:
         bound, why = ABOVE[rule]
         raise UserError(f"config.{name} is {value}; it must be above {bound} ({why})")
-    if rule in PARTS:
-        low, high, with_low, with_high = PARTS[rule]
+    if rule in FRACTIONS:
+        low, high, with_low, with_high = FRACTIONS[rule]
         if not (low < value < high or (with_low and value == low) or (with_high and value == high)):
             ends = f"{low} or more" if with_low else f"above {low}"
             ends += f", at most {high}" if with_high else f", below {high}"
@@ -184,7 +184,7 @@ def _check_value(name, value, rule=None):
 
 
 def check_data(data):
-    """Raises UserError for values in the section `data` that cannot be, alone or together."""
+    """Raises UserError for values in the section `data` that are not allowed, alone or together."""
     check_values(data, "data.")
     conditional = bool(data.source_field)
     if conditional and data.packing not in ("auto", "rows"):
@@ -208,7 +208,7 @@ def _check_durations(config):
         if len(given) > 1 or min(given.values(), default=0) < 0:
             values = ", ".join(f"{key}={value}" for key, value in given.items())
             raise UserError(
-                f"config.{name} has {values}: set one of steps, epochs, examples, above 0"
+                f"config.{name} has {values}: set one of steps, epochs, examples to more than 0"
             )
         if name in NOT_EMPTY and not given:
             raise UserError(f"config.{name} is 0: set one of its steps, epochs, examples")
@@ -217,8 +217,8 @@ def _check_durations(config):
 def _check_encoder(encoder):
     if encoder.mean and not encoder.std:
         raise UserError(
-            f"config.encoder.mean is {encoder.mean} but config.encoder.std is 0, which measures "
-            "both: set both or neither"
+            f"config.encoder.mean is {encoder.mean} but config.encoder.std is 0, so that "
+            "both are measured: set both or neither"
         )
 
 
@@ -240,8 +240,8 @@ def _check_evaluation(config):
     for name in ("evaluate", "sweep"):
         if not (config[name].num_samples or conditional):
             raise UserError(
-                f"config.{name}.num_samples is 0, which means the whole held-out part of pairs; "
-                "of text without sources it must be 1 or more"
+                f"config.{name}.num_samples is 0, which means all held-out pairs, but the data "
+                "has no pairs: set it to 1 or more"
             )
     resolve_metrics(config.evaluate.metrics, conditional)
     for name, protocol in config.evaluate.protocols.items():
@@ -253,10 +253,10 @@ def _check_evaluation(config):
 
 
 def resolve_metrics(asked, conditional):
-    """Tuple of names from METRICS: what config.evaluate.metrics asks for.
+    """The metrics of config.evaluate.metrics: a tuple of names from METRICS.
 
     Args:
-      asked: names with commas between; "auto": gen_ppl of text, the others of pairs; "": none.
+      asked: names with commas between; "auto": gen_ppl for text, the others for pairs; "": none.
       conditional: whether there are references.
 
     Raises:
@@ -269,8 +269,8 @@ def resolve_metrics(asked, conditional):
     for name in names:
         if name not in known:
             raise UserError(
-                f"config.evaluate.metrics has {name!r}; with this data it can have "
-                f"{', '.join(known)}, with commas between, or be auto or empty"
+                f"config.evaluate.metrics has {name!r}: with this data use "
+                f"{', '.join(known)} (with commas between), auto, or nothing"
             )
     return names
 

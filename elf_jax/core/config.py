@@ -1,7 +1,7 @@
-"""Configs as they are kept: written beside what they made, read back, compared, changed.
+"""Reads, changes, compares and keeps configs.
 
-`defaults.py` has every key, `checks.py` says which values are possible, `renames.py` knows the
-names that earlier versions used.
+`defaults.py` has every key, `checks.py` has the rules for values, `renames.py` has the names that
+keys had in earlier versions.
 """
 
 import difflib
@@ -17,9 +17,9 @@ from elf_jax.core.files import write_json
 from elf_jax.core.renames import PROTOCOLS, translate
 from elf_jax.core.workdir import CONFIG
 
-NOT_SETTINGS = ("model_type", "export")  # what the config.json of an export holds besides
+NOT_SETTINGS = ("model_type", "export")  # other keys in the config.json of an export
 
-# A workdir goes on with other values of these keys: they change nothing that it has computed.
+# These keys may change in a workdir: nothing that was computed before depends on them.
 MAY_CHANGE = (
     "train.duration.",
     "train.log_every",
@@ -32,24 +32,24 @@ MAY_CHANGE = (
     "sweep.",
     "scorer.",
 )
-# And with these, if the rows that come of them are the same: their fingerprint shows it.
+# These may change too if the rows of the data stay the same, which their fingerprint shows.
 PLACES = ("data.path", "data.validation_path", "data.prepared")
 # Keys of section `sample` that a protocol cannot set: weights are loaded once for all protocols.
 NOT_OF_PROTOCOLS = ("num_samples", "batch_size", "weights", "seed")
 
 
 def run_config_file(path):
-    """The config that a Python file with get_config() makes.
+    """The config that the function get_config() of a Python file returns.
 
     Args:
       path: such as configs/owt.py, or configs/owt.py:elf_l for get_config("elf_l").
 
     Raises:
-      UserError: no such file, or no such variant.
+      UserError: there is no such file, or no such variant.
     """
     file, _, variant = str(path).partition(":")
     if not pathlib.Path(file).is_file():
-        raise UserError(f"no config at {file!r}: see configs/ for those that there are")
+        raise UserError(f"no config at {file!r}: the folder configs/ has all configs")
     try:
         return runpy.run_path(file)["get_config"](*([variant] if variant else []))
     except (KeyError, TypeError, ValueError) as error:
@@ -76,8 +76,8 @@ def update(config, flat):
     The protocols may be set as a whole or key by key: "evaluate.protocols.NAME.steps".
 
     Raises:
-      UserError: a key that the config does not have (naming the nearest), or a value of another
-        type.
+      UserError: the config does not have the key (the message names the nearest one), or the value
+        has another type.
     """
     known = flatten(config)
     for name, value in flat.items():
@@ -101,20 +101,20 @@ def _set(config, name, value):
     try:
         section[leaf] = value
     except TypeError:
-        kind = type(section[leaf]).__name__
-        raise UserError(f"config.{name} must be of type {kind}, not {value!r}") from None
+        wanted = type(section[leaf]).__name__
+        raise UserError(f"config.{name} must be of type {wanted}, not {value!r}") from None
 
 
 def _values(config, name, key, values):
-    """A list of section `sweep` as a tuple, its values of the type that section `sample` has."""
+    """A list of section `sweep` as a tuple; its values get the type of the key in `sample`."""
     values = [values] if isinstance(values, str | int | float) else values  # JSON has no tuples
     parts = [part.strip() for value in values for part in str(value).split(",")]
-    kind = type(config.sample[key])
+    wanted = type(config.sample[key])
     try:
-        return tuple(kind(part) for part in parts if part)
+        return tuple(wanted(part) for part in parts if part)
     except ValueError:
         raise UserError(
-            f"config.{name} has {values!r}: list values of type {kind.__name__}"
+            f"config.{name} has {values!r}: give a list of values of type {wanted.__name__}"
         ) from None
 
 
@@ -128,7 +128,7 @@ def _set_protocols(config, protocols):
 
 
 def _set_protocol_key(config, name, value):
-    """A protocol takes the keys of section `sample`, each with the type that it has there."""
+    """Sets one key of a protocol: a key of section `sample`, with the type that it has there."""
     _, _, protocol, *rest = name.split(".")
     if len(rest) != 1:
         raise UserError(f"unknown config key {name!r}: write {PROTOCOLS}.NAME.KEY, such as .steps")
@@ -136,13 +136,13 @@ def _set_protocol_key(config, name, value):
     known = [f"{PROTOCOLS}.{protocol}.{one}" for one in sample if one not in NOT_OF_PROTOCOLS]
     if name not in known:
         raise UserError(f"unknown config key {name!r}: {nearest(name, known)}")
-    kind = type(sample[key])
+    wanted = type(sample[key])
     try:
-        if kind is int and isinstance(value, float) and value != int(value):
+        if wanted is int and isinstance(value, float) and value != int(value):
             raise ValueError
-        value = kind(value)
+        value = wanted(value)
     except (TypeError, ValueError):
-        raise UserError(f"config.{name} must be of type {kind.__name__}, not {value!r}") from None
+        raise UserError(f"config.{name} must be of type {wanted.__name__}, not {value!r}") from None
     _add_protocol(config, protocol)
     with config.unlocked():
         config.evaluate.protocols[protocol][key] = value
@@ -159,16 +159,16 @@ def _add_protocol(config, name):
 
 
 def nearest(name, known):
-    """A hint at the known key that `name` may have meant."""
+    """A hint for an unknown key: the known key that was probably meant."""
     close = difflib.get_close_matches(name, known, 1, 0.5)
-    # A misplaced key may have another section: then the last part alone finds it.
+    # A key may be in another section than the user wrote. Then its last part alone matches.
     same_leaf = [key for key in known if key.split(".")[-1] == name.split(".")[-1]]
     best = same_leaf or close
     return f"did you mean {best[0]!r}?" if best else "elf_jax/core/defaults.py lists all keys"
 
 
 def write_config(workdir, config):
-    """Keeps the full config in the workdir."""
+    """Writes the full config into the workdir."""
     write_json(pathlib.Path(workdir) / CONFIG, config.to_dict())
 
 
@@ -176,7 +176,7 @@ def read_config(workdir):
     """The full config that the model in a workdir or an export was trained with.
 
     Raises:
-      UserError: there is none, or it does not fit this version.
+      UserError: there is no config, or it does not fit this version.
     """
     path = pathlib.Path(workdir) / CONFIG
     if not path.is_file():
@@ -198,14 +198,15 @@ def check_same(workdir, config, only=lambda name: True):
     """Compares a config with the one that a workdir was made with.
 
     Args:
-      only: function of a key: whether the key counts. See `may_change` for those that never do.
+      only: function (key) -> bool, whether a difference in this key is an error. A key that
+        `may_change` is never an error.
 
     Returns:
-      {"section.key": (value there, value now)} of the keys that differ and may differ; empty where
+      {"section.key": (value there, value now)} of the keys that differ and may change; empty if
       there is no workdir yet.
 
     Raises:
-      UserError: other keys differ; names them.
+      UserError: other keys differ; the message names them.
     """
     if not (pathlib.Path(workdir) / CONFIG).is_file():
         return {}
@@ -229,5 +230,5 @@ def check_same(workdir, config, only=lambda name: True):
 
 
 def may_change(name):
-    """Whether a workdir goes on with another value of the key `name`."""
+    """Whether the value of the key `name` may change in a workdir."""
     return name.startswith(MAY_CHANGE) or name in PLACES

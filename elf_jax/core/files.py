@@ -1,4 +1,8 @@
-"""Files and directories written whole or not at all."""
+"""Writes files and directories whole or not at all.
+
+What is written gets its name only when it is complete. So no file or directory is ever seen half
+written.
+"""
 
 import contextlib
 import io
@@ -10,7 +14,7 @@ import tempfile
 
 
 def write_bytes(path, data):
-    """Writes to a file beside `path` and moves it there, so that `path` is never half-written."""
+    """Writes bytes, whole or not at all."""
     with open_scratch(path) as scratch:
         scratch.write_bytes(data)
 
@@ -34,8 +38,10 @@ def write_picture(figure, path, dpi):
 
 @contextlib.contextmanager
 def open_scratch(path):
-    """A path beside `path` to write to; the file is at `path` once the block ends without an error,
-    and nothing is left behind if not.
+    """Yields a temporary path beside `path` to write to.
+
+    When the block ends without an error, the file is moved to `path`. After an error nothing is
+    left behind.
     """
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -49,15 +55,17 @@ def open_scratch(path):
 
 @contextlib.contextmanager
 def open_text(path):
-    """A text file to write bit by bit; it is at `path` once the block ends without an error."""
+    """Yields an open text file, which is moved to `path` when the block ends without an error."""
     with open_scratch(path) as scratch, open(scratch, "w", encoding="utf-8") as file:
         yield file
 
 
 @contextlib.contextmanager
 def open_directory(path):
-    """An empty directory to fill; it is at `path`, in place of what was there, only once the block
-    ends without an error.
+    """Yields an empty directory to fill.
+
+    When the block ends without an error, the directory is moved to `path` and replaces what was
+    there. After an error `path` is as it was before.
     """
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -67,7 +75,7 @@ def open_directory(path):
         yield scratch
         os.chmod(scratch, 0o755)
         if path.exists():
-            os.replace(path, old)  # no directory can be renamed onto one that is not empty
+            os.replace(path, old)  # a rename cannot replace a directory that is not empty
         os.replace(scratch, path)
     finally:
         if old.exists() and not path.exists():

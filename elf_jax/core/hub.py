@@ -1,11 +1,11 @@
-"""Pretrained files by name: a local directory, or a repository of the Hugging Face hub."""
+"""Finds pretrained files: in a local directory, or in a repository on the Hugging Face hub."""
 
 import pathlib
 import re
 
 from elf_jax.core.errors import UserError
 
-# Weights as safetensors, configs, tokenizers. Pickled weights are never fetched.
+# Weights as safetensors, configs, tokenizers. Pickled weights are never downloaded.
 FILES = ("*.safetensors", "*.json", "*.model", "*.txt")
 _HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 
@@ -16,14 +16,15 @@ def resolve(name_or_path, what, **patterns):
     Args:
       name_or_path: a local directory, which is returned as it is, or a name on the hub such as
         "google-t5/t5-small", which is downloaded once and then found in the hub's cache.
-      what: what it is, for the message, such as "T5 encoder (config.encoder.path)".
-      **patterns: which files to fetch (allow_patterns or ignore_patterns, lists); FILES if none.
+      what: what is looked for, for the message, such as "T5 encoder (config.encoder.path)".
+      **patterns: which files to download: allow_patterns or ignore_patterns, each a list. Without
+        them, FILES.
 
     Returns:
       A pathlib.Path.
 
     Raises:
-      UserError: it is neither a directory nor to be had from the hub.
+      UserError: there is no such directory, and the hub has no such name or cannot be reached.
     """
     path = pathlib.Path(name_or_path)
     if path.is_dir() and str(name_or_path):
@@ -38,9 +39,9 @@ def resolve(name_or_path, what, **patterns):
 
         patterns = patterns or {"allow_patterns": list(FILES)}
         return pathlib.Path(huggingface_hub.snapshot_download(str(name_or_path), **patterns))
-    except Exception as error:  # the hub's client, the network and the disk raise many kinds
+    except Exception as error:  # the hub's client, the network and the disk raise many types
         reason = (" ".join(str(error).split()) or type(error).__name__)[:120]
         raise UserError(
-            f"no {what} at {str(name_or_path)!r}: there is no such directory, and the Hugging "
-            f"Face hub did not give it ({reason}): point at a local copy of its files"
+            f"no {what} at {str(name_or_path)!r}: there is no such directory, and the download "
+            f"from the Hugging Face hub failed ({reason}): point at a local copy of its files"
         ) from None

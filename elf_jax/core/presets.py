@@ -6,7 +6,7 @@ from elf_jax.core.defaults import duration
 
 
 def conditional(config):
-    """Sets what the paper's two conditional tasks have in common."""
+    """Sets what the two conditional tasks of the paper have in common."""
     config.data.packing = "rows"
     config.data.pad = "eos"
     config.encoder.kind = "t5"
@@ -32,7 +32,7 @@ def conditional(config):
 
 
 def small(config):
-    """Sets what suits a corpus of megabytes: a small network on a frozen embedding of the data."""
+    """Sets a small network on a frozen embedding of the data, for a corpus of a few megabytes."""
     config.encoder.kind = "cooccurrence"
     config.encoder.width = 256
     config.model.depth = 6

@@ -1,8 +1,8 @@
-"""Joins the processes of a job, where there are several, and stays out of the way where not.
+"""Connects the processes of a job. A single process needs no connection and gets none.
 
-`jax.distributed` finds out addresses and ranks on Cloud TPU, GKE, SLURM and Open MPI by itself;
-what it does not tell is whether this is one of several processes at all, and asking it anyway fails
-on a laptop. Anything else says so by JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES, JAX_PROCESS_ID.
+On Cloud TPU, GKE, SLURM and Open MPI, `jax.distributed` finds addresses and ranks by itself. But it
+does not tell whether there are several processes, and it fails on a laptop. So this module finds
+out first. Elsewhere the user sets JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID.
 """
 
 import glob
@@ -21,9 +21,9 @@ from jax.experimental import multihost_utils
 from elf_jax.core.errors import UserError
 
 EXPLICIT = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
-# SLURM and Open MPI: how many processes this step has. An allocation without srun has no step.
+# SLURM and Open MPI: the number of processes. SLURM sets it only for programs started by srun.
 COUNTS = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
-# Device files of TPUs (the TPU library looks for the same) and of NVIDIA GPUs (dxg: under WSL).
+# Device files of TPUs (the TPU library looks for the same ones) and of NVIDIA GPUs (dxg: in WSL).
 DEVICE_FILES = ("accel[0-9]*", "vfio/[0-9]*", "nvidia[0-9]*", "nvidiactl", "dxg")
 WORKERS = ("TPU_WORKER_HOSTNAMES", "TPU_PROCESS_ADDRESSES")
 _METADATA = "http://metadata.google.internal/computeMetadata/v1/instance/attributes/worker-network-endpoints"
@@ -39,11 +39,11 @@ def start():
 
 
 def skip_missing_tpu(environ=os.environ):
-    """Keeps JAX from starting the TPU library on a machine without a TPU, where it only complains.
+    """Keeps JAX from starting the TPU library on a machine without a TPU, where it prints errors.
 
     Call it after `import jax` and before the first array or `jax.devices()`: later it does nothing.
-    Where somebody has chosen the platforms it leaves them alone: the user, by JAX_PLATFORMS (an
-    empty one too), or JAX, which chooses "tpu,cpu" at import where it finds a TPU.
+    It changes nothing if the platforms are chosen already: by the user in JAX_PLATFORMS (an empty
+    value counts), or by JAX, which chooses "tpu,cpu" at import if it finds a TPU.
     """
     if jax.config.jax_platforms is None and not has_accelerator(environ):
         jax.config.update("jax_platforms", "cpu")
@@ -71,7 +71,7 @@ def initialize(environ=os.environ, has_tpu=None, endpoints=None):
       True if it was started.
 
     Raises:
-      UserError: part of the JAX_... variables is set, or one is not a number.
+      UserError: only some of the JAX_... variables are set, or one is not a number.
     """
     given = [name for name in EXPLICIT if environ.get(name)]
     if len(given) == len(EXPLICIT):
@@ -94,18 +94,18 @@ def initialize(environ=os.environ, has_tpu=None, endpoints=None):
 
 
 def barrier(name):
-    """Returns when all processes have come here."""
+    """Waits until all processes have called it with this name."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(name)
 
 
 def share(value):
-    """The first process's `value`, for all of them: anything that JSON can hold."""
+    """The `value` of the first process, on all processes. It may be anything that JSON can hold."""
     if jax.process_count() == 1:
         return value
     data = np.frombuffer(json.dumps(value).encode(), np.uint8)
     size = int(multihost_utils.broadcast_one_to_all(np.int32(len(data))))
-    # All must come with the same shape; what the others hold does not count.
+    # All processes must pass the same shape. The values of the others are not used.
     data = np.resize(data, size) if jax.process_index() else data
     return json.loads(np.asarray(multihost_utils.broadcast_one_to_all(data)).tobytes())
 
@@ -124,7 +124,7 @@ def _has_tpu():
 
 
 def _endpoints():
-    """What Google's metadata server says of the slice's workers; empty where there is none."""
+    """The slice's workers from Google's metadata server, comma-separated; "" without a server."""
     request = urllib.request.Request(_METADATA, headers={"Metadata-Flavor": "Google"})
     try:
         with urllib.request.urlopen(request, timeout=3) as answer:

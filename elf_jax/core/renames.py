@@ -1,7 +1,7 @@
-"""Config keys that an earlier version called by another name.
+"""Config keys that had another name in an earlier version.
 
-Configs in workdirs and exports, and command lines, keep working: what they hold under an old name
-is translated by the one table below.
+The table below translates them, so that workdirs, exports and command lines of earlier versions
+keep working.
 """
 
 import dataclasses
@@ -24,10 +24,10 @@ def _values(text):
 def _protocols(text):
     """ "NAME: KEY=VALUE, KEY=VALUE; NAME: ..." as {NAME: {KEY: VALUE}}.
 
-    The name "sample" alone was the default: the section `sample` as it is.
+    The name "sample" alone was the default. It meant the section `sample` as it is.
 
     Raises:
-      UserError: a name stands there twice.
+      UserError: two protocols have the same name.
     """
     protocols = {}
     for part in filter(None, (part.strip() for part in text.split(";"))):
@@ -45,7 +45,8 @@ class Rename:
 
     Attributes:
       version: the first one with the new name. old, new: "section.key".
-      convert: function from a value in the old form, always a string or of the new key's type.
+      convert: function from a string in the old form to the value in the new form. A value that is
+        no string has the new form already.
     """
 
     version: str
@@ -66,9 +67,9 @@ RENAMES = (
 
 
 def translate(flat):
-    """{"section.key": value} of a config of any version, with the names of this one.
+    """Translates {"section.key": value} of any version to the names and forms of this version.
 
-    A value that has its new form already is left alone.
+    A value that has the new form already stays as it is.
     """
     renames = {rename.old: rename for rename in RENAMES}
     translated = {}
@@ -84,9 +85,9 @@ def translate(flat):
 
 
 def translate_arguments(arguments):
-    """Command-line arguments with the new names of config keys: a list of strings.
+    """Translates the config keys in command-line arguments to their new names; a list of strings.
 
-    Values keep their form here: the lists of a sweep are written in the same way as before.
+    Values keep their form: on the command line, the lists of a sweep are written as before.
     """
     names = {f"config.{rename.old}": f"config.{rename.new}" for rename in RENAMES}
     translated = []

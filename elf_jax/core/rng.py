@@ -1,8 +1,8 @@
-"""Random streams by name, step and example, never by position.
+"""Random keys by name, step and example, never by position.
 
-A key is derived from what it is for. One more draw somewhere disturbs no other, a resumed run
-continues every stream where it was, and the noise of an example does not depend on how the batch
-is split over devices or micro-batches.
+A key is derived from its purpose. So one more draw changes no other draw, a resumed run continues
+every stream where it stopped, and the noise of an example does not depend on how the batch is split
+over devices or micro-batches.
 """
 
 import zlib
@@ -12,7 +12,7 @@ from jax import random
 
 
 def stream(key, name, step=None):
-    """The key of the stream `name`, at `step` if the stream moves with the step.
+    """The key of the stream `name`. With `step`, the key of the stream at that step.
 
     Args:
       key: a JAX key, the root of all streams.
@@ -24,7 +24,7 @@ def stream(key, name, step=None):
 
 
 def per_example(key, ids):
-    """One key an example: [B] keys from `ids`, [B] integers that name the examples."""
+    """[B] keys, one for each example, from `ids`: [B] integers that name the examples."""
     return jax.vmap(random.fold_in, in_axes=(None, 0))(key, ids)
 
 

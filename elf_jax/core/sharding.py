@@ -1,7 +1,7 @@
-"""The mesh, and the one place that says what is split along which of its axes.
+"""The mesh of devices, and all rules for splitting arrays over it.
 
-Axes: data (rows), fsdp (rows, and parameters with everything shaped like them), tensor (heads and
-hidden widths). One device is a mesh of one.
+Its axes: data splits rows; fsdp splits rows, parameters and everything shaped like parameters;
+tensor splits heads and hidden widths. One device is a mesh of size one.
 """
 
 import re
@@ -16,8 +16,8 @@ from elf_jax.core.errors import UserError
 AXES = ("data", "fsdp", "tensor")
 ROWS = P(("data", "fsdp"))
 
-# Parameters by the end of their path, matched against the last axes; the stacked layer axis is
-# never split. First match wins.
+# Rules for parameters: a pattern for the end of the path, and the mesh axes that split the last
+# array axes. The stacked layer axis is never split. The first pattern that matches is used.
 RULES = (
     (r"attn/qkv/kernel$|mlp/in/kernel$", ("fsdp", "tensor")),
     (r"attn/out/kernel$|mlp/out/kernel$", ("tensor", "fsdp")),
@@ -29,9 +29,9 @@ RULES = (
 
 
 def make_mesh(settings, devices=None):
-    """The mesh of the config section `mesh`; -1 takes as many devices as are left.
+    """The mesh of the config section `mesh`. A size of -1 takes all devices that are left.
 
-    A single process may use fewer devices than there are; several processes use all.
+    A single process may use fewer devices than there are. Several processes must use all.
 
     Raises:
       UserError: the sizes do not fit the devices.
@@ -54,11 +54,12 @@ def make_mesh(settings, devices=None):
 
 
 def compiler_options(mesh):
-    """What the compiler is told for programs on this mesh; for `jax.jit` and `Lowered.compile`."""
+    """The compiler options for programs on this mesh, for `jax.jit` and `Lowered.compile`."""
     if mesh.devices.flat[0].platform != "tpu":
         return {}
-    # Otherwise large products with a split kernel become loops over its parts, with all activations
-    # read again for every part: ELF-L at 16 rows a chip and fsdp=32 then moves 20 times the bytes.
+    # Otherwise the compiler turns large products with a split kernel into loops over its parts, and
+    # reads all activations again for every part. ELF-L at 16 rows on each chip and fsdp=32 then
+    # moves 20 times the bytes.
     return {"xla_jf_spmd_threshold_for_windowed_einsum_mib": "1000000"}
 
 
@@ -84,20 +85,20 @@ def rows(mesh):
 
 
 def replicated(mesh):
-    """Sharding of what every device holds whole."""
+    """Sharding of an array that every device holds whole."""
     return NamedSharding(mesh, P())
 
 
 def of_kernels(shape, mesh):
-    """Sharding of stacked kernels [layers, inputs, outputs], as most of them have it."""
+    """The sharding that most stacked kernels [layers, inputs, outputs] have."""
     return NamedSharding(mesh, _spec("mlp/in/kernel", shape, mesh))
 
 
 def of_tree(tree, mesh):
-    """Shardings of parameters, or of anything that holds subtrees shaped and named like them.
+    """Shardings of parameters, or of a tree with subtrees of the same names and shapes.
 
     Args:
-      tree: pytree of arrays or ShapeDtypeStructs; optimiser states and averages too.
+      tree: pytree of arrays or ShapeDtypeStructs, such as parameters, optimiser states, averages.
       mesh: the mesh.
     """
 
@@ -112,7 +113,7 @@ def _spec(name, shape, mesh):
     for pattern, axes in RULES:
         if re.search(pattern, name) and len(shape) >= len(axes):
             axes = (None,) * (len(shape) - len(axes)) + axes
-            # An axis that does not divide stays whole rather than being padded.
+            # An axis that does not divide evenly is not split. Nothing is ever padded.
             fits = [
                 a if a and n % mesh.shape[a] == 0 else None
                 for a, n in zip(axes, shape, strict=True)
@@ -122,16 +123,14 @@ def _spec(name, shape, mesh):
 
 
 def put_rows(batch, mesh):
-    """A global array from each process's own rows; `batch` is a pytree of numpy arrays."""
+    """Global arrays from each process's own rows. `batch` is a pytree of numpy arrays."""
     return jax.tree.map(
         lambda array: jax.make_array_from_process_local_data(rows(mesh), np.asarray(array)), batch
     )
 
 
 def share_rows(batch, mesh):
-    """A global array from all rows, which every process has; `batch` is a pytree of numpy
-    arrays.
-    """
+    """Global arrays from all rows, which every process has. `batch` is a pytree of numpy arrays."""
 
     def put(array):
         array = np.asarray(array)

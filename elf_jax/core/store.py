@@ -1,10 +1,11 @@
 """Workdirs and data in a store, such as gs://bucket/run.
 
-Of a workdir everything but the checkpoints is kept in a directory of this machine, fetched from the
-store at the start and sent there after every checkpoint, so that the rest of the code knows files
-only. Orbax writes checkpoints into the store itself, all processes at once. Data is copied to every
-machine before it is read, since rows are read by random access, in files only. The store is
-whatever fsspec knows by the URL's scheme; gs:// takes `pip install -e '.[gcs]'`.
+A workdir in a store has a mirror: a directory of this machine with all its files except the
+checkpoints. The files are downloaded at the start and uploaded after every checkpoint, so the rest
+of the code works with local files only. Orbax writes checkpoints into the store itself, from all
+processes at once. Data is copied to every machine before it is read, because rows are read by
+random access, which needs files. The store may be any that fsspec knows by the URL's scheme; gs://
+needs `pip install -e '.[gcs]'`.
 """
 
 import contextlib
@@ -28,12 +29,12 @@ _SENT = {}  # (mirror, file) -> (time, size) when it was last sent or fetched
 
 
 def is_url(path):
-    """Whether a path is in a store and not on this machine."""
+    """Whether a path is in a store, not on this machine."""
     return "://" in str(path)
 
 
 def fetch(path):
-    """The directory to work in for a workdir: itself, or the mirror of a URL, brought up to date.
+    """The local directory of a workdir: itself, or for a URL its mirror, brought up to date.
 
     Raises:
       UserError: the store cannot be read, or its library is not installed.
@@ -58,15 +59,16 @@ def fetch(path):
 
 
 def mirror_of(url):
-    """The directory of this machine and this process that mirrors a workdir in a store."""
+    """The directory in which this process, on this machine, mirrors a workdir in a store."""
     url = str(url).rstrip("/")
     name = hashlib.sha256(f"{url} {jax.process_index()}".encode()).hexdigest()[:16]
     return pathlib.Path(tempfile.gettempdir()) / "elf_jax" / name
 
 
 def send(workdir):
-    """Sends what has changed in a mirror to its store; a workdir of this machine is left alone.
-    Process 0 sends, the others do nothing.
+    """Uploads what has changed in a mirror to its store. Only process 0 does this.
+
+    For a workdir of this machine there is nothing to do.
     """
     url = location(workdir)
     if not is_url(url) or jax.process_index() != 0:
@@ -83,16 +85,18 @@ def send(workdir):
 
 @functools.cache
 def copy(url):
-    """Copies of files in a store, on this machine. They are made once for each state of the files:
-    when one of them changes in the store, all are copied anew, and whoever reads the old ones is
-    not disturbed.
+    """Copies files from a store to this machine, once for each state of the files.
+
+    When one of them changes in the store, all are copied again, into another directory. So a
+    program that reads the old copies is not disturbed.
 
     Args:
       url: of a directory, a file, or a glob.
 
     Returns:
-      (directory, {url: path}): the copies of the single files, placed in the directory as below the
-      last part of `url` that is no glob; an empty dict where nothing matches.
+      (directory, {url: path of its copy}). In the directory the files have the same relative paths
+      as in the store below `url`; of a glob, below its last part without wildcards. The dict is
+      empty if nothing matches.
 
     Raises:
       UserError: the store cannot be read, its library is not installed, or the disk is full.
@@ -115,23 +119,23 @@ def copy(url):
 
 
 def _copy_whole(store, name, path, url):
-    """One file, whole or not at all."""
+    """Copies one file, whole or not at all."""
     with open_scratch(path) as scratch, _reading(url):
         store.get_file(name, str(scratch))
 
 
 def _remote_state(info):
-    """What changes when a file in a store does, by what its library tells of it."""
+    """The size of a file in a store, and a version or time that changes when the file changes."""
     told = (info.get(key) for key in ("etag", "generation", "ETag", "mtime", "LastModified"))
     return [info["size"], next((str(value) for value in told if value), "")]
 
 
 @contextlib.contextmanager
 def _reading(url):
-    """Around calls of a store's library: what they raise becomes a UserError."""
+    """Turns all errors of a store's library into a UserError."""
     try:
         yield
-    except Exception as error:  # OSError, aiohttp's, google.auth's: they have no other ancestor
+    except Exception as error:  # the stores' libraries share no other class of errors
         if getattr(error, "errno", None) == errno.ENOSPC:
             raise UserError(
                 f"{tempfile.gettempdir()} has no room for the files of {url}: set TMPDIR to a "
@@ -144,7 +148,7 @@ def _reading(url):
 
 
 def location(workdir):
-    """Where a directory really is, as text: the URL if it is a mirror or lies in one, or else its
+    """The true place of a directory, as text: its URL if it is a mirror or inside one, else its
     own path.
     """
     workdir = pathlib.Path(workdir)

@@ -1,6 +1,6 @@
 """Array aliases with their shapes, and the batch.
 
-B batch, L text length, C encoder (latent) width, V vocabulary. `@typed` checks the shapes of a
+B batch, L text length, C encoder (latent) width. `@typed` checks the shapes of a
 function's arguments and result when it is traced, so a compiled step pays nothing for it.
 """
 
@@ -19,11 +19,9 @@ Array = jaxtyping.Array | np.ndarray
 Tokens = Int[Array, "B L"]
 Mask = Bool[Array, "B L"]
 Latents = Float[Array, "B L C"]
-Logits = Float[Array, "B L V"]
 PerExample = Float[Array, "B"]
 ExampleMask = Bool[Array, "B"]
 AttentionMask = Bool[Array, "B L L"]
-Scalar = Float[Array, ""]
 
 typed = jaxtyping.jaxtyped(typechecker=beartype.beartype)
 
@@ -53,7 +51,7 @@ def compute_dtype(name, platform=None):
     Args:
       name: float32, bfloat16, or auto: bfloat16 on accelerators and float32 on CPUs, which have no
         fast bfloat16.
-      platform: of the devices, such as "cpu"; None: of those that are there.
+      platform: of the devices, such as "cpu"; None: that of the devices of this machine.
     """
     if name == "auto":
         name = "float32" if (platform or jax.default_backend()) == "cpu" else "bfloat16"
@@ -61,8 +59,8 @@ def compute_dtype(name, platform=None):
 
 
 def counted_positions(batch, pad_in_loss):
-    """[B, L] bool, the positions whose loss counts: the target's, and padding where `pad_in_loss`
-    is true. A condition never counts.
+    """[B, L] bool, the positions whose loss counts: the target, and with `pad_in_loss` the padding
+    too. The condition never counts.
     """
     target = ~batch.is_cond
     return target if pad_in_loss else target & batch.is_valid

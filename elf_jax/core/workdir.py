@@ -1,8 +1,8 @@
-"""The name of every file in a workdir, and in the directories that stand beside one.
+"""The name of every file in a workdir and in an export.
 
 A workdir holds one training run: its config, its checkpoints, and everything that was made with
-its model. The encoder from scratch and the scorer are trained in workdirs of their own, inside of
-the one that they are made for.
+its model. An encoder from scratch and a scorer are trained in workdirs of their own, inside the
+workdir that uses them.
 """
 
 # The run itself.
@@ -15,9 +15,9 @@ METRICS = "metrics.jsonl"
 TENSORBOARD = "tensorboard"
 CURVE = "loss.png"
 
-# The frozen encoder, where it was made from the data.
+# The frozen encoder, if it was made from the data.
 EMBEDDING = "encoder.safetensors"
-STATISTICS = "encoder_stats.json"  # measured mean and standard deviation of a T5's output
+STATISTICS = "encoder_stats.json"  # measured mean and standard deviation of the T5's output
 
 # What was made with the model.
 SAMPLES = "samples"  # one file of JSON lines for each protocol and seed

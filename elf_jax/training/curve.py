@@ -13,13 +13,14 @@ from elf_jax.core.files import write_picture  # noqa: E402
 from elf_jax.training.validation import PREFIX  # noqa: E402
 
 
-def draw_curve(metrics, picture, curves):
+def draw_curve(metrics, picture, curves, held_out="held out"):
     """Draws metrics of training and of held-out rows over the steps.
 
     Args:
       metrics: path of a file of JSON lines, one object for each logged step.
       picture: path of the PNG, written whole or not at all.
       curves: {metric: title with its units}; one panel for each.
+      held_out: what the legend calls the metrics of held-out rows.
     """
     lines = pathlib.Path(metrics).read_text(encoding="utf-8").splitlines()
     values = [json.loads(line) for line in lines]
@@ -27,13 +28,13 @@ def draw_curve(metrics, picture, curves):
         1, len(curves), figsize=(13 / 3 * len(curves), 3.8), layout="constrained", squeeze=False
     )
     for axis, (name, title) in zip(axes[0], curves.items(), strict=True):
-        _draw_panel(axis, values, name, title)
+        _draw_panel(axis, values, name, title, held_out)
     write_picture(figure, picture, dpi=110)
     plt.close(figure)
 
 
-def _draw_panel(axis, values, name, title):
-    for key, label in ((name, "training"), (f"{PREFIX}{name}", "held out")):
+def _draw_panel(axis, values, name, title, held_out):
+    for key, label in ((name, "training"), (f"{PREFIX}{name}", held_out)):
         points = [(one["step"], one[key]) for one in values if key in one]
         if points:
             marker = "o" if len(points) < 30 else None

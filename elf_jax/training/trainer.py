@@ -93,7 +93,8 @@ def train(config, workdir, until=None, checkpoint=None):
     done = loop.carry_out(training.run, until) and until is None
     if done and jax.process_index() == 0:
         run, picture = training.run, training.workdir / CURVE
-        draw_curve(training.workdir / METRICS, picture, training.method.curves)
+        curves = training.method.curves
+        draw_curve(training.workdir / METRICS, picture, curves, "held out, averaged weights")
         print(f"trained {int(run.state.step)} steps in {run.seconds:.0f} s; curve: {picture}")
     return training, done
 

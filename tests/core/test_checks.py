@@ -12,7 +12,7 @@ import configs
 from configs import owt
 from elf_jax.checkpoints.published import _choose
 from elf_jax.core import checks, defaults, sharding, types
-from elf_jax.core.checks import ABOVE, CHOICES, DURATIONS, NOT_EMPTY, PARTS, SMALLEST
+from elf_jax.core.checks import ABOVE, CHOICES, DURATIONS, FRACTIONS, NOT_EMPTY, SMALLEST
 from elf_jax.core.config import flatten, run_config_file, update
 from elf_jax.core.errors import UserError
 from elf_jax.data.examples import READERS
@@ -120,7 +120,7 @@ def test_every_text_key_has_choices_or_is_free():
 
 def test_rules_are_for_keys_that_there_are():
     flat = flatten(defaults.get_config())
-    for key in (*SMALLEST, *ABOVE, *PARTS):
+    for key in (*SMALLEST, *ABOVE, *FRACTIONS):
         assert isinstance(flat[key], int | float) and not isinstance(flat[key], bool), key
     for key in DURATIONS:
         assert {f"{key}.{unit}" for unit in ("steps", "epochs", "examples")} <= flat.keys()
@@ -156,9 +156,9 @@ def test_a_number_that_must_lie_above(key):
     checks.check_values(tiny_config(**{key: bound + 1e-3}))
 
 
-@pytest.mark.parametrize("key", PARTS)
+@pytest.mark.parametrize("key", FRACTIONS)
 def test_a_part(key):
-    low, high, *with_ends = PARTS[key]
+    low, high, *with_ends = FRACTIONS[key]
     bad = [low - 0.1, high + 0.1, float("nan")]
     good = [low + 1e-3, high - 1e-3]
     for end, is_possible in zip((low, high), with_ends, strict=True):

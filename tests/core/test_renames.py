@@ -108,7 +108,8 @@ def test_a_command_line_of_version_0_1(several):
     """It comes to the same config as the keys of today."""
     argv = ["main.py", f"--config={ROOT}/configs/text.py", "--workdir=x"]
     argv += ["--config.data.source=jsonl", f"--config.sweep.guidance_scales={several}"]
-    argv += ["--config.sweep.steps=4", "--config.evaluate.protocols=a: steps=3; b: gamma=1"]
+    argv += ["--config.sweep.steps=4", "--config.sweep.time_grids=uniform,logit_normal"]
+    argv += ["--config.evaluate.protocols=a: steps=3; b: gamma=1"]
     with flagsaver.flagsaver(), pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", sys.argv)  # `main.parse` sets it
         flags.FLAGS.unparse_flags()
@@ -116,5 +117,6 @@ def test_a_command_line_of_version_0_1(several):
     config = given["config"]
     assert command is commands.train and config.data.kind == "jsonl"
     assert config.sweep.guidance_scale == (1.0, 2.0) and config.sweep.steps == (4,)
+    assert config.sweep.time_grid == ("uniform", "logit_normal")
     assert config.evaluate.protocols.to_dict() == {"a": {"steps": 3}, "b": {"gamma": 1.0}}
     assert isinstance(config.sweep.guidance_scale[0], float)

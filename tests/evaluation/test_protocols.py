@@ -91,7 +91,7 @@ def test_combinations(method):
 
 
 def test_lists_that_cannot_be():
-    with pytest.raises(UserError, match="config.sweep.steps .*list values of type int"):
+    with pytest.raises(UserError, match="config.sweep.steps .*list of values of type int"):
         tiny_config(**{"sweep.steps": ("1.5",)})
     for key, value, message in (
         ("steps", 0, "config.sweep.steps is 0; it must be 1 or more"),

@@ -5,7 +5,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from elf_jax.generation.generate import cut
 from elf_jax.methods.elf import flow
 from elf_jax.methods.elf.decode import decode_tokens
 from elf_jax.methods.elf.predictor import Condition
@@ -139,12 +138,3 @@ def test_cfg_scale_one_is_no_guidance(golden, golden_predictor, golden_params):
     np.testing.assert_allclose(at[1], plain, atol=1e-4)
     np.testing.assert_allclose(at[3], 2 * at[0] - at[2], atol=1e-4)
     assert np.max(np.abs(at[0] - at[2])) > 1e-3
-
-
-def test_cut_drops_the_condition_and_stops_at_the_first_eos():
-    tokens = np.array([[1, 5, 6, 1, 7, 1], [5, 6, 7, 8, 9, 2], [1, 5, 6, 7, 8, 9]])
-    is_cond = np.zeros((3, 6), bool)
-    is_cond[0, 0] = True
-    rows = [list(row) for row in cut(tokens, eos_id=1, is_cond=is_cond)]
-    assert rows == [[5, 6], [5, 6, 7, 8, 9, 2], []]
-    assert [list(row) for row in cut(tokens, eos_id=1)][0] == []
