@@ -1,12 +1,12 @@
-"""ELF-B, the paper's model, for data of your own: the defaults as they are.
+"""ELF-B, the paper's model, on your own data. All values are the defaults.
 
 Paper:     ELF, arXiv 2605.10938, unconditional generation.
 Command:   python main.py --config=configs/base.py --config.data.path=book.txt
-Hardware:  a GPU or TPU chip; configs/text.py and configs/quickstart.py suit a laptop.
-Duration:  5 epochs; `--mode=compile` says what a step takes on your chip.
+Hardware:  a GPU or TPU chip. For a laptop use configs/text.py or configs/quickstart.py.
+Duration:  5 epochs; `--mode=compile` estimates the time of a step on your chip.
 Expect:    depends on the data.
 
-elf_jax/core/defaults.py lists every key, with a comment for each.
+elf_jax/core/defaults.py lists all keys, each with a comment.
 """
 
 from ml_collections import ConfigDict

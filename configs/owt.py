@@ -8,17 +8,18 @@ Duration:  5 epochs (B), 4 (M), 3 (L) of 9.04B tokens: 95,300, 76,200 and 57,200
 Expect:    Gen. PPL 24.1 at unigram entropy 5.15 with 32 SDE steps, gamma 1.5, w 3 (published, B);
            M 21.7 at 5.18 and L 23.3 at 5.28 with 64 steps, gamma 1.0. Not reproduced here yet.
 
-What differs from the published setting: both losses are mixed within every batch, which has the
-same expectation and less variance; the time grid of sampling is the law's quantiles, which does not
-depend on a draw.
+What differs from the published setting: every batch has examples of both losses, which gives the
+same expectation and less variance; the time grid of sampling is the quantiles of the training law,
+so it does not depend on a random draw.
 """
 
 from ml_collections import ConfigDict
 
 from elf_jax.core import defaults
 
-# depth, width, heads, epochs; remat: what makes it fit 16 GiB a chip at 8 rows a chip; unroll: a
-# fifth fewer cycles on TPUs for more than twice the compilation, not tried on the larger ones
+# (depth, width, heads, epochs, remat, unroll). remat: with it the model fits into 16 GiB of a chip
+# at 8 rows on each chip. unroll: a fifth fewer cycles on TPUs, but more than twice the time to
+# compile; not tried for the larger models.
 SIZES = {
     "elf_b": (12, 768, 12, 5.0, "matmuls", 12),
     "elf_m": (24, 1056, 16, 4.0, "full", 1),

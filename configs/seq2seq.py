@@ -1,14 +1,14 @@
 """Your own pairs: translation, summaries, anything with a source and a target in JSON lines.
 
-Paper:     ELF, arXiv 2605.10938, conditional generation, in small.
+Paper:     ELF, arXiv 2605.10938, conditional generation, at small size.
 Command:   python main.py --config=configs/seq2seq.py --config.data.path=pairs.jsonl
            with --config.data.source_field and --config.data.field naming the two fields.
 Hardware:  one GPU or TPU chip; on a laptop set --config.model.depth=4 --config.model.width=128.
-Duration:  20 epochs; `--mode=compile` says what a step takes on your chip.
+Duration:  20 epochs; `--mode=compile` estimates the time of a step on your chip.
 Expect:    depends on the data; --mode=evaluate prints BLEU and ROUGE on the held-out part.
 
-To fine-tune a trained model on your pairs in place of starting anew, add --checkpoint=PATH|NAME and
-use its config. What differs from the published setting: as in configs/text.py.
+To fine-tune a trained model on your pairs, add --checkpoint=PATH|NAME and use its config. What
+differs from the published setting: the same as in configs/text.py.
 """
 
 from ml_collections import ConfigDict

@@ -1,16 +1,16 @@
 """Your own text, unconditional: plain text or JSON lines.
 
-Paper:     ELF, arXiv 2605.10938, unconditional generation, in small.
+Paper:     ELF, arXiv 2605.10938, unconditional generation, at small size.
 Command:   python main.py --config=configs/text.py --config.data.path='books/*.txt'
 Hardware:  one GPU or TPU chip; on a laptop set --config.model.depth=4 --config.model.width=128.
-Duration:  20 epochs; `--mode=compile` says what a step takes on your chip.
+Duration:  20 epochs; `--mode=compile` estimates the time of a step on your chip.
 Expect:    depends on the text. Train a scorer on it (--mode=train_scorer) and compare Gen. PPL and
            entropy with those of held-out real text.
 
-What differs from the published setting: a tokenizer trained on your text and a frozen embedding
-from its co-occurrences in place of T5's (for a contextual encoder set config.encoder.kind=t5 with a
-pretrained one, or train one with --mode=pretrain_encoder); a network of 14M parameters; a learning
-rate that falls to zero.
+What differs from the published setting: instead of T5's, a tokenizer trained on your text and a
+frozen embedding from its co-occurrences (for a contextual encoder set config.encoder.kind=t5 and
+name a pretrained one, or train one with --mode=pretrain_encoder); a network of 14M parameters; a
+learning rate that falls to zero.
 """
 
 from ml_collections import ConfigDict

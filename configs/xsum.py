@@ -6,8 +6,8 @@ Hardware:  any; the published run took a TPU pod. docs/performance.md has the co
 Duration:  100 epochs of 204,045 articles: 39,900 steps of 512 rows of 1088.
 Expect:    ROUGE-1/2/L 36.0/12.2/27.8 (published). Not reproduced here yet.
 
-What differs from the published setting: both losses are mixed within every batch; the time grid of
-sampling is the law's quantiles.
+What differs from the published setting: every batch has examples of both losses; the time grid of
+sampling is the quantiles of the training law.
 """
 
 from ml_collections import ConfigDict

@@ -1,4 +1,4 @@
-"""The flags of the command line, and which command they come to.
+"""The flags of the command line, and the command that they call.
 
 Every argument of a command is a flag, and so is every key of the config's section `sample`.
 """
@@ -17,20 +17,20 @@ from elf_jax.core.renames import PROTOCOLS, translate, translate_arguments
 
 SETTINGS = tuple(name for name in defaults.get_config().sample if name != "batch_size")
 TEXTS = ("workdir", "checkpoint", "source", "output", "topology", "program", "scorer")
-_ADDED = {}  # {config key: text} of protocols, whose names a config need not have
+_ADDED = {}  # {config key: text} of protocols, which may be new: absl refuses new keys
 
 
 class _Several(flags.ArgumentParser):
-    """One value or several with commas between: a list."""
+    """Parses one value, or several with commas between, to a list."""
 
-    def __init__(self, kind):
-        self.kind = kind
+    def __init__(self, type_):
+        self.type = type_
 
     def parse(self, argument):
-        return [self.kind(part.strip()) for part in argument.split(",")]
+        return [self.type(part.strip()) for part in argument.split(",")]
 
     def flag_type(self):
-        return f"{self.kind.__name__} list"
+        return f"{self.type.__name__} list"
 
 
 def define_flags(modes):
@@ -43,24 +43,24 @@ def define_flags(modes):
         flags.DEFINE_string(name, None, see)
     define = {int: flags.DEFINE_integer, float: flags.DEFINE_float, str: flags.DEFINE_string}
     for name in SETTINGS:
-        kind = type(defaults.get_config().sample[name])
+        type_ = type(defaults.get_config().sample[name])
         if name in SEVERAL:
-            flags.DEFINE(_Several(kind), name, None, see)
+            flags.DEFINE(_Several(type_), name, None, see)
         else:
-            define[kind](name, None, see)
+            define[type_](name, None, see)
 
 
 def parse(argv, text):
-    """Flags, with every mistake in them as one line; --help prints `text`."""
+    """Parses the flags. A mistake in them ends the program with one line. --help prints `text`."""
     if any(argument in ("--help", "-help", "-h", "--helpfull") for argument in argv[1:]):
         print(text.strip())
         sys.exit(0)
     argv = _without_protocols(translate_arguments(argv))
-    sys.argv = argv  # where the config's flag looks for keys to set
+    sys.argv = argv  # here the config's flag looks for keys to set
     try:
         rest = flags.FLAGS(argv)
         if flags.FLAGS.config is not None:
-            flags.FLAGS.config.to_dict()  # a config that is not there shows only when it is touched
+            flags.FLAGS.config.to_dict()  # loads the file, so that errors show now
         return rest
     except (AttributeError, KeyError) as error:
         fail(_unknown_key(argv) or error)
@@ -68,13 +68,13 @@ def parse(argv, text):
         fail(f"{error}: python main.py --help lists all flags")
     except OSError:
         given = [a.split("=", 1)[1] for a in argv if a.lstrip("-").startswith("config=")]
-        fail(f"no config at {given[-1]!r}: see configs/ for those that there are")
+        fail(f"no config at {given[-1]!r}: the folder configs/ has all configs")
     except (flags.Error, TypeError, ValueError) as error:
         fail(error)
 
 
 def _without_protocols(argv):
-    """The arguments but those that set protocols, which are kept for `_config`."""
+    """The arguments without those that set protocols, which are kept for `_given`."""
     _ADDED.clear()
     rest, arguments = [], iter(argv)
     for argument in arguments:
@@ -88,7 +88,7 @@ def _without_protocols(argv):
 
 
 def _unknown_key(argv):
-    """The message for the first override of a key that configs do not have, or None."""
+    """The message for the first config key in `argv` that does not exist, or None."""
     known = config.flatten(defaults.get_config())
     for argument in argv[1:]:
         name = argument.lstrip("-").split("=")[0]
@@ -101,7 +101,7 @@ def command_of(argv, modes):
     """(the command of --mode, its arguments as a dict).
 
     Raises:
-      UserError: an unknown mode, a flag that the mode does not take, or one that is missing.
+      UserError: the mode is unknown, a flag is not for this mode, or a flag is missing.
     """
     if argv[1:]:
         raise UserError(f"unknown argument {argv[1]!r}: settings are given as --name=value")
@@ -124,19 +124,19 @@ def command_of(argv, modes):
 
 
 def _given(mode):
-    """{name: value} of the flags that were given."""
+    """{name: value} of the flags that the user gave."""
     names = ("config", "format", *TEXTS, *SETTINGS)
     given = {name: flags.FLAGS[name].value for name in names}
     given = {name: value for name, value in given.items() if value is not None}
     if "config" in given:
-        # Lists are typed and split as they are in a config that is read from a file.
+        # The lists of a sweep are split and typed as in a config that is read from a file.
         lists = {f"sweep.{name}": given["config"].sweep[name] for name in SEVERAL}
         config.update(given["config"], lists | translate(_ADDED))
     elif _ADDED:
         raise UserError(f"config.{next(iter(_ADDED))} is given without --config: name a config")
     for name in (name for name in SEVERAL if name in given and mode != "sweep"):
         if len(given[name]) > 1:
-            raise UserError(f"--{name} has several values, which is for --mode=sweep: give one")
+            raise UserError(f"--{name} has several values, which only --mode=sweep takes: give one")
         (given[name],) = given[name]
     return given
 
@@ -147,7 +147,7 @@ def _takes(command, name):
 
 
 def _default_workdir(given):
-    """runs/NAME, after the config; None without one."""
+    """runs/NAME, with the name of the config file; None without a config."""
     if "config" not in given:
         return None
     file = flags.FLAGS["config"].config_filename.split(":")[0]
@@ -155,6 +155,6 @@ def _default_workdir(given):
 
 
 def fail(error):
-    """One line to standard error, and exit code 2."""
+    """Prints one line to standard error and exits with code 2."""
     print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
     sys.exit(2)

@@ -8,10 +8,10 @@
     commands.train(config, "runs/quickstart")
     commands.sample("runs/quickstart", num_samples=4, steps=32)
 
-A workdir and a config are named in every function by the same arguments:
+The functions share these arguments:
 
   workdir: directory of a training run, on this machine or in a store (gs://BUCKET/RUN).
-  config: a config as `load_config` gives it. None: the one that the workdir keeps.
+  config: a config as `load_config` returns it. None: that of the workdir or the checkpoint.
   checkpoint: the model to use in place of the workdir's: a workdir, an export, a published
     checkpoint (needs a config), or a name on the Hugging Face hub.
   **settings: values of the config's section `sample`, such as steps=32.
@@ -34,7 +34,7 @@ from elf_jax.core.workdir import CONFIG, ENCODER, EXPORT
 
 processes.skip_missing_tpu()  # here, because it must come before the first computation
 
-# Arguments that a sweep takes several values of: those of its section in the config.
+# Arguments that may have several values in a sweep: the lists in its section of the config.
 SEVERAL = ("steps", "gamma", "guidance_scale", "cfg_scale", "time_grid")
 
 
@@ -42,11 +42,11 @@ def load_config(path, **keys):
     """The config in a file, such as configs/owt.py or configs/owt.py:elf_l, locked.
 
     Args:
-      path: of a Python file with get_config(); what follows a colon is its argument.
-      **keys: {"section.key": value}, set on top.
+      path: of a Python file with get_config(). Text after a colon is the argument of get_config.
+      **keys: {"section.key": value}, which replace values of the file.
 
     Raises:
-      UserError: no such file, or no such key.
+      UserError: there is no such file, or no such key.
     """
     config = config_module.run_config_file(path)
     config_module.update(config, config_module.translate(keys))
@@ -54,21 +54,22 @@ def load_config(path, **keys):
 
 
 def train(config, workdir, checkpoint=None):
-    """Trains, or goes on where the workdir stopped; samples and evaluates if the config says so.
+    """Trains, or continues the training in the workdir. Samples and evaluates at the end if the
+    config says so.
 
     Args:
-      config, workdir: see the module. checkpoint: whose weights the training starts from.
+      config, workdir: see the module. checkpoint: the training starts from its weights.
     """
     from elf_jax.training import trainer
 
     with _workdir(workdir) as directory:
         training, done = trainer.train(config, directory, checkpoint=checkpoint)
         if done and config.evaluate.after_training:
-            _look_at(training)
+            _sample_and_evaluate(training)
 
 
-def _look_at(training):
-    """Samples of a finished training, and its numbers."""
+def _sample_and_evaluate(training):
+    """Prints samples of a finished training, and evaluates it."""
     from elf_jax.evaluation.evaluate import evaluate
     from elf_jax.generation.generate import generate_texts
 
@@ -88,13 +89,15 @@ def sample(
     output=None,
     **settings,
 ):
-    """Writes samples: texts, of a model of pairs targets for the held-out sources, or for those of
-    a file.
+    """Writes samples.
+
+    A model of text writes texts. A model of pairs writes targets, for the held-out sources or for
+    the sources in a file.
 
     Args:
       workdir, config, checkpoint, **settings: see the module.
-      source: path of a file with one source a line, "-" for standard input; .jsonl: the field
-        config.data.source_field.
+      source: path of a file with one source on each line, or "-" for standard input. In a .jsonl
+        file the source is the field config.data.source_field.
       format: "text" or "jsonl". output: path; None: the screen.
     """
     from elf_jax.generation.answers import format_answer, format_sample
@@ -108,8 +111,7 @@ def sample(
 
 
 def samples(workdir=None, config=None, checkpoint=None, source=None, **settings):
-    """Yields (source or None, text) of the samples that `sample` writes, each as soon as it is
-    there.
+    """Yields the samples that `sample` writes as (source or None, text), as soon as they are made.
 
     Args:
       workdir, config, checkpoint, **settings: see the module.
@@ -157,11 +159,12 @@ def _samples(trained, origin):
 
 
 def evaluate(workdir=None, config=None, checkpoint=None, scorer=None, **settings):
-    """Scores samples by the config's protocols, prints and keeps the numbers.
+    """Scores samples by the config's protocols. Prints the numbers and keeps them.
 
     Args:
       workdir, config, checkpoint, **settings: see the module. Settings of sampling make one
-        protocol, called flags, in place of the config's; seed asks for that seed alone.
+        protocol, called flags, which replaces those of the config. With seed, only that seed is
+        used.
       scorer: directory or hub name of the GPT-2 of Gen. PPL.
 
     Returns:
@@ -178,7 +181,7 @@ def evaluate(workdir=None, config=None, checkpoint=None, scorer=None, **settings
 
 
 def sweep(workdir=None, config=None, checkpoint=None, scorer=None, **settings):
-    """Scores every combination of sampling settings; keeps the points and draws their frontier.
+    """Scores every combination of sampling settings. Keeps the points and draws their frontier.
 
     Args:
       workdir, config, checkpoint, scorer: as for `evaluate`.
@@ -198,7 +201,7 @@ def sweep(workdir=None, config=None, checkpoint=None, scorer=None, **settings):
 
 
 def _counts(section, settings):
-    """A number of samples, and a seed, hold for whatever is scored."""
+    """The config keys that `num_samples` and `seed` set in a section, as a dict."""
     keys = {}
     if "num_samples" in settings:
         keys[f"{section}.num_samples"] = settings["num_samples"]
@@ -212,13 +215,13 @@ def _score(run, workdir, config, checkpoint, scorer, keys):
 
     origin, config = _model(workdir, config, checkpoint)
     config_module.update(config, keys)
-    with _workdir(_place_of_numbers(origin, workdir, checkpoint)) as directory:
+    with _workdir(_workdir_of_results(origin, workdir, checkpoint)) as directory:
         trained = load_trained(origin, config)
         return run(trained, _held_out(trained, origin), directory, scorer)
 
 
 def export(workdir=None, config=None, checkpoint=None, output=None, weights=None):
-    """Writes a trained model as a directory that stands alone, with a model card.
+    """Exports a trained model as a directory that needs no other files, with a model card.
 
     Args:
       workdir, config, checkpoint: see the module.
@@ -249,7 +252,7 @@ def export(workdir=None, config=None, checkpoint=None, output=None, weights=None
 
 
 def prepare(config):
-    """Turns the config's data into shards that training reads at random; see docs/data.md.
+    """Makes shards of the config's data, which training reads by random access. See docs/data.md.
 
     Returns:
       The manifest, a dict.
@@ -277,7 +280,7 @@ def train_scorer(workdir, config=None):
     """Trains a small GPT-2 on the data of the config, or of the workdir's, into WORKDIR/scorer.
 
     Returns:
-      Dict of its held-out loss and how it came about; None if the training was stopped.
+      Dict of its held-out loss and how it was trained; None if the training was stopped.
     """
     from elf_jax.training.scorer import train_scorer as run
 
@@ -288,10 +291,10 @@ def train_scorer(workdir, config=None):
 
 
 def compile_report(config, topology="", program="train", output=None):
-    """Compiles a config's program for chips that need not be there, and says what it needs.
+    """Compiles a config's program for chips, which need not be there. Says what it needs.
 
     Args:
-      config: see the module. topology: a TPU slice such as "v5p:2x4x4"; "": the devices here.
+      config: see the module. topology: a TPU slice such as "v5p:2x4x4"; "": this machine.
       program: "train" or "sample". output: path of the report as JSON, or None.
 
     Returns:
@@ -304,7 +307,7 @@ def compile_report(config, topology="", program="train", output=None):
 
 @contextlib.contextmanager
 def _workdir(path):
-    """The directory to work in; one in a store is copied here, and sent back at the end."""
+    """Yields the local directory of a workdir. A workdir in a store is uploaded at the end."""
     if path is None:
         raise UserError("--workdir is missing: name the directory of a trained model")
     directory = store.fetch(path)
@@ -313,7 +316,7 @@ def _workdir(path):
 
 
 def _model(workdir, config, checkpoint):
-    """(the `Origin` of the weights, a config of its own to change)."""
+    """(the `Origin` of the weights, a copy of the config that may be changed)."""
     from elf_jax.checkpoints.origins import find_origin, load_config, workdir_origin
 
     if checkpoint:
@@ -330,8 +333,8 @@ def _model(workdir, config, checkpoint):
     return workdir_origin(directory), config.copy_and_resolve_references()
 
 
-def _place_of_numbers(origin, workdir, checkpoint):
-    """The directory that the numbers of a model go to."""
+def _workdir_of_results(origin, workdir, checkpoint):
+    """The workdir that the numbers and samples of a model are written to."""
     if not checkpoint:
         return workdir
     if workdir is None:
@@ -342,14 +345,14 @@ def _place_of_numbers(origin, workdir, checkpoint):
     directory = store.fetch(workdir)
     if (directory / CONFIG).is_file() and directory.absolute() != origin.path.absolute():
         raise UserError(
-            f"workdir {str(directory)!r} has a model of its own, whose numbers these are not: "
-            "name another --workdir for them"
+            f"workdir {str(directory)!r} has another model than --checkpoint: name another "
+            "--workdir for the numbers"
         )
     return workdir
 
 
 def _held_out(trained, origin):
-    """The `Dataset` of a trained model; its held-out part is enough."""
+    """The `Dataset` of a trained model. Only its held-out part must be there."""
     from elf_jax.checkpoints.origins import tokenizer_path
     from elf_jax.data.dataset import load_held_out
     from elf_jax.training.kept_data import read_summary

@@ -52,7 +52,7 @@ def test_samples_are_those_of_the_command(workdir, tmp_path, capsys):
 def test_numbers_points_and_exports(workdir, tmp_path):
     numbers = commands.evaluate(workdir, num_samples=2, steps=1)
     assert numbers["provenance"]["protocol"] == "flags" and numbers["provenance"]["steps"] == 1
-    with pytest.raises(UserError, match="nothing to draw a sweep of without Gen. PPL"):
+    with pytest.raises(UserError, match="a sweep draws Gen. PPL, BLEU or ROUGE, and there is none"):
         commands.sweep(workdir, steps=[1, 2])
     output = commands.export(workdir, output=tmp_path / "model", weights="live")
     again = list(commands.samples(checkpoint=output, weights="live", num_samples=2))

@@ -1,5 +1,6 @@
-"""The whole experiment saved and restored with Orbax: state, data iterator, progress. Or parameters
-alone.
+"""Saves and restores the whole experiment with Orbax: state, data iterator, progress.
+
+Parameters can also be restored alone.
 """
 
 import jax
@@ -12,7 +13,7 @@ from elf_jax.core.workdir import CHECKPOINTS, CONFIG
 
 
 def directory_of(workdir):
-    """Where the checkpoints of a workdir are: in it, or in the store that it mirrors."""
+    """The directory with the checkpoints of a workdir: in it, or in the store that it mirrors."""
     url = store.location(workdir)
     if store.is_url(url) and not url.startswith("file://"):
         return epath.Path(url) / CHECKPOINTS
@@ -20,24 +21,24 @@ def directory_of(workdir):
 
 
 def is_begun(workdir):
-    """Whether the workdir has a finished checkpoint to go on from."""
+    """Whether the workdir has a complete checkpoint to continue from."""
     directory = directory_of(workdir)
     return directory.is_dir() and any(entry.name.isdigit() for entry in directory.iterdir())
 
 
 def check_whole(workdir):
-    """Raises UserError for checkpoints without the config that made them."""
+    """Raises UserError if a workdir has checkpoints but no config."""
     if is_begun(workdir) and not (workdir / CONFIG).is_file():
         raise UserError(
-            f"{workdir} has checkpoints and no {CONFIG}, which says how they were made: "
-            "restore it, or use another --workdir"
+            f"{workdir} has checkpoints but no {CONFIG}: restore that file, or use another "
+            "--workdir"
         )
 
 
 class Checkpoints:
-    """The checkpoints of one workdir, the newest `keep` of them.
+    """The checkpoints of one workdir, of which the newest `keep` are kept.
 
-    A checkpoint holds everything that resuming needs; the config lies beside them in the workdir.
+    A checkpoint holds everything that resuming needs except the config, which is in the workdir.
     """
 
     def __init__(self, workdir, keep=2, create=True):
@@ -54,12 +55,14 @@ class Checkpoints:
         return self.manager.latest_step()
 
     def save(self, state, iterator, progress):
-        """Saves after step `state.step`; writing goes on in the background until the next save or
-        `close`.
+        """Saves the state after step `state.step`.
+
+        Writing continues in the background until the next save or `close`.
 
         Args:
-          state: the `TrainState`. iterator: the Grain iterator of the training data, whose place is
-            the same on all processes.
+          state: the `TrainState`.
+          iterator: the Grain iterator of the training data. Its position is the same on all
+            processes.
           progress: JSON-able dict, such as the seconds trained so far.
         """
         step = int(state.step)
@@ -69,21 +72,21 @@ class Checkpoints:
             step,
             args=ocp.args.Composite(
                 state=ocp.args.PyTreeSave(state),
-                # One place for all processes, so that another number of them can go on from it.
+                # One position for all processes: a run may continue with another number of them.
                 data=ocp.args.JsonSave(iterator.get_state()),
                 progress=ocp.args.JsonSave(progress),
             ),
         )
 
     def restore(self, state, iterator):
-        """(state, progress) of the newest checkpoint; sets `iterator` to where it was.
+        """(state, progress) of the newest checkpoint; moves `iterator` to its saved position.
 
         Args:
           state: a `TrainState` of arrays or ShapeDtypeStructs with the wanted shardings.
           iterator: the Grain iterator of the same data.
 
         Raises:
-          UserError: it is damaged or does not fit.
+          UserError: the checkpoint is damaged or does not fit.
         """
         restored = self._restore(
             state=ocp.args.PyTreeRestore(state, ocp.checkpoint_utils.construct_restore_args(state)),
@@ -111,7 +114,7 @@ class Checkpoints:
         return loaded, restored.progress, self.latest()
 
     def params_shapes(self, weights):
-        """The tree of parameters in the newest checkpoint, each as something with a shape."""
+        """The tree of parameters in the newest checkpoint; the leaves have shapes but no values."""
         path = self.directory / str(self.latest()) / "state"
         try:
             state = ocp.PyTreeCheckpointHandler().metadata(path).tree
@@ -125,23 +128,23 @@ class Checkpoints:
             raise UserError(f"no checkpoint in {self.directory}: train first")
         try:
             return self.manager.restore(step, args=ocp.args.Composite(**items))
-        except Exception as error:  # Orbax and TensorStore raise many kinds for damaged files
+        except Exception as error:  # Orbax and TensorStore raise many types for damaged files
             raise self._damaged(error) from error
 
     def _damaged(self, error):
         reason = " ".join(str(error).split())[:160]
         return UserError(
             f"checkpoint {self.directory / str(self.latest())} is damaged or does not fit "
-            f"({reason}): remove that directory to go on from the one before it, or restore it"
+            f"({reason}): remove that directory to continue from the one before it, or restore it"
         )
 
     def close(self):
-        """Waits for pending writes and lets go of the directory."""
+        """Waits for pending writes and closes the directory."""
         self.manager.close()
 
 
 def abstract(tree, shardings):
-    """ShapeDtypeStructs with shardings: what `restore` needs to know, without any memory."""
+    """ShapeDtypeStructs with shardings, as `restore` needs them. They take no memory."""
     return jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
         tree,

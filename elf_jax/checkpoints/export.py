@@ -1,7 +1,7 @@
-"""A trained model as a directory that stands alone: safetensors, config, tokenizer, model card.
+"""Exports a trained model as one directory: safetensors, config, tokenizer, model card.
 
-It is written whole or not at all and holds no pickle. `--checkpoint` reads it back, and the model
-gives the same outputs.
+The directory needs no other files, is written whole or not at all, and holds no pickle.
+`--checkpoint` reads it back, and the model gives the same outputs.
 """
 
 import dataclasses
@@ -21,12 +21,12 @@ from elf_jax.core.files import open_directory, write_bytes, write_json, write_te
 from elf_jax.core.workdir import CARD, CONFIG, TOKENIZER, WEIGHTS
 from elf_jax.methods.registry import resolve_paths
 
-FORMAT = 1  # of the directory; a reader refuses what is newer
+FORMAT = 1  # version of the directory's format; a newer one is not read
 
 
 @dataclasses.dataclass(frozen=True)
 class Info:
-    """What config.json says of an export besides the config: its "export" entry."""
+    """The entry "export" in config.json, beside the config."""
 
     format: int
     step: int
@@ -35,11 +35,11 @@ class Info:
 
 
 def export(trained, output, card):
-    """Writes `output`, in place of an export that is there already.
+    """Writes a trained model to `output`. An export that is there already is replaced.
 
     Args:
       trained: a `TrainedModel`.
-      output: directory.
+      output: path of the directory.
       card: the text of the model card.
 
     Raises:
@@ -47,7 +47,7 @@ def export(trained, output, card):
     """
     output = pathlib.Path(output)
     check_free(output)
-    # Every process takes part in gathering what is split over devices; one of them writes.
+    # All processes together gather what is split over devices. One process writes.
     params = jax.device_put(trained.params, sharding.replicated(trained.mesh))
     params = {
         name: np.ascontiguousarray(np.asarray(leaf), np.float32)
@@ -67,7 +67,7 @@ def export(trained, output, card):
 
 
 def check_free(output):
-    """Raises UserError if something is at `output` that is no export and no empty directory."""
+    """Raises UserError if `output` exists and is neither an export nor an empty directory."""
     is_empty = output.is_dir() and not any(output.iterdir())
     if output.exists() and not is_export(output) and not is_empty:
         raise UserError(f"{output} exists and is no exported model: name another --output")
@@ -83,7 +83,7 @@ def is_export(path):
 
 
 def read_export_config(path):
-    """The config of an exported model; paths in it lead into its directory."""
+    """The config of an exported model. Paths in it point into the export."""
     return resolve_paths(read_config(path), pathlib.Path(path))
 
 
@@ -91,7 +91,7 @@ def read_export(path, weights):
     """(parameters as nested dict of numpy arrays, `Info`) of an exported model.
 
     Raises:
-      UserError: it is damaged, of a newer format, or holds other weights.
+      UserError: the export is damaged, has a newer format, or holds other weights.
     """
     path = pathlib.Path(path)
     try:

@@ -1,4 +1,4 @@
-"""Where weights come from: a workdir of ours, an exported model, or a published checkpoint."""
+"""Finds where weights come from: a workdir, an exported model, or a published checkpoint."""
 
 import dataclasses
 import json
@@ -20,7 +20,8 @@ class Origin:
     """Where weights come from.
 
     Attributes:
-      kind: "workdir", "export" or "published". path: on disk. name: as the user knows it.
+      kind: "workdir", "export" or "published".
+      path: on disk. name: its path, or its name on the hub, for messages and records.
     """
 
     kind: str
@@ -29,20 +30,20 @@ class Origin:
 
     @property
     def home(self):
-        """The directory with the model's config, tokenizer and embedding; None where published."""
+        """The directory with config, tokenizer and embedding; None for a published checkpoint."""
         return None if self.kind == "published" else self.path
 
 
 def workdir_origin(workdir):
-    """The workdir as an `Origin`, whatever is in it."""
+    """The `Origin` of a workdir. Its content is not checked."""
     return Origin("workdir", pathlib.Path(workdir), str(workdir))
 
 
 def find_origin(path_or_name):
-    """The `Origin` at a path or under a name on the hub, recognised by what is there.
+    """The `Origin` at a path or under a name on the hub. The files there show what it is.
 
     Raises:
-      UserError: nothing is there, or nothing that holds weights.
+      UserError: nothing is there, or no weights.
     """
     path = store.fetch(path_or_name) if store.is_url(path_or_name) else fetch(path_or_name)
     is_local = pathlib.Path(path_or_name).expanduser().exists()
@@ -53,47 +54,52 @@ def find_origin(path_or_name):
         return Origin("workdir", path, name)
     for folder in (path, path.parent):
         if folder.name == CHECKPOINTS and (folder.parent / CONFIG).is_file():
-            raise UserError(f"{path} is a part of a workdir: give the whole, {folder.parent}")
+            raise UserError(f"{path} is inside a workdir: give the workdir, {folder.parent}")
     return Origin("published", find_published(path), name)
 
 
 def load_config(origin):
-    """The config that an origin keeps.
+    """The config of an origin.
 
     Raises:
-      UserError: it keeps none.
+      UserError: it has none, because it is a published checkpoint.
     """
     if origin.kind == "published":
         raise UserError(
-            f"{origin.name} is a published checkpoint, which holds no config: give the one it was "
-            "trained with as --config"
+            f"{origin.name} is a published checkpoint, which holds no config: give its config "
+            "with --config"
         )
     return read_export_config(origin.path) if origin.kind == "export" else read_config(origin.path)
 
 
 def tokenizer_path(origin, data_settings):
-    """Where the tokenizer is that the origin's vocabulary belongs to: its own, or for a published
-    checkpoint the one of the config section `data`.
+    """The path or name of an origin's tokenizer.
+
+    An origin has its own tokenizer. Only for a published checkpoint it is that of the config
+    section `data`.
     """
     if origin.home is not None:
         return origin.home / TOKENIZER
     if data_settings.tokenizer in ("auto", *TRAINED):
         raise UserError(
             f"{origin.name} is a published checkpoint, which holds no tokenizer: set "
-            "config.data.tokenizer to the directory of the one it was trained with"
+            "config.data.tokenizer to the directory of its tokenizer"
         )
     return data_settings.tokenizer
 
 
 def starting_point(workdir, given):
-    """The `Origin` that the training in a workdir is still to start from, or None.
+    """The `Origin` whose weights the training in a workdir must start from.
 
     Args:
       workdir: of the training.
-      given: path or name from the user; None takes what the workdir remembers.
+      given: path or name from the user; None: the one that the workdir has kept.
+
+    Returns:
+      The `Origin`. None if the training starts from scratch or has a checkpoint of its own.
 
     Raises:
-      UserError: the workdir's training was started from something else.
+      UserError: the training in the workdir was started from something else.
     """
     workdir = pathlib.Path(workdir)
     path = workdir / START
@@ -112,6 +118,6 @@ def starting_point(workdir, given):
 
 
 def save_start(workdir, origin, weights, step):
-    """Keeps in the workdir what its training starts from."""
+    """Writes into the workdir which weights its training starts from."""
     start = {"checkpoint": origin.name, "kind": origin.kind, "weights": weights, "step": step}
     write_json(pathlib.Path(workdir) / START, start)

@@ -1,8 +1,8 @@
-"""Checkpoints of published implementations: found and read.
+"""Finds and reads checkpoints of published implementations.
 
 They are Orbax directories or msgpack files, on disk or on the Hugging Face hub, and hold the whole
 training state. Only the wanted weights are read, and nothing is ever unpickled. A method translates
-their names to its own.
+the names of the parameters to its own names.
 """
 
 import pathlib
@@ -17,10 +17,10 @@ from flax import serialization, traverse_util
 from elf_jax.core import hub
 from elf_jax.core.errors import UserError
 
-# Files that could only be unpickled are not even fetched from the hub.
+# Pickle files. They are never loaded, so they are not downloaded from the hub.
 _PICKLED = ("*.pt", "*.pth", "*.bin", "*.pkl", "*.pickle", "*.ckpt")
-_FLAX_FILE = re.compile(r"checkpoint_\d+")  # what Flax calls a msgpack file by default
-_UNFINISHED = "orbax-checkpoint-tmp"  # in the names of what Orbax has not finished writing
+_FLAX_FILE = re.compile(r"checkpoint_\d+")  # the default name of a msgpack file of Flax
+_UNFINISHED = "orbax-checkpoint-tmp"  # in the names of files that Orbax has not finished
 
 
 def load_published(path, weights, translate):
@@ -35,20 +35,20 @@ def load_published(path, weights, translate):
       (our parameter tree as float32 numpy arrays, the step it was saved at).
 
     Raises:
-      UserError: damaged files, other weights or names than the published ones.
+      UserError: the files are damaged, or have other weights or names than the published ones.
     """
     read = _read_orbax if path.is_dir() else _read_msgpack
     try:
         subtree, step = read(path, lambda names: _choose(path, names, weights))
     except UserError:
         raise
-    except Exception as error:  # Orbax, TensorStore and msgpack raise many kinds for damaged files
+    except Exception as error:  # Orbax, TensorStore and msgpack raise many types for damaged files
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:160]
         raise UserError(
             f"checkpoint {path} is damaged or no checkpoint ({reason}): copy it again"
         ) from error
     try:
-        # Flax's own outer level, "params", may be there or not.
+        # Flax may add an outer level with the name "params".
         subtree = subtree["params"] if set(subtree) == {"params"} else subtree
         return translate(traverse_util.flatten_dict(subtree, sep="/")), step
     except (KeyError, ValueError, TypeError, AttributeError) as error:
@@ -59,10 +59,10 @@ def load_published(path, weights, translate):
 
 
 def fetch(path_or_name):
-    """The local path of a checkpoint; one that is on the hub is downloaded into the hub's cache.
+    """The local path of a checkpoint. One on the hub is downloaded into the hub's cache.
 
     Raises:
-      UserError: no such path, and no such name on the hub or no way to it.
+      UserError: there is no such path, and the hub has no such name or cannot be reached.
     """
     path = pathlib.Path(path_or_name).expanduser()
     if path.exists():
@@ -72,12 +72,12 @@ def fetch(path_or_name):
 
 
 def find_published(path):
-    """The published checkpoint that `path` is or holds: an Orbax directory or a msgpack file.
+    """The published checkpoint at `path` or below it: an Orbax directory or a msgpack file.
 
-    Of several in a directory the one with the highest step in its name is taken.
+    If a directory has several, the one with the highest step in its name is taken.
 
     Raises:
-      UserError: none there.
+      UserError: there is none, or it is a pickle file.
     """
     if path.is_file():
         if any(path.match(pattern) for pattern in _PICKLED):
@@ -99,7 +99,7 @@ def find_published(path):
 
 
 def _is_checkpoint(file):
-    """Whether a file is a msgpack checkpoint, or what every Orbax directory has one of."""
+    """Whether a file is a msgpack checkpoint, or the file that marks an Orbax directory."""
     if _UNFINISHED in str(file):
         return False
     name = file.name
@@ -121,7 +121,7 @@ def _choose(path, names, weights):
 
 
 def _read_orbax(path, choose):
-    """(subtree, step) of an Orbax directory, as numpy arrays whatever devices it was saved from."""
+    """(subtree, step) of an Orbax directory, as numpy arrays. It may be saved on any devices."""
     path = path.absolute()
     there = ocp.PyTreeCheckpointHandler().metadata(path).tree
     name = choose(there)
@@ -134,10 +134,10 @@ def _read_orbax(path, choose):
 
 
 def _read_msgpack(path, choose):
-    """(subtree, step) of a file by flax.serialization; the other subtrees are passed over."""
+    """(subtree, step) of a file that flax.serialization wrote. Other subtrees are skipped."""
     places = {}
     with open(path, "rb") as file:
-        # A buffer of 0 is msgpack's largest, 4 GiB: one array must fit, and Flax cuts at 1 GiB.
+        # 0 is msgpack's largest buffer, 4 GiB. An array must fit in it; Flax splits them at 1 GiB.
         unpacker = msgpack.Unpacker(file, raw=False, strict_map_key=False, max_buffer_size=0)
         for _ in range(unpacker.read_map_header()):
             key, start = unpacker.unpack(), unpacker.tell()

@@ -1,4 +1,4 @@
-"""A trained model, ready to be used: what sampling, evaluation and export work on."""
+"""A trained model that is ready for sampling, evaluation and export."""
 
 import dataclasses
 
@@ -19,7 +19,7 @@ class TrainedModel:
     """A trained model.
 
     Attributes:
-      config: of its training. tokenizer: of its vocabulary.
+      config: the whole config. tokenizer: of its vocabulary.
       method, frozen: as built from the config.
       params: the weights that the config's section `sample` names.
       progress: of its training, {"train_seconds": seconds or None}. step: of the checkpoint.
@@ -48,11 +48,11 @@ def load_trained(origin, config=None):
 
     Args:
       origin: a workdir, or an `Origin` of `origins.find_origin`.
-      config: its config, with other values in the section `sample` if wanted; None reads it from
-        the origin, unless that is a published checkpoint, which has none.
+      config: its config; the section `sample` may have other values. None: that of the origin. A
+        published checkpoint has no config, so it must be given.
 
     Raises:
-      UserError: no model there, a damaged one, or values that cannot be.
+      UserError: there is no model, it is damaged, or the config has values that are not allowed.
     """
     origin = origin if isinstance(origin, Origin) else workdir_origin(origin)
     config = load_config(origin) if config is None else config

@@ -1,6 +1,7 @@
-"""The parameters of a model, from any origin: read, held against the config, laid out on a mesh.
+"""Loads the parameters of a model from any origin, compares them with the config, and places them
+on a mesh.
 
-Where they do not fit, the message says which config key to change.
+If they do not fit, the message says which config key to change.
 """
 
 import jax
@@ -17,8 +18,8 @@ from elf_jax.methods.registry import kept_meaning
 
 
 def check_meaning(origin, method):
-    """Raises UserError if weights were trained with something else that no shape shows, such as
-    another latent space. Published checkpoints do not say what they were trained with.
+    """Raises UserError if weights were trained in another setting that their shapes do not show,
+    such as another latent space. Published checkpoints do not tell how they were trained.
 
     Args:
       origin: an `Origin`. method: the `Method` built from the config.
@@ -35,17 +36,17 @@ def check_meaning(origin, method):
 
 
 def load_weights(origin, config, method, mesh, weights):
-    """The parameters of an origin, laid out on the mesh.
+    """The parameters of an origin, placed on the mesh.
 
     Args:
       origin: an `Origin`. config: whole config. method: the `Method` built from it.
       mesh: the devices. weights: "ema" or "live".
 
     Returns:
-      (params, progress, step): progress has train_seconds, None where it is not known.
+      (params, progress, step): progress has train_seconds, None if it is not known.
 
     Raises:
-      UserError: no weights, damaged ones, or such as do not fit the config.
+      UserError: there are no weights, they are damaged, or they do not fit the config.
     """
     check_meaning(origin, method)
     shapes = params_shapes(method, config.data.length)
@@ -81,11 +82,11 @@ def _from_workdir(origin, target, config, method, weights):
 
 
 def check_shapes(origin, there, wanted, config, method):
-    """Raises UserError if parameters do not have the shapes that the config gives them.
+    """Raises UserError if parameters do not have the shapes that the config asks for.
 
     Args:
-      there, wanted: trees of anything with a shape.
-      config, method: whole config and its `Method`, for the remedy.
+      there, wanted: trees whose leaves have a shape.
+      config, method: whole config and its `Method`, to find the remedy.
     """
     there, wanted = _shapes(there), _shapes(wanted)
     differ = [name for name in sorted(there | wanted) if there.get(name) != wanted.get(name)]
@@ -112,7 +113,7 @@ def _remedy(key, there, axis, name, config):
         return f"set config.data.tokenizer to that of the checkpoint, which has {size} tokens"
     if key == "encoder.width" and config.encoder.kind == "t5":
         return f"set config.encoder.path to that of the checkpoint, which has width {size}"
-    if key == "model.heads":  # what the parameter shows is the width of a head
+    if key == "model.heads":  # the parameter shows the width of a head
         size = there["blocks/attn/out/kernel"][1] // size
     return f"set config.{key}={size}"
 
@@ -127,7 +128,7 @@ def _shapes(tree):
 def _checksum(params):
     total = jnp.uint32(0)
     for leaf in jax.tree.leaves(params):
-        # Odd factors that depend on the place, so that swapped values show.
+        # Odd factors that depend on the position, so that swapped values change the sum.
         factor = jnp.ones((), jnp.uint32)
         for axis in range(leaf.ndim):
             place = jax.lax.broadcasted_iota(jnp.uint32, leaf.shape, axis)
@@ -138,7 +139,8 @@ def _checksum(params):
 
 
 def fingerprint(params):
-    """Eight hexadecimal digits that tell parameters apart: a checksum of their bits, in integers,
-    so that it does not depend on how they are laid out over devices.
+    """Eight hexadecimal digits that identify parameters: a checksum of their bits.
+
+    It is computed with integers, so it does not depend on how they are split over devices.
     """
     return f"{int(jax.device_get(_checksum(params))):08x}"

@@ -1,6 +1,4 @@
-"""The model card of an exported model: what it is, what it was trained on, how good it is, how to
-load it.
-"""
+"""The model card of an exported model: what it is, how to use it, its data, its numbers."""
 
 import json
 import pathlib
@@ -10,19 +8,19 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from elf_jax.core.errors import UserError
 from elf_jax.core.workdir import DATASET
-from elf_jax.evaluation.tables import REAL, cell
+from elf_jax.evaluation.tables import REAL, cell, summary_cell
 
-_NO_METRICS = ("steps", "train_seconds")  # what else an evaluation says in numbers
-_PRIVATE = ("checkpoint",)
+_NO_METRICS = ("steps", "train_seconds")  # numbers in a summary that are no metrics
+_PRIVATE = ("checkpoint",)  # a path on this disk
 
 
 def model_card(trained, name, workdir=None):
-    """Text of README.md, with front matter as on the Hugging Face hub.
+    """Text of README.md, with front matter for the Hugging Face hub.
 
     Args:
       trained: a `TrainedModel`. name: of the model.
-      workdir: holds the summary of the training data and the evaluation results; None if there is
-        no such place.
+      workdir: where the summary of the training data and the evaluation results are; None if there
+        is none.
     """
     config, method = trained.config, trained.method
     results = {} if workdir is None else read_results(workdir / config.evaluate.output)
@@ -54,7 +52,7 @@ def model_card(trained, name, workdir=None):
 
 
 def read_results(path):
-    """The summary that --mode=evaluate left at `path`; an empty dict where there is none.
+    """The summary that --mode=evaluate wrote to `path`; an empty dict if there is none.
 
     Raises:
       UserError: the file is no JSON object.
@@ -134,7 +132,8 @@ def _evaluation(results):
     names = list(dict.fromkeys(name for summary in protocols.values() for name in summary))
     lines = [["", *protocols, REAL], ["---"] * (len(protocols) + 2)]
     for name in names:
-        cells = [cell(**summary[name]) if name in summary else "" for summary in protocols.values()]
+        found = [summary.get(name) for summary in protocols.values()]
+        cells = [summary_cell(one) if one else "" for one in found]
         lines.append([name, *cells, cell(real[name]) if name in real else ""])
     parts = ["\n".join(f"| {' | '.join(line)} |" for line in lines)] if protocols else []
     seen = {*names, *(f"{name}_real" for name in real)}
@@ -144,7 +143,7 @@ def _evaluation(results):
 
 
 def _how(results):
-    """The provenance without what says where on a disk the model was, and without nesting."""
+    """The provenance without paths on this disk and without nested values."""
     provenance = results.get("provenance", {})
     return {k: v for k, v in provenance.items() if k not in _PRIVATE and not isinstance(v, dict)}
 

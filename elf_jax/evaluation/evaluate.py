@@ -1,8 +1,8 @@
-"""A trained model to numbers with their provenance: the config's protocols over several seeds.
+"""Evaluates a trained model: samples by the config's protocols with several seeds, and scores them.
 
 Every number is a record in WORKDIR/evaluation.jsonl, with the settings, seed, step and samples that
-gave it. What is there already is neither sampled nor scored again. docs/evaluation.md says what
-each number means.
+it was computed from. A number that is there already is neither sampled nor scored again.
+docs/evaluation.md says what each number means.
 """
 
 import pathlib
@@ -19,27 +19,27 @@ from elf_jax.evaluation.kept_samples import KeptSamples
 from elf_jax.evaluation.metric_set import MetricSet
 from elf_jax.evaluation.pairs import held_out_pairs
 from elf_jax.evaluation.protocols import protocols_of
-from elf_jax.evaluation.records import Records, now, surroundings
+from elf_jax.evaluation.records import Records, environment, now
 from elf_jax.evaluation.scorer import find_scorer
 from elf_jax.training.validation import held_out_losses, jit_eval_step
 
 
 class Evaluation:
-    """Numbers of a trained model, each computed once and kept in a file of records.
+    """The numbers of a trained model. Each is computed once and kept in a file of records.
 
-    All processes call together, and all are given the same.
+    All processes must call the methods together, and all get the same numbers.
 
     Args:
       trained: a `TrainedModel`. dataset: its `Dataset`; the held-out part is enough.
       workdir: where samples and records are kept.
-      num_samples: texts of every protocol and seed; 0: of pairs all that are held out.
+      num_samples: texts of every protocol and seed; 0 (pairs only): all held-out pairs.
       scorer: directory or name that the user asked for, or None.
 
     Attributes:
       count: texts of every protocol and seed. notes: lines for the user about what is missing.
 
     Raises:
-      UserError: a scorer that does not work.
+      UserError: the scorer does not load.
     """
 
     def __init__(self, trained, dataset, workdir, num_samples, scorer=None):
@@ -57,8 +57,7 @@ class Evaluation:
             pairs = held_out_pairs(trained, dataset, self.count)
         elif dataset.whole and dataset.train_examples is None:
             self.notes.append(
-                "no valid, no held_out: they look samples up in the training text, which was not "
-                "read"
+                "no valid, no held_out: these metrics need the training text, which was not read"
             )
         self.metrics = MetricSet(trained, dataset, metrics, found, pairs)
 
@@ -76,7 +75,7 @@ class Evaluation:
         return *self.records.once(identity, compute), made
 
     def real(self):
-        """Numbers of held-out text."""
+        """The numbers of held-out text."""
 
         def compute():
             numbers, count = self.metrics.of_real_text(self.count)
@@ -86,7 +85,7 @@ class Evaluation:
         return self.records.once(identity, compute)[0]
 
     def losses(self):
-        """Held-out losses of the weights, see `held_out_losses`."""
+        """The held-out losses, see `held_out_losses`."""
         config = self.trained.config
         about = {
             "step": self.trained.step,
@@ -101,7 +100,7 @@ class Evaluation:
 
         def compute():
             losses = held_out_losses_of(self.trained, self.dataset)
-            origin = {"checkpoint": self.trained.origin, **about, **surroundings()}
+            origin = {"checkpoint": self.trained.origin, **about, **environment()}
             return losses, {}, self._provenance(None, config.seed, origin)
 
         identity = {"losses": config.objective.to_dict(), "data": self._data(), **about}
@@ -119,11 +118,11 @@ class Evaluation:
             "split": split_name(self.trained.config.data),
             "data": self._data(),
             "date": now(),
-            "scored_with": surroundings(),
+            "scored_with": environment(),
         }
 
     def describe(self):
-        """Lines for the user: how the numbers came about, and what is missing."""
+        """Lines for the user: how the numbers were computed, and what is missing."""
         metrics, lines = self.metrics, []
         if metrics.scorer is not None:
             about = metrics.scorer.provenance()
@@ -137,7 +136,7 @@ class Evaluation:
 
 
 def split_name(data_settings):
-    """What the held-out text is, in words."""
+    """The held-out text in words: its file, its split, or how it was split off."""
     if data_settings.validation_split or data_settings.validation_path:
         parts = data_settings.validation_path, data_settings.validation_split
         return " ".join(part for part in parts if part)
@@ -145,16 +144,17 @@ def split_name(data_settings):
 
 
 def evaluate(trained, dataset, workdir, scorer=None):
-    """Samples by each of the config's protocols with each seed, scores, prints a table.
+    """Samples by each of the config's protocols with each seed, scores the samples, prints a table.
 
-    What is left in the workdir: evaluation.jsonl, a record for each number; samples/, the samples
-    of each protocol and seed; config.evaluate.output, a summary, with the first protocol's means at
-    its top. Interrupted, the same call goes on.
+    In the workdir it writes evaluation.jsonl, a record for each number; samples/, the samples of
+    each protocol and seed; samples.txt, those of the first protocol and seed; and
+    config.evaluate.output, a summary with the first protocol's means at its top. After an
+    interruption the same call continues.
 
     Args:
       trained: a `TrainedModel`. dataset: its `Dataset`; the held-out part is enough.
       workdir: where the results go.
-      scorer: directory or hub name of the scorer, in place of that of the config; None: that.
+      scorer: directory or hub name of the scorer; None: see `find_scorer`.
 
     Returns:
       Dict of what is in the summary.
@@ -188,7 +188,7 @@ def evaluate(trained, dataset, workdir, scorer=None):
 
 
 def _provenance(run, protocol, seeds):
-    """Of the numbers at the top of the summary."""
+    """The provenance of the numbers at the top of the summary."""
     trained = run.trained
     return {
         "version": __version__,
@@ -206,7 +206,7 @@ def _provenance(run, protocol, seeds):
 
 
 def _show(run, numbers, workdir):
-    """Prints the table, and how its numbers came about."""
+    """Prints the table and how its numbers were computed."""
     summaries = numbers["protocols"]
     seeds = len(numbers["provenance"]["seeds"])
     plain = {name: value for name, value in numbers.items() if not isinstance(value, dict)}

@@ -1,4 +1,4 @@
-"""Results of a sweep as a picture: lines of points, one point for each setting."""
+"""Draws the results of a sweep: lines of points, one point for each combination of settings."""
 
 import matplotlib
 
@@ -17,20 +17,20 @@ LABELS = {
     "rouge_l": "ROUGE-L",
 }
 STYLES = {"marker": "osD^vP", "linestyle": ("-", "--", ":", "-.")}
-CHANNELS = ("color", "marker", "linestyle")  # what tells lines apart, the clearest first
+CHANNELS = ("color", "marker", "linestyle")  # how lines differ, the clearest way first
 
 
 def draw_frontier(points, real, panels, picture, title, method):
-    """Draws a sweep to a PNG, written whole or not at all.
+    """Draws a sweep and writes it as a PNG.
 
-    Along a line the last of the method's scales changes. What else differs between points shows in
-    the colour, marker and style of a line.
+    Along a line the last of the method's scales changes. Other settings that differ between points
+    give the lines different colours, markers and styles.
 
     Args:
       points: list of dicts of settings and numbers.
-      real: {metric: value} of held-out text, marked where it has both of a panel's.
-      panels: list of (x, y), names in the points. picture: path. title: of the whole.
-      method: a `Method`, of which the settings and scales are used.
+      real: {metric: value} of held-out text. A panel marks it if both of its metrics are there.
+      panels: list of (x, y), names in the points. picture: path. title: of the figure.
+      method: a `Method`; its settings and scales are used.
     """
     figure, axes = plt.subplots(
         1, len(panels), figsize=(7.2 * len(panels), 5.2), layout="constrained", squeeze=False
@@ -50,12 +50,12 @@ class _Panel:
         self.method, self.real = method, real
         self.along = x if x in method.scales else list(method.scales)[-1]
         fixed = [key for key in method.settings if key not in (x, self.along)]
-        # Steps are always named, other settings where they differ.
+        # Steps are always in the legend, other settings only if they differ.
         self.fixed = sorted(fixed, key=lambda key: key != "steps")
-        told = [key for key in self.fixed if key == "steps" or len(self._values(key)) > 1]
+        named = [key for key in self.fixed if key == "steps" or len(self._values(key)) > 1]
         self.looks = {
             key: {"channel": channel, **self._look(key, channel)}
-            for key, channel in zip(told, CHANNELS, strict=False)
+            for key, channel in zip(named, CHANNELS, strict=False)
         }
 
     def _values(self, key):
@@ -83,7 +83,7 @@ class _Panel:
         self.axis.legend(handles=self._legend(), fontsize=8, framealpha=0.9)
 
     def _lines(self):
-        """The points that one line joins, each list in the order of what changes along it."""
+        """The points of each line, in the order of the setting that changes along it."""
         groups = {}
         for point in self.points:
             groups.setdefault(tuple(point[key] for key in self.fixed), []).append(point)
@@ -99,7 +99,7 @@ class _Panel:
             self._name_ends(points, style["color"])
 
     def _name_ends(self, points, colour):
-        """The scale at both ends of a line, written outside of it."""
+        """Writes the scale beside both ends of a line."""
         short = self.method.settings[self.along]
         ends = sorted((points[0], points[-1]), key=lambda point: point[self.x])
         for point, side, shift in zip(ends, ("right", "left"), (-7, 7), strict=True):

@@ -1,7 +1,7 @@
-"""Samples of a protocol and a seed: made once, kept, and found again.
+"""Samples of a protocol and a seed: made once, kept in the workdir, and read from there later.
 
-They are a file of JSON lines in WORKDIR/samples, with a file beside it that says how they came
-about. A hash of everything that they depend on is part of its name.
+They are a file of JSON lines in WORKDIR/samples. A second file beside it says how they were made. A
+hash of everything that the samples depend on is part of the name.
 """
 
 import dataclasses
@@ -17,7 +17,7 @@ from elf_jax.core import processes
 from elf_jax.core.files import open_text, write_json
 from elf_jax.core.workdir import SAMPLES
 from elf_jax.data.tokenizer import decode
-from elf_jax.evaluation.records import digest, now, surroundings
+from elf_jax.evaluation.records import digest, environment, now
 from elf_jax.generation.generate import generate, jit_sampler
 
 
@@ -27,7 +27,8 @@ class Samples:
 
     Attributes:
       texts: N strings. tokens: N lists of token ids. file: name of the file that keeps them.
-      made_with: dict, what they depend on. provenance: that and how they came about.
+      made_with: dict of what they depend on. provenance: that, the checkpoint, the environment and
+        the time.
     """
 
     texts: list[str]
@@ -38,9 +39,10 @@ class Samples:
 
 
 class KeptSamples:
-    """Makes samples of a trained model, or finds them in the workdir.
+    """Makes samples of a trained model, or reads them from the workdir.
 
-    All processes call together. The first one reads and writes files, and all get the same.
+    All processes must call the methods together, and all get the same samples. Only the first
+    process reads and writes files.
 
     Args:
       trained: a `TrainedModel`. dataset: its `Dataset`.
@@ -54,7 +56,9 @@ class KeptSamples:
         self.programs = {}
 
     def count(self, wanted):
-        """How many samples: `wanted`, of pairs at most as many as are held out (0: all)."""
+        """How many samples to make: `wanted`. For pairs 0 means all held-out pairs, and there are
+        never more samples than these.
+        """
         held_out = len(self.dataset.validation)
         return min(wanted or held_out, held_out) if self.dataset.conditional else wanted
 
@@ -63,7 +67,7 @@ class KeptSamples:
 
         Args:
           protocol: a `Protocol`. seed: of all their randomness. count: how many.
-          pairs: of a conditional model, the (source, reference) of each, to be kept beside it.
+          pairs: for a conditional model, the (source, reference) of each, kept with the samples.
 
         Returns:
           A `Samples`.
@@ -73,7 +77,7 @@ class KeptSamples:
         found = processes.share(self._read(key, count))
         if found is None:
             found = self._make(protocol, seed, count)
-            provenance = {**made_with, "checkpoint": self.trained.origin, **surroundings()}
+            provenance = {**made_with, "checkpoint": self.trained.origin, **environment()}
             found["provenance"] = {**provenance, "sampled": now()}
             found["file"] = f"{protocol.name}-seed{seed}-step{self.trained.step}-{key}.jsonl"
             self._write(found, pairs)
@@ -109,7 +113,7 @@ class KeptSamples:
         return {"texts": texts, "tokens": [row.tolist() for row in tokens]}
 
     def _read(self, key, count):
-        """What is kept under a key; None if it is not there, or not whole."""
+        """The samples that are kept under a key; None if they are not there or not complete."""
         if jax.process_index():
             return None
         for path in sorted(self.directory.glob(f"*-{key}.jsonl")):
@@ -142,5 +146,5 @@ class KeptSamples:
 
 
 def provenance_path(path):
-    """The file beside a file of samples that says how they came about."""
+    """The path of the file that says how a file of samples was made."""
     return path.with_suffix(".json")

@@ -1,4 +1,4 @@
-"""Samples to numbers, beside the same numbers of held-out text; docs/evaluation.md defines them."""
+"""Computes the metrics of samples and of held-out text. docs/evaluation.md defines them."""
 
 from tqdm import tqdm
 
@@ -8,15 +8,16 @@ from elf_jax.evaluation.pairs import Pairs
 from elf_jax.evaluation.scorer import Scorer, generative_perplexity
 from elf_jax.generation.generate import cut
 
-MAX_REAL_ROWS = 10_000  # of a stream or of packed documents, for their entropy
+MAX_REAL_ROWS = 10_000  # for the entropy of a stream or of packed documents
 
 
 class MetricSet:
     """The metrics of one evaluation, of samples and of held-out text.
 
     Args:
-      trained: a `TrainedModel`. dataset: its `Dataset`. metrics: of `checks.resolve_metrics`.
-      scorer: a `Scorer` or None. pairs: `Pairs`, of a conditional model.
+      trained: a `TrainedModel`. dataset: its `Dataset`.
+      metrics: names, from `checks.resolve_metrics`.
+      scorer: a `Scorer` or None. pairs: the `Pairs` of a conditional model, or None.
     """
 
     def __init__(self, trained, dataset, metrics, scorer: Scorer | None, pairs: Pairs | None):
@@ -26,7 +27,7 @@ class MetricSet:
         self.names = [name for name in metrics if name != "gen_ppl" or scorer is not None]
 
     def provenance(self):
-        """What the numbers depend on besides samples and data."""
+        """What the numbers depend on, apart from samples and data."""
         about = {"metrics": list(self.names)}
         if self.pairs is not None:
             about["references"] = self.pairs.statement
@@ -35,14 +36,14 @@ class MetricSet:
         return about if self.scorer is None else about | self.scorer.provenance()
 
     def identity(self):
-        """`provenance` without the scorer's name: a workdir may move, its scorer is the same."""
+        """`provenance` without the scorer's name, which changes when a workdir is moved."""
         return {name: value for name, value in self.provenance().items() if name != "scorer"}
 
     def of_samples(self, samples):
         """(numbers, signatures) of a `Samples`: dicts by the name of the metric."""
         texts, numbers, signatures = samples.texts, {}, {}
         if self.pairs is not None:
-            numbers, signatures = self._agreement(samples)
+            numbers, signatures = self._compared(samples)
         elif self.dataset.whole and self.dataset.train_examples:
             numbers = text.membership(texts, *self._whole_texts())
         numbers["distinct"] = text.distinct(texts)
@@ -54,8 +55,8 @@ class MetricSet:
         sides = self.dataset.train_examples, self.dataset.validation_examples
         return ([example.text for example in examples] for examples in sides)
 
-    def _agreement(self, samples):
-        """Numbers that need a reference for each sample."""
+    def _compared(self, samples):
+        """(numbers, signatures) of the metrics that compare each sample with its reference."""
         texts, real, signatures = samples.texts, self.pairs.references, {}
         numbers = {"exact_match": text.exact_match(texts, real)}
         lengths = [sum(map(len, rows)) for rows in (samples.tokens, encode(self.tokenizer, real))]
@@ -71,7 +72,7 @@ class MetricSet:
         return numbers, signatures
 
     def _scored(self, texts, label):
-        """Gen. PPL and the diversity of the scorer's tokens; nothing without a scorer."""
+        """Gen. PPL and the diversity of the scorer's tokens; empty without a scorer."""
         if "gen_ppl" not in self.names:
             return {}
         with tqdm(total=len(texts), desc=label, unit="text", dynamic_ncols=True) as bar:
@@ -82,15 +83,17 @@ class MetricSet:
         }
 
     def of_real_text(self, count):
-        """Numbers of held-out text. The scorer reads `count` pieces of it, since distinct-n depends
-        on how much text there is.
+        """The numbers of held-out text.
+
+        The scorer reads `count` texts, as many as there are samples, because distinct-n depends on
+        the amount of text.
 
         Returns:
-          (numbers, how many pieces there were).
+          (numbers, how many texts there were).
         """
         numbers = {"entropy": text.unigram_entropy(self._real_tokens(count))}
         rows = self.dataset.validation.subset(count).take(slice(None))
-        # As samples are: up to the first EOS, and through the same tokenizer.
+        # As with samples: cut at the first EOS, and decoded by the same tokenizer.
         tokens = cut(rows["tokens"], self.tokenizer.eos_token_id, rows["is_cond"])
         return numbers | self._scored(decode(self.tokenizer, tokens), "scoring real text"), len(
             tokens
@@ -105,6 +108,6 @@ class MetricSet:
             return [row[:n] for row, n in zip(rows.tokens, rows.valid_length, strict=True)]
         examples = dataset.validation_examples
         if dataset.conditional or not isinstance(examples, list):
-            examples = examples[:count]  # of prepared data each is decoded for this
+            examples = examples[:count]  # with prepared data, each of them is decoded now
         tokens = encode(self.tokenizer, [example.text for example in examples])
         return [row[: self.length] for row in tokens]

@@ -1,4 +1,4 @@
-"""The held-out pairs that the samples of a conditional model are compared with."""
+"""Held-out pairs: the sources and references for the samples of a conditional model."""
 
 import dataclasses
 
@@ -7,8 +7,11 @@ from elf_jax.data.tokenizer import decode, encode
 
 @dataclasses.dataclass(frozen=True)
 class Pairs:
-    """Attributes:
-    sources, references: lists of N strings. statement: what was cut of them, for the user.
+    """N held-out pairs.
+
+    Attributes:
+      sources, references: lists of N strings.
+      statement: a line for the user about how many were cut.
     """
 
     sources: list[str]
@@ -17,7 +20,7 @@ class Pairs:
 
 
 def held_out_pairs(trained, dataset, count):
-    """The first `count` held-out `Pairs`, as the model's tokenizer can express them."""
+    """The first `count` held-out pairs as `Pairs`, in the text that the tokenizer can express."""
     data, tokenizer = trained.config.data, trained.tokenizer
     examples = dataset.validation_examples[:count]
     sources, targets = ([getattr(e, side) for e in examples] for side in ("source", "text"))
@@ -26,7 +29,7 @@ def held_out_pairs(trained, dataset, count):
         cut_sources = counts["sources_cut"]
         kept = f"{counts['targets_cut']} of {total} references cut to the row"
     else:
-        # T5's tokenizer loses newlines, and a model cannot write what its tokenizer cannot.
+        # T5's tokenizer removes newlines, so a model with this tokenizer cannot write them.
         ids = encode(tokenizer, targets)
         targets, total = decode(tokenizer, ids), len(sources)
         cut_sources = sum(len(one) >= data.source_length for one in encode(tokenizer, sources))

@@ -1,4 +1,4 @@
-"""Protocols: settings of sampling with a name, so that a number can say how it was made."""
+"""Protocols: settings of sampling with a name, so that a number can say how it was computed."""
 
 import dataclasses
 import itertools
@@ -7,21 +7,21 @@ from ml_collections import ConfigDict
 
 from elf_jax.core.errors import UserError
 
-FROM_FLAGS = "flags"  # the protocol that the command line makes
-PLAIN = "sample"  # the section `sample` as it is
+FROM_FLAGS = "flags"  # the name of the protocol that flags of the command line make
+PLAIN = "sample"  # the name of the section `sample` as it is
 
 
 @dataclasses.dataclass(frozen=True)
 class Protocol:
-    """A name, and the section `sample` that belongs to it."""
+    """A name and its section `sample`."""
 
     name: str
     sample: ConfigDict
 
 
 def protocols_of(config):
-    """The protocols of config.evaluate.protocols, in the order of their names; without any, the
-    section `sample` as it is.
+    """The protocols of config.evaluate.protocols, in the order of their names. If there are none,
+    the section `sample` as it is.
 
     Args:
       config: whole config, already checked.
@@ -36,7 +36,7 @@ def protocols_of(config):
 
 
 def make_protocol(name, sample, values):
-    """The `Protocol` of a section `sample` with other values, {key: value}, for some keys."""
+    """The `Protocol` of a section `sample`, changed by `values`, {key: value}."""
     sample = ConfigDict(sample.to_dict())
     sample.update(values)
     return Protocol(name, sample)
@@ -47,7 +47,7 @@ def combinations(config, method):
 
     Args:
       config: whole config, already checked.
-      method: a `Method`. The last of its settings changes first, so that little is compiled anew.
+      method: a `Method`. The last of its settings changes fastest, which compiles least.
 
     Raises:
       UserError: a value is listed twice.
@@ -63,12 +63,12 @@ def combinations(config, method):
         protocol = make_protocol("", config.sample, dict(combination))
         effective = method.effective(protocol.sample)
         name = _name(method, {key: effective[key] for key, _ in combination})
-        # Settings that this sampler does not use make no difference.
+        # Combinations that differ only in settings which the sampler does not use are one.
         protocols.setdefault(name, dataclasses.replace(protocol, name=name))
     return list(protocols.values())
 
 
 def _name(method, settings):
-    """The settings in short: numbers first, then words."""
+    """A short name of the settings: numbers first, then words."""
     numbers = [f"{method.settings[k]}{v:g}" for k, v in settings.items() if not isinstance(v, str)]
     return "-".join([*numbers, *(v for v in settings.values() if isinstance(v, str))])

@@ -1,4 +1,4 @@
-"""Numbers as records: JSON lines, one for each number, with everything that the number depends on.
+"""Records: lines of JSON, one for each number, with everything that the number depends on.
 
 A number that is in the file already is not computed again.
 """
@@ -22,7 +22,7 @@ METRIC, VALUE, SIGNATURE, KEY = "metric", "value", "signature", "key"
 
 
 def digest(identity):
-    """12 hexadecimal digits that tell dicts of plain values apart."""
+    """12 hexadecimal digits that identify a dict of plain values."""
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
 
 
@@ -31,8 +31,8 @@ def now():
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
-def surroundings():
-    """Versions of packages and the device: a number may differ between them."""
+def environment():
+    """Versions of packages and the device. A number may differ between them."""
     versions = {name: importlib.metadata.version(name) for name in PACKAGES}
     return {
         "packages": {"elf_jax": __version__, **versions},
@@ -41,12 +41,13 @@ def surroundings():
 
 
 class Records:
-    """The records in a file, and more of them.
+    """The records in a file. New ones are added to it.
 
-    The first process reads and writes; all processes call together and are given the same.
+    All processes must call the methods together, and all get the same results. Only the first
+    process reads and writes the file.
 
     Args:
-      path: of the file, which need not be there yet.
+      path: of the file. It is made if it does not exist.
 
     Raises:
       UserError: a line in it is not a record.
@@ -56,7 +57,7 @@ class Records:
         self.path = pathlib.Path(path)
         self.lines, self.groups = [], {}
         if jax.process_index() == 0 and self.path.is_file():
-            # Not splitlines: text may hold characters that it takes for the end of a line.
+            # Not splitlines: it also splits at other characters, which text may hold.
             self.lines = self.path.read_text(encoding="utf-8").rstrip("\n").split("\n")
         for number, line in enumerate(self.lines, 1):
             try:
@@ -64,17 +65,17 @@ class Records:
                 self.groups.setdefault(record[KEY], []).append(record)
             except (ValueError, KeyError, TypeError):
                 raise UserError(
-                    f"{self.path} line {number} is no record of ours: mend the line, or move the "
-                    "file away"
+                    f"{self.path} line {number} is no record: correct the line, or move the file "
+                    "away"
                 ) from None
 
     def once(self, identity, make):
-        """Numbers that depend on `identity` alone: those in the file, or else new ones.
+        """The numbers that belong to `identity`: from the file, or made and added to it.
 
         Args:
-          identity: dict of plain values.
-          make: function () -> (numbers, signatures, provenance): dicts; signatures has the metric's
-            own description for some of the numbers.
+          identity: dict of plain values, all that the numbers depend on.
+          make: function () -> (numbers, signatures, provenance), three dicts. signatures has, for
+            some of the numbers, the metric's own description.
 
         Returns:
           (numbers, signatures): dicts by the name of the metric.
@@ -99,5 +100,5 @@ class Records:
         self.groups[key] = records
         if jax.process_index() == 0:
             self.lines += [json.dumps(record, ensure_ascii=False) for record in records]
-            # The whole file anew: a group of records is there whole or not at all.
+            # The whole file is written again, so a group of records is in it whole or not at all.
             write_text(self.path, "".join(f"{line}\n" for line in self.lines))

@@ -1,4 +1,4 @@
-"""The scorer, a GPT-2 that reads samples: texts to log-likelihoods, and the numbers of them.
+"""The scorer: a GPT-2 that computes the log-likelihoods of texts, and the metrics from them.
 
 N texts, B rows scored at once, L positions. The protocol is in `metrics/perplexity.py`.
 """
@@ -23,10 +23,10 @@ from elf_jax.evaluation.metrics import perplexity, text
 from elf_jax.networks.gpt2 import GPT2, row_nll
 from elf_jax.pretrained.gpt2 import load_gpt2
 
-LENGTH = 1024  # of the protocol; a scorer with a shorter context scores that much
-# Vocabularies are often padded up to a multiple of this, which no tokenizer ever reaches.
+LENGTH = 1024  # tokens, by the protocol; a scorer with a shorter context uses its context
+# The vocabulary of a network is often that of its tokenizer, padded to a multiple of this.
 VOCAB_MULTIPLE = 128
-TOKENIZER_FILES = ("tokenizer.json", "vocab.json")  # one of them, or there is no tokenizer
+TOKENIZER_FILES = ("tokenizer.json", "vocab.json")  # one of them must be there
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -34,7 +34,7 @@ class Scorer:
     """A language model that scores texts.
 
     Attributes:
-      name: as it was asked for. revision: the hub's commit, or a hash of the weights.
+      name: its path or its name on the hub. revision: the hub's commit, or a hash of the weights.
       tokenizer: its own. length: the most tokens of a text that are scored together, EOS included.
       batch_size: texts scored at once, a multiple of the devices. mesh: the devices.
       dtype: of the computation, by name.
@@ -53,7 +53,7 @@ class Scorer:
     nll: Callable
 
     def provenance(self):
-        """What a number of this scorer is to be kept with."""
+        """What every number of this scorer is recorded with."""
         return {
             "scorer": self.name,
             "scorer_revision": self.revision,
@@ -71,7 +71,7 @@ def load_scorer(settings, mesh):
       mesh: rows are split over all its devices; parameters over its axis fsdp, if it has one.
 
     Raises:
-      UserError: the model or its tokenizer does not load, or they do not belong together.
+      UserError: the model or its tokenizer does not load, or their vocabularies differ.
     """
     dtype = compute_dtype(settings.dtype)
     directory = resolve(settings.path, "scorer (config.scorer.path)")
@@ -97,17 +97,20 @@ def load_scorer(settings, mesh):
 
 
 def find_scorer(settings, workdir, mesh, asked=None):
-    """The scorer of Gen. PPL, or why there is none.
+    """The scorer of Gen. PPL, or a line that says why there is none.
+
+    It is `asked` if that is given. Else it is the first of these that exists: settings.path as a
+    directory, WORKDIR/scorer, settings.path as a name on the hub.
 
     Args:
-      settings: config section `scorer`. workdir: may hold one in `scorer/`. mesh: for it.
-      asked: directory or name that the user asked for; it goes before all others.
+      settings: config section `scorer`. workdir: may have one in `scorer/`. mesh: the devices.
+      asked: directory or name from the user, or None.
 
     Returns:
-      (`Scorer` or None, a line about what is missing and how to get it, or "").
+      (`Scorer`, ""), or (None, a line about what is missing and how to get it).
 
     Raises:
-      UserError: the one asked for cannot be had, or a directory holds none that works.
+      UserError: `asked` is not there, or the scorer that was found does not load.
     """
     own, path = pathlib.Path(workdir) / SCORER, asked or settings.path
     is_local = bool(path) and pathlib.Path(path).is_dir()
@@ -130,8 +133,8 @@ def find_scorer(settings, workdir, mesh, asked=None):
 
 
 def tokenise(scorer, texts):
-    """What the scorer sees of each text: list of N int32 arrays, an empty one for an empty text.
-    See `perplexity.scored_tokens`.
+    """The tokens of each text that the scorer reads: list of N int32 arrays, empty for an empty
+    text. See `perplexity.scored_tokens`.
     """
     eos = scorer.tokenizer.eos_token_id
     return [perplexity.scored_tokens(ids, eos, scorer.length) for ids in _ids(scorer, texts)]
@@ -150,8 +153,8 @@ def score(scorer, rows, progress=lambda count: None):
       [N] int, how many tokens those are).
     """
     counts = np.asarray([max(len(row) - 1, 0) for row in rows], int)
-    # One shape for all batches, so one compilation. What stands after a text changes nothing in
-    # it, so the rows need be no longer than the longest text; powers of two keep the shapes few.
+    # All batches have one shape, so there is one compilation. Padding after a text changes nothing
+    # in it, so rows need the length of the longest text only. Powers of two keep the shapes few.
     longest = max([len(row) for row in rows], default=0)
     length = min(scorer.length, 1 << max(longest - 1, 1).bit_length())
     size, nll = scorer.batch_size, []
@@ -160,14 +163,14 @@ def score(scorer, rows, progress=lambda count: None):
         tokens, lengths = np.zeros((size, length), np.int32), np.zeros(size, np.int32)
         for index, row in enumerate(part):
             tokens[index, : len(row)], lengths[index] = row, len(row)
-        placed = (_split_rows(array, scorer.mesh) for array in (tokens, lengths))
+        placed = sharding.share_rows((tokens, lengths), scorer.mesh)
         nll.append(jax.device_get(scorer.nll(scorer.params, *placed))[: len(part)])
         progress(len(part))
     return np.concatenate([np.zeros(0), *nll]).astype(np.float64), counts
 
 
 def generative_perplexity(scorer, texts, progress=lambda count: None):
-    """Gen. PPL of samples, and what it must not be read without: the diversity of the same tokens.
+    """Gen. PPL of texts, and the diversity of the same tokens. Always read the two together.
 
     Args:
       scorer: a `Scorer`. texts: list of strings, samples or real text.
@@ -176,7 +179,7 @@ def generative_perplexity(scorer, texts, progress=lambda count: None):
     Returns:
       Dict of gen_ppl (None if there is nothing to score), the numbers of `text.diversity` over the
       scorer's tokens without EOS, and counts: scored_texts, scored_tokens, empty_texts (dropped),
-      cut_texts (longer than `scorer.length`). `scorer.provenance()` belongs beside them.
+      cut_texts (longer than `scorer.length`). Record them with `scorer.provenance()`.
     """
     eos = scorer.tokenizer.eos_token_id
     rows = [row for row in tokenise(scorer, texts) if len(row)]
@@ -192,16 +195,11 @@ def generative_perplexity(scorer, texts, progress=lambda count: None):
 
 
 def _ids(scorer, texts):
-    """Token ids of each text. An EOS that is spelled out in it is one, and ends it."""
+    """Token ids of each text. An EOS that is spelled out in a text is an EOS and ends it."""
     texts = [one if one.strip() else "" for one in texts]
     if not texts:
         return []
     return scorer.tokenizer(texts, add_special_tokens=False, return_attention_mask=False).input_ids
-
-
-def _split_rows(array, mesh):
-    """A global array with its rows split over the mesh; every process holds all of `array`."""
-    return jax.make_array_from_callback(array.shape, sharding.rows(mesh), lambda i: array[i])
 
 
 def _whole_rows(batch_size, mesh):
@@ -211,7 +209,7 @@ def _whole_rows(batch_size, mesh):
 
 def _load_tokenizer(directory, vocab_size):
     try:
-        # Where there are no files, transformers makes up an empty tokenizer for a GPT-2.
+        # Without files, transformers makes an empty tokenizer for a GPT-2.
         if not any((directory / name).is_file() for name in TOKENIZER_FILES):
             raise UserError("no file")
         tokenizer = load_tokenizer(directory)

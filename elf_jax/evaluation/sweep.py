@@ -1,8 +1,9 @@
-"""Every combination of sampling settings: the frontier between Gen. PPL and entropy.
+"""Scores every combination of sampling settings and draws the frontier of Gen. PPL and entropy.
 
-Text can be had at any Gen. PPL by giving up entropy. So one pair of numbers says little, and the
-frontier says much (ELF, arXiv 2605.10938, draws it). Of pairs it is BLEU and ROUGE-L over the
-guidance scale. Points are kept like those of an evaluation: interrupted, a sweep goes on.
+A model reaches a lower Gen. PPL if it gives up entropy. So one pair of numbers says little, and the
+whole frontier says much (ELF, arXiv 2605.10938, draws it). For pairs the sweep draws BLEU and
+ROUGE-L over the guidance scale. Numbers are kept like those of an evaluation, so an interrupted
+sweep continues.
 """
 
 import pathlib
@@ -17,7 +18,7 @@ from elf_jax.evaluation import tables
 from elf_jax.evaluation.evaluate import Evaluation
 from elf_jax.evaluation.frontier import draw_frontier
 from elf_jax.evaluation.protocols import combinations
-from elf_jax.evaluation.records import now, surroundings
+from elf_jax.evaluation.records import environment, now
 
 
 def sweep(trained, dataset, workdir, scorer=None):
@@ -30,7 +31,7 @@ def sweep(trained, dataset, workdir, scorer=None):
       Dict of what is in sweep.json.
 
     Raises:
-      UserError: lists that cannot be, or nothing to score text with.
+      UserError: a list has a value twice, or there is no metric to draw.
     """
     workdir, config = pathlib.Path(workdir), trained.config
     protocols = combinations(config, trained.method)
@@ -61,15 +62,15 @@ def sweep(trained, dataset, workdir, scorer=None):
 
 
 def _panels(run, protocols, workdir):
-    """What is drawn against what: (x, y) of each panel."""
+    """The (x, y) of each panel: names of settings or metrics."""
     if "gen_ppl" in run.metrics.names:
         return [("gen_entropy", "gen_ppl")]
     scores = [name for name in ("bleu", "rouge_l") if name.split("_")[0] in run.metrics.names]
     if not scores:
         remedy = f"train one: python main.py --mode=train_scorer --workdir={workdir}"
         reason = run.notes[0] if run.notes else remedy
-        raise UserError(f"nothing to draw a sweep of without Gen. PPL, BLEU or ROUGE: {reason}")
-    # Over the first scale that has several values, or else over the last.
+        raise UserError(f"a sweep draws Gen. PPL, BLEU or ROUGE, and there is none: {reason}")
+    # x is the first scale that has several values, or else the last scale.
     *others, along = run.trained.method.scales
     axis = next((scale for scale in others if _varies(protocols, scale)), along)
     return [(axis, score) for score in scores]
@@ -93,7 +94,7 @@ def _provenance(run):
         "weights_fingerprint": run.kept.weights,
         "compute_dtype": np.dtype(trained.method.dtype).name,
         **run.metrics.provenance(),
-        **surroundings(),
+        **environment(),
         "date": now(),
     }
 

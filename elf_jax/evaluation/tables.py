@@ -1,9 +1,9 @@
-"""Numbers of several protocols and seeds as a summary and as a table."""
+"""Summaries and tables of the numbers of several protocols and seeds."""
 
 import math
 import statistics
 
-REAL = "real text"  # what the column of held-out text is called
+REAL = "real text"  # the name of the column of held-out text
 NOT_SHOWN_IF_ZERO = ("empty",)
 
 
@@ -11,10 +11,11 @@ def combine(values):
     """Mean and standard error of one number over seeds.
 
     Args:
-      values: list of numbers, or None where there was nothing to compute it from.
+      values: list of numbers; None if there was nothing to compute the number from.
 
     Returns:
-      Dict of mean, standard_error (None below two values) and seeds, how many values there were.
+      Dict of mean, standard_error (None if there are fewer than two values) and seeds, how many
+      values there are.
     """
     values = [value for value in values if value is not None]
     if not values:
@@ -25,7 +26,7 @@ def combine(values):
 
 
 def summarise(seeds):
-    """{metric: `combine` of it} of a list of dicts of numbers, one a seed."""
+    """{metric: its `combine`} of a list of dicts of numbers, one dict for each seed."""
     return {name: combine([numbers[name] for numbers in seeds]) for name in seeds[0]}
 
 
@@ -35,7 +36,7 @@ def means(summary):
 
 
 def flat(summary, real):
-    """The means with those of real text beside them, under "NAME_real"."""
+    """{metric: mean}, each followed by the number of real text as "NAME_real"."""
     numbers = {}
     for name, value in means(summary).items():
         numbers[name] = value
@@ -46,7 +47,7 @@ def flat(summary, real):
 
 def table(numbers):
     """Numbers as lines of name and value."""
-    numbers = _worth_a_line(numbers)
+    numbers = _shown(numbers)
     width = max(len(name) for name in numbers)
     return "\n".join(f"  {name:<{width}}  {cell(value):>10}" for name, value in numbers.items())
 
@@ -57,10 +58,10 @@ def grid(summaries, real):
     Args:
       summaries: {protocol: its `summarise`}. real: {metric: value} of held-out text.
     """
-    first = _worth_a_line(means(next(iter(summaries.values()))))
+    first = _shown(means(next(iter(summaries.values()))))
     lines = [["", *summaries, REAL]]
     for name in first:
-        cells = [cell(**summary[name]) for summary in summaries.values()]
+        cells = [summary_cell(summary[name]) for summary in summaries.values()]
         lines.append([name, *cells, cell(real[name]) if name in real else ""])
     return columns(lines)
 
@@ -77,14 +78,18 @@ def columns(lines):
     )
 
 
-def _worth_a_line(numbers):
+def _shown(numbers):
     return {
         name: value for name, value in numbers.items() if value or name not in NOT_SHOWN_IF_ZERO
     }
 
 
-def cell(mean, standard_error=None, seeds=None):
-    """A number, with its standard error if there is one, as it stands in a table."""
-    del seeds
+def summary_cell(combined):
+    """The `cell` of a dict from `combine`."""
+    return cell(combined["mean"], combined["standard_error"])
+
+
+def cell(mean, standard_error=None):
+    """The text of a number in a table, with its standard error if there is one."""
     text = f"{mean:.4f}" if isinstance(mean, float) else str(mean)
     return text if standard_error is None else f"{text} ± {standard_error:.4f}"

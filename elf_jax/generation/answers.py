@@ -1,8 +1,8 @@
-"""Lines of source text to generated targets, in order: what `--mode=sample --source=FILE` does.
+"""Generates a target for each line of source text, in order (`--mode=sample --source=FILE`).
 
-Lines are read as they come in, and all batches have one shape, so there is one compilation. Each
-target is given back as soon as it is made. An empty line gives an empty target, so that line i of
-the output belongs to line i of the input.
+Lines are read as they come in. All batches have one shape, so there is one compilation. Each target
+is returned as soon as it is made. An empty line gives an empty target, so that line i of the output
+belongs to line i of the input.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ STDIN = "-"
 
 @dataclasses.dataclass
 class Counts:
-    """How many lines there were, and how many of them were empty or too long and cut."""
+    """The number of lines, and of those among them that were empty or too long and cut."""
 
     lines: int = 0
     empty: int = 0
@@ -30,18 +30,18 @@ class Counts:
 
 
 def read_sources(file, field):
-    """The source of each line of a file, without holding the file in memory.
+    """Yields the source in each line of a file. The file is never held in memory as a whole.
 
     Args:
       file: path, or "-" for standard input. Lines are plain text, or JSON objects if the name ends
         in .jsonl.
-      field: of the JSON objects.
+      field: name of the field in the JSON objects.
 
     Yields:
       str, "" for an empty line.
 
     Raises:
-      UserError: no such file, or a line that is not UTF-8 or not such an object.
+      UserError: there is no such file, or a line is not UTF-8 or not such an object.
     """
     path = pathlib.Path(file)
     if file != STDIN and not path.is_file():
@@ -63,26 +63,26 @@ def read_sources(file, field):
 
 def _source_of(line, field, place):
     try:
-        return json.loads(line)[field].encode().decode()  # half a surrogate pair is no text
+        return json.loads(line)[field].encode().decode()  # encode() refuses half a surrogate pair
     except (ValueError, KeyError, TypeError, AttributeError):
         raise UserError(
             f"{place} is no JSON object with a string in its field {field!r} "
-            "(config.data.source_field): mend the line"
+            "(config.data.source_field): correct the line"
         ) from None
 
 
 def translate(trained, sources, seed, counts):
-    """A target for each source, as soon as its batch is made.
+    """Yields a target for each source, as soon as its batch is made.
 
     Args:
       trained: a `TrainedModel` of pairs. sources: iterable of str. seed: of all randomness.
-      counts: a `Counts`, added to on the way.
+      counts: a `Counts`, to which the lines are added.
 
     Yields:
       Lists of (source, target), in order.
 
     Raises:
-      UserError: the model takes no source.
+      UserError: the model takes no sources.
     """
     check_takes_sources(trained.config)
     sources = iter(sources)
@@ -115,7 +115,7 @@ def _batches(sources, size):
 
 
 def _pack(trained, batch, size, counts):
-    """The fields of a `Batch` of `size` rows with these sources and nothing after them."""
+    """The fields of a `Batch` of `size` rows with these sources and no targets."""
     data, tokenizer = trained.config.data, trained.tokenizer
     ids = encode(tokenizer, batch)
     pad = tokenizer.eos_token_id if data.pad == "eos" else tokenizer.pad_token_id
@@ -129,14 +129,14 @@ def _pack(trained, batch, size, counts):
 
 
 def format_answer(source, target, form):
-    """One line of output, without its end."""
+    """One line of output, without the line break at its end."""
     if form == "jsonl":
         return json.dumps({"source": source, "target": target}, ensure_ascii=False)
     return " ".join(target.splitlines())
 
 
 def format_sample(source, text, form):
-    """A sample as it is shown: the text alone, or with the source that it belongs to."""
+    """A sample as it is printed: the text alone, or together with its source."""
     if source is not None:
         target = format_answer(source, text, form)
         return target if form == "jsonl" else f"{source}\t{target}"
@@ -144,7 +144,7 @@ def format_sample(source, text, form):
 
 
 def describe(counts, source_length):
-    """One line about what was not translated as it stood; empty if all was."""
+    """One line about sources that were cut or empty; "" if there were none."""
     parts = []
     if counts.cut:
         parts.append(f"{counts.cut} cut to config.data.source_length={source_length} tokens")

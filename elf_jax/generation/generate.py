@@ -1,6 +1,6 @@
-"""A trained model to text, batch by batch.
+"""Generates text with a trained model, batch by batch.
 
-Sample i depends on the seed and on i alone, not on the batch that it is made in.
+Sample i depends only on the seed and on i, not on the batch that it is made in.
 """
 
 import jax
@@ -12,7 +12,7 @@ from elf_jax.data.tokenizer import decode
 
 
 def jit_sampler(trained):
-    """The model's sampler, compiled once for all settings with the same `Method.compiled_for`."""
+    """The model's sampler, jitted. Settings with the same `Method.compiled_for` compile it once."""
     method, config = trained.method, trained.config
     return jax.jit(
         method.sampler(config.sample, config.data.length),
@@ -22,7 +22,7 @@ def jit_sampler(trained):
 
 
 def scales(method, settings):
-    """The traced settings of a section `sample` as arrays: what a sampler takes besides the key."""
+    """The settings of a section `sample` that a sampler takes as traced arrays, {name: array}."""
     return {name: np.float32(settings[name]) for name in method.traced}
 
 
@@ -32,10 +32,9 @@ def generate(trained, num_samples, seed, rows=None, progress=lambda count: None,
     Args:
       trained: a `TrainedModel`.
       num_samples: how many. seed: of all their randomness.
-      rows: `Rows` whose conditions are sampled for, at least num_samples of them; None for
-        unconditional text.
+      rows: `Rows` with the conditions, at least num_samples of them; None for unconditional text.
       progress: called with the number of samples made after each batch.
-      run: of `jit_sampler`, to compile once for several calls; None makes one.
+      run: a `jit_sampler`, so that several calls compile once; None: a new one.
 
     Returns:
       A list of num_samples integer arrays.
@@ -45,7 +44,7 @@ def generate(trained, num_samples, seed, rows=None, progress=lambda count: None,
     conditions = ({} if rows is None else take(rows, start, size) for start in starts)
     out = []
     for tokens in stream(trained, conditions, size, seed, run):
-        # What only filled up the last batch is dropped.
+        # Samples that only fill the last batch are dropped.
         tokens = tokens[: num_samples - len(out)]
         out += tokens
         progress(len(tokens))
@@ -53,30 +52,30 @@ def generate(trained, num_samples, seed, rows=None, progress=lambda count: None,
 
 
 def generate_texts(trained, num_samples, seed, rows=None):
-    """`generate`, as a list of texts."""
+    """The samples of `generate` as a list of texts."""
     return decode(trained.tokenizer, generate(trained, num_samples, seed, rows))
 
 
 def batch_rows(trained, num_samples):
-    """Rows of every batch for so many samples: config.sample.batch_size or fewer, and a multiple of
-    the number of parts that the mesh splits rows into.
+    """The number of rows of every batch: config.sample.batch_size, or num_samples if that is less,
+    rounded up to a multiple of the number of parts that the mesh splits rows into.
     """
     shards = sharding.row_shards(trained.mesh)
     return -(-min(trained.config.sample.batch_size, num_samples) // shards) * shards
 
 
 def take(rows, start, size):
-    """The fields of a `Batch` for `size` rows from `start`; the last row fills up the end."""
+    """The fields of a `Batch` for `size` rows from `start`; at the end the last row is repeated."""
     return rows.take(np.minimum(np.arange(start, start + size), len(rows) - 1))
 
 
 def stream(trained, conditions, size, seed, run=None):
-    """Samples batch by batch, each as soon as it is made, all by one compilation.
+    """Yields samples batch by batch, each batch as soon as it is made. It compiles once.
 
     Args:
       trained: a `TrainedModel`.
       conditions: for each batch the fields of a `Batch` of `size` rows, or {} for unconditional
-        text. Sample i is that of row i, counted over all batches.
+        text. Sample i belongs to row i, counted over all batches.
       size: rows of every batch. seed: of all randomness. run: as for `generate`.
 
     Yields:
@@ -103,7 +102,7 @@ def cut(tokens, eos_id, is_cond=None):
     Args:
       tokens: [B, L] integers.
       eos_id: id of the end-of-sequence token.
-      is_cond: [B, L] bool, positions of the condition, dropped before the EOS rule; or None.
+      is_cond: [B, L] bool, positions of the condition, removed before the EOS is searched; or None.
 
     Returns:
       A list of B integer arrays.

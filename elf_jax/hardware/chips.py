@@ -1,4 +1,4 @@
-"""Peak figures of the chips that a program may run on, from their data sheets."""
+"""Peak figures of chips, from their data sheets."""
 
 import dataclasses
 
@@ -7,13 +7,14 @@ GIB = 2**30
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-    """Peak of one device.
+    """Peak figures of one device.
 
     Attributes:
-      flops, bandwidth: dense bfloat16 operations and bytes of memory traffic, a second.
+      flops: dense bfloat16 operations per second.
+      bandwidth: bytes of memory traffic per second.
       memory: bytes.
-      clock: of the cycles that the compiler counts, in Hz.
-      links: bytes a second to other chips, all links together.
+      clock: Hz, of the cycles that the compiler counts; None if it counts none.
+      links: bytes per second to other chips, all links together; None if not known.
     """
 
     flops: float
@@ -23,9 +24,9 @@ class Chip:
     links: float | None = None
 
 
-# Data sheets of Google Cloud and NVIDIA; memory as the TPU compiler reports it. The clock is the
-# peak over the operations of all matrix units in a cycle: 131,072 on v5e, 262,144 on v4 and v5p,
-# 524,288 on v6e.
+# From the data sheets of Google Cloud and NVIDIA. The memory of TPUs is the figure of the TPU
+# compiler. The clock is the peak divided by the operations of all matrix units in one cycle:
+# 131,072 on v5e, 262,144 on v4 and v5p, 524,288 on v6e.
 CHIPS = {
     "TPU v4": Chip(275e12, 1228e9, 31.25 * GIB, 1.05e9, 300e9),
     "TPU v5 lite": Chip(197e12, 819e9, 15.75 * GIB, 1.5e9, 200e9),

@@ -1,8 +1,8 @@
-"""Will it fit, how fast will it be: a config's program compiled ahead of time, and its costs.
+"""The compile report: does a config's program fit on a chip, and how fast will it be?
 
-The TPU compiler runs without a TPU (`pip install -e '.[tpu]'` brings it), so a training step or a
-sampler can be compiled for a whole slice on a laptop. Without a topology it is compiled for the
-devices that are there.
+The program is compiled ahead of time. The TPU compiler needs no TPU (`pip install -e '.[tpu]'`
+installs it), so a laptop can compile a training step or a sampler for a whole slice. Without a
+topology the program is compiled for the devices of this machine.
 """
 
 import os
@@ -31,11 +31,12 @@ PROGRAMS = ("train", "sample")
 
 
 def compile_report(config, topology="", program="train", output=None):
-    """Compiles, prints and writes what the program needs of each device.
+    """Compiles a program, prints and writes what it needs on each device.
 
     Args:
-      config: whole config; no data is read, and an encoder is known by its config.json or name.
-      topology: a TPU slice such as "v5p:2x4x4"; empty: the devices that are there.
+      config: whole config. No data and no weights are read; the sizes of an encoder come from its
+        config.json or its name.
+      topology: a TPU slice such as "v5p:2x4x4"; empty: the devices of this machine.
       program: "train", one step, or "sample", one batch of samples with all its steps.
       output: path of the JSON report, or None.
 
@@ -65,7 +66,7 @@ def compile_report(config, topology="", program="train", output=None):
         report = {**head, "fits": False, "reason": " ".join(str(error).split())[:300]}
     else:
         head["compile_seconds"] = round(time.monotonic() - began, 2)
-        report = {**head, **_report(compiled, head["device"], positions, mesh.size)}
+        report = {**head, **_report(compiled, head["device"], positions)}
     if output:
         write_json(output, report)
     print("\n".join(f"{name:<30} {_readable(value)}" for name, value in report.items()))
@@ -73,7 +74,7 @@ def compile_report(config, topology="", program="train", output=None):
 
 
 def lower_train(config, mesh):
-    """(the lowered training step, positions of a step) of a config on a mesh."""
+    """(the lowered training step, the number of positions in a step) of a config on a mesh."""
     sharding.check_batch(config.train.batch_size, config.train.accumulate, mesh)
     method, frozen = _abstract_method(config, mesh)
     schedule = make_schedule(config.optimizer, config.train.batch_size, 1, 2)
@@ -94,7 +95,7 @@ def lower_train(config, mesh):
 
 
 def lower_sample(config, mesh):
-    """(the lowered sampler, positions of a batch) of a config on a mesh."""
+    """(the lowered sampler, the number of positions in a batch) of a config on a mesh."""
     size, length = config.sample.batch_size, config.data.length
     sharding.check_batch(size, 1, mesh, "config.sample.batch_size")
     method, frozen = _abstract_method(config, mesh)
@@ -110,20 +111,20 @@ def lower_sample(config, mesh):
 
 
 def topology_devices(topology):
-    """The devices of a TPU slice that need not be there, or those that are, for "".
+    """The devices of a TPU slice, which need not exist; for "", the devices of this machine.
 
     Raises:
-      UserError: no such slice, or no TPU compiler.
+      UserError: there is no such slice, or no TPU compiler.
     """
     if not topology:
         return jax.devices()
-    # Where the compiler is installed JAX would look for a TPU, in vain and with many words.
+    # Otherwise JAX looks for a TPU if the compiler is installed, and prints long errors.
     jax.config.update("jax_platforms", "cpu")
-    # What libtpu would ask this machine about, and complain of when it has no answer.
+    # Otherwise libtpu asks this machine for these values, and prints errors without an answer.
     os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5p-8")
     os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # there is no machine to ask
-    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # and no device to keep to oneself
+    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # there is no device to lock
     # The two cores of a v4 chip are one device in JAX on Cloud TPU, but not by default here.
     options = {"chip_config_name": "megacore"} if topology.startswith("v4:") else {}
     try:
@@ -136,7 +137,7 @@ def topology_devices(topology):
 
 
 def _abstract_method(config, mesh):
-    """(the method, what is frozen) without any data or weights: shapes alone."""
+    """(the method, the shapes of its frozen values). No data and no weights are read."""
     method, frozen = describe_method(config, mesh)
     at = sharding.replicated(mesh)
     frozen = jax.tree.map(
@@ -157,8 +158,8 @@ def _abstract_key(mesh):
     return jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=sharding.replicated(mesh))
 
 
-def _report(compiled, kind, positions, devices):
-    """Everything that the compiler says, per device, and what follows from it."""
+def _report(compiled, device, positions):
+    """What the compiler says about each device, and the estimates that follow from it."""
     memory, cost = compiled.memory_analysis(), program_cost(compiled.as_text())
     needed = (
         memory.argument_size_in_bytes
@@ -176,7 +177,7 @@ def _report(compiled, kind, positions, devices):
         "needed_bytes_per_device": needed,
         "unknown_loops": cost.unknown_loops,
     }
-    chip = CHIPS.get(kind)
+    chip = CHIPS.get(device)
     if chip is None:
         return {**report, "hbm_capacity_bytes": None, "fits": None, "estimated_step_seconds": None}
     compute, memory_time = cost.flops / chip.flops, cost.hbm_bytes / chip.bandwidth

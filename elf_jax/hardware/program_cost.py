@@ -1,11 +1,11 @@
-"""What a compiled program computes and moves, with loop bodies counted as often as they run.
+"""Operations and bytes of a compiled program, with loop bodies counted as often as they run.
 
-XLA's own cost analysis counts the body of a loop once, so that a network scanned over its layers
-seems to have one. Here the analysis is run on every loop body by itself, and the results are put
-together: T(c) = A(c) + sum over the loops of c of (trips T(body) - A(body)), where A is XLA's
-analysis. The text of the optimised program is the input, so it works for any backend. The TPU
-compiler also writes beside every instruction how many clock cycles it expects; they are added up
-in the same way.
+XLA's own cost analysis counts the body of a loop once, so a network that is scanned over its layers
+seems to have one layer. Here the analysis is run on every loop body separately, and the results are
+added: T(c) = A(c) + sum over the loops of c of (trips T(body) - A(body)), where A is XLA's analysis
+and trips is how often the loop runs. The input is the text of the optimised program, so it works
+for any backend. The TPU compiler also writes beside every instruction how many clock cycles it
+expects. They are added in the same way.
 """
 
 import dataclasses
@@ -39,21 +39,21 @@ _ESTIMATE = re.compile(r'"cost_estimate":\s*(\{[^{}]*\})')
 
 @dataclasses.dataclass
 class Cost:
-    """Of one device and one run.
+    """The cost of one run on one device.
 
     Attributes:
-      flops, transcendentals: operations.
+      flops: operations.
       hbm_bytes: operands read and results written by all instructions.
       collective_bytes: results of collective operations.
-      sent_bytes: what a device sends for them, in a ring: the results, of an all-reduce twice.
-      cycles: clock cycles that the compiler expects of all instructions but kernels and
-        collectives, one after another; 0 where the compiler says nothing.
+      sent_bytes: what a device sends for them in a ring: the results, and twice the results of an
+        all-reduce.
+      cycles: clock cycles that the compiler expects of all instructions except kernels and
+        collectives, one after another; 0 if the compiler gives none.
       kernel_flops: the part of `flops` that is in kernels.
-      unknown_loops: loops whose number of trips could not be told; their bodies count once.
+      unknown_loops: loops that run an unknown number of times; their bodies count once.
     """
 
     flops: float = 0.0
-    transcendentals: float = 0.0
     hbm_bytes: float = 0.0
     collective_bytes: float = 0.0
     sent_bytes: float = 0.0
@@ -62,7 +62,7 @@ class Cost:
     unknown_loops: int = 0
 
     def plus(self, other, times=1.0):
-        """The sum with `other`, counted so often."""
+        """The sum with `other`, which counts `times` times."""
         unknown = self.unknown_loops + (other.unknown_loops if times > 0 else 0)
         names = [field.name for field in dataclasses.fields(Cost)]
         sums = {name: getattr(self, name) + times * getattr(other, name) for name in names}
@@ -81,7 +81,7 @@ class _Program:
         self.known = {}
 
     def total(self, name):
-        """T(name), the computation with its loops run out; None is the entry."""
+        """T(name), the cost of a computation with all runs of its loops; None: of the entry."""
         name = name or self.entry
         if name not in self.known:
             once = self.once(name)
@@ -95,7 +95,7 @@ class _Program:
         return self.known[name]
 
     def loops(self, name):
-        """(condition, body, number of trips if the text says it) of every loop in a computation."""
+        """Yields (condition, body, how often it runs or None) of every loop in a computation."""
         for line in self.bodies[name][1]:
             found = _WHILE.search(line)
             if found:
@@ -103,22 +103,20 @@ class _Program:
                 yield found[1], found[2], int(known[1]) if known else None
 
     def trips(self, condition):
-        """How often a loop runs that counts up from 0: the constant it is compared with."""
+        """How often a loop runs that counts up from 0: the constant in its condition, or None."""
         values = [int(m[2]) for line in self.bodies[condition][1] if (m := _CONSTANT.search(line))]
         return values[0] if len(values) == 1 else None
 
     def once(self, name):
-        """A(name): XLA's analysis plus what it does not see, kernels and collectives."""
+        """A(name): XLA's analysis, plus kernels and collectives, which it leaves out."""
         module = _hlo.hlo_module_from_text(self.module(name))
         found = _jax.hlo_module_cost_analysis(jax.devices("cpu")[0].client, module)
-        cost = Cost(
-            found.get("flops", 0.0), found.get("transcendentals", 0.0), found["bytes accessed"]
-        )
+        cost = Cost(found.get("flops", 0.0), found["bytes accessed"])
         return cost.plus(self.unseen(name))
 
     def unseen(self, name):
-        """Kernels' own estimates, cycles, and the bytes of collectives, of a computation and its
-        loops.
+        """What XLA's analysis leaves out, of a computation and its loops: the estimates of kernels,
+        cycles, and the bytes of collectives.
         """
         cost = Cost()
         for line in self.bodies[name][1]:
@@ -128,11 +126,11 @@ class _Program:
                 values = {key: float(value) for key, value in json.loads(estimate[1]).items()}
                 cost.flops += values.get("flops", 0.0)
                 cost.kernel_flops += values.get("flops", 0.0)
-                cost.transcendentals += values.get("transcendentals", 0.0)
             for collective, scattered in self.collectives(line):
                 size = _result_bytes(collective[1], started=bool(collective[3]))
                 cost.collective_bytes += size
-                # Sums go round, then their results, unless everyone keeps a part only.
+                # An all-reduce sends the sums around the ring, then the results, unless they are
+                # scattered: then each device keeps its part only.
                 cost.sent_bytes += size * (
                     2 if collective[2] == "all-reduce" and not scattered else 1
                 )
@@ -143,10 +141,10 @@ class _Program:
         return cost
 
     def collectives(self, line):
-        """(match of _COLLECTIVE, whether its results are scattered) of an instruction.
+        """Yields (match of _COLLECTIVE, whether its results are scattered) of an instruction.
 
-        One that works beside others is in the fusion that starts it, in all that carry it on and
-        in the one that ends it; the first counts.
+        A collective that runs beside other work is in several fusions: in the one that starts it,
+        in those that continue it, and in the one that ends it. Only the first is counted.
         """
         found, fusion = _COLLECTIVE.search(line), _FUSION.search(line)
         if found:
@@ -157,7 +155,7 @@ class _Program:
                 yield from ((one, "all-reduce-scatter" in fusion[2]) for one in inside if one)
 
     def module(self, entry):
-        """The text of a module that begins at another computation."""
+        """The text of the module with the computation `entry` as its entry."""
         out = ["HloModule part", ""]
         for name, (_, lines) in self.bodies.items():
             head = re.sub(r"^ENTRY ", "", lines[0])
@@ -166,7 +164,7 @@ class _Program:
 
 
 def _computations(text):
-    """{name: (is it the entry, its lines)} of a module's text."""
+    """{name: (whether it is the entry, its lines)} of the computations in a module's text."""
     found, lines, name = {}, None, None
     for line in text.splitlines():
         header = _HEADER.match(line)
@@ -181,7 +179,7 @@ def _computations(text):
 
 
 def _result_bytes(shapes, started):
-    """Bytes of a collective's results; one that is only started lists its operands before them."""
+    """Bytes of a collective's results. One that is only started lists its operands first."""
     sizes = []
     for kind, dims in _SHAPE.findall(shapes):
         size = _BYTES.get(kind, 1)

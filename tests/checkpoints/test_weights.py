@@ -64,7 +64,7 @@ def test_a_published_checkpoint_loads(pairs, words, golden_params):
 
 
 def test_a_published_checkpoint_needs_a_config_and_a_tokenizer(pairs, words):
-    with pytest.raises(UserError, match="holds no config: give the one .* as --config"):
+    with pytest.raises(UserError, match="holds no config: give its config with --config"):
         load_trained(find_origin(MSGPACK))
     config = published_config(pairs, words, **{"data.tokenizer": "auto"})
     with pytest.raises(UserError, match="set config.data.tokenizer"):
@@ -179,5 +179,5 @@ def test_origins_are_recognised(pairs_workdir, tmp_path):
     assert find_origin(GOLDEN / "reference_checkpoint").path.name == "checkpoint_123"
     with pytest.raises(UserError, match="no checkpoint in"):
         find_origin(tmp_path)
-    with pytest.raises(UserError, match="a part of a workdir: give the whole"):
+    with pytest.raises(UserError, match="is inside a workdir: give the workdir"):
         find_origin(pairs_workdir / CHECKPOINTS / "5")

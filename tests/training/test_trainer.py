@@ -92,7 +92,7 @@ def test_another_config_is_refused_by_name(workdir_copy):
 def test_checkpoints_without_their_config_are_refused(workdir_copy):
     (workdir_copy / CONFIG).unlink()
     files = {path: path.read_bytes() for path in workdir_copy.rglob("*") if path.is_file()}
-    with pytest.raises(UserError, match="has checkpoints and no config.json"):
+    with pytest.raises(UserError, match="has checkpoints but no config.json"):
         trainer.train(tiny_config(**{"optimizer.learning_rate": 0.5}), workdir_copy)
     assert {path: path.read_bytes() for path in workdir_copy.rglob("*") if path.is_file()} == files
 

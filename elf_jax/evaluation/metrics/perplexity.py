@@ -1,10 +1,11 @@
-"""Generative perplexity: which tokens of a sample are scored, and log-likelihoods to a number.
+"""Generative perplexity (Gen. PPL): which tokens of a sample are scored, and how they are averaged.
 
-The protocol (ELF, arXiv 2605.10938, following MDLM, arXiv 2406.07524): a sample is text, tokenised
-again by the scorer's tokenizer, cut at the scorer's length, without BOS. The first token is not
-scored. An EOS follows the text where there is room (there, it is the padding); it is scored, and
-nothing after it. Empty samples are dropped. Gen. PPL is exp of the mean negative log-likelihood of
-all scored tokens of all samples together, so that longer samples weigh more.
+The protocol (ELF, arXiv 2605.10938, following MDLM, arXiv 2406.07524): a sample is a text. The
+scorer's tokenizer tokenises it again, without BOS, and it is cut at the scorer's length. The first
+token is not scored. If there is room, an EOS follows the text (in the protocol, EOS is the
+padding). It is scored, but nothing after it is. Empty samples are dropped. Gen. PPL is exp of the
+mean negative log-likelihood of all scored tokens of all samples together, so longer samples have
+more weight.
 """
 
 import numpy as np
@@ -31,7 +32,7 @@ def perplexity(nll, tokens):
     """exp of the token-weighted mean negative log-likelihood.
 
     Args:
-      nll: [N] sums over each sample's scored tokens, nats. tokens: [N] how many those are.
+      nll: [N] sums over the scored tokens of each sample, nats. tokens: [N] how many there are.
 
     Returns:
       A float, or None if no token was scored.

@@ -1,9 +1,9 @@
-"""Agreement of texts with references: BLEU and ROUGE by their standard implementations.
+"""Metrics that compare texts with references: BLEU and ROUGE by their standard implementations.
 
-BLEU is sacreBLEU (Post 2018, arXiv 1804.08771), each number with the signature that says how it was
-computed. ROUGE is Google's rouge_score (Lin 2004). It keeps nothing but a-z and 0-9, so it is for
-English. ROUGE-Lsum is left out: it looks for newlines between sentences, and T5's tokenizer keeps
-none, so that it would be ROUGE-L under another name.
+BLEU is sacreBLEU (Post 2018, arXiv 1804.08771); each number has a signature that says how it was
+computed. ROUGE is Google's rouge_score (Lin 2004). It reads only a-z and 0-9, so it is for English.
+ROUGE-Lsum is left out: it needs newlines between sentences, but T5's tokenizer removes them, so
+ROUGE-Lsum would equal ROUGE-L.
 """
 
 import importlib.metadata
@@ -17,18 +17,18 @@ ROUGE_TYPES = {"rouge1": "rouge1", "rouge2": "rouge2", "rougeL": "rouge_l"}
 
 
 def bleu(texts, references):
-    """Corpus BLEU, 0 to 100, in both settings that are reported.
+    """Corpus BLEU, 0 to 100, in the two settings that papers use.
 
     Args:
       texts: list of N strings. references: list of N strings, one for each.
 
     Returns:
-      Dict of bleu (sacreBLEU's standard: cased), bleu_lowercase (lower-cased, effective order: as
-      the reference implementation reports it, 1.2 to 1.4 higher), and their signatures,
+      Dict of bleu (sacreBLEU's standard: cased), bleu_lowercase (lower-cased, effective order: the
+      setting of the reference implementation, 1.2 to 1.4 higher), and their signatures,
       bleu_signature and bleu_lowercase_signature.
 
     Raises:
-      UserError: not as many texts as references, or none.
+      UserError: the numbers of texts and references differ, or are 0.
     """
     _check(texts, references)
     settings = {"bleu": {}, "bleu_lowercase": {"lowercase": True, "effective_order": True}}
@@ -50,7 +50,7 @@ def rouge(texts, references):
       Dict of rouge1, rouge2, rouge_l and rouge_signature.
 
     Raises:
-      UserError: not as many texts as references, or none.
+      UserError: the numbers of texts and references differ, or are 0.
     """
     _check(texts, references)
     scorer = rouge_scorer.RougeScorer(list(ROUGE_TYPES), use_stemmer=True)

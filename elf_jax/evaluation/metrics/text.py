@@ -1,4 +1,4 @@
-"""Numbers about texts: membership, diversity, agreement with references. Text in, numbers out."""
+"""Metrics of texts: membership in a corpus, diversity, equality with references."""
 
 import collections
 import math
@@ -23,8 +23,10 @@ def unigram_entropy(rows):
 
 
 def seq_rep(rows, n=4):
-    """Mean over samples of the repeated part of a sample's own n-grams, seq-rep-n: 1 - different
-    n-grams / n-grams (Welleck et al. 2019, arXiv 1908.04319, section 6.1).
+    """seq-rep-n, the repeated part of a sample's n-grams, as the mean over samples.
+
+    Of one sample it is 1 - different n-grams / all n-grams (Welleck et al. 2019, arXiv 1908.04319,
+    section 6.1).
 
     Args:
       rows: list of sequences of token ids; those shorter than n are left out.
@@ -41,8 +43,10 @@ def seq_rep(rows, n=4):
 
 
 def distinct_ngrams(rows, n):
-    """Different n-grams of all samples together among all their n-grams, distinct-n (Li et al.
-    2016, arXiv 1510.03055, section 5). It falls with the amount of text: compare equal amounts.
+    """distinct-n, the different n-grams of all samples together / all their n-grams.
+
+    Source: Li et al. 2016, arXiv 1510.03055, section 5. It falls with the amount of text: compare
+    equal amounts.
 
     Args:
       rows: list of sequences of token ids. n: length of an n-gram.
@@ -59,8 +63,7 @@ def distinct_ngrams(rows, n):
 
 
 def diversity(rows, orders=(1, 2, 3, 4)):
-    """What a perplexity should never be shown without, since text that repeats itself has a low
-    one.
+    """Metrics of diversity. Show them with every perplexity: repetitive text has a low one.
 
     Args:
       rows: list of sequences of token ids. orders: the n of distinct-n.
@@ -83,7 +86,7 @@ def distinct(texts):
 
 
 def membership(texts, train, held_out):
-    """How many of `texts` are whole texts of the corpus.
+    """The part of `texts` that are whole texts of the corpus.
 
     Args:
       texts: list of strings. train, held_out: collections of strings.
