@@ -18,6 +18,7 @@ from elf_jax.core.renames import PROTOCOLS, translate, translate_arguments
 SETTINGS = tuple(name for name in defaults.get_config().sample if name != "batch_size")
 TEXTS = ("workdir", "checkpoint", "source", "output", "topology", "program", "scorer")
 _ADDED = {}  # {config key: text} of protocols, which may be new: absl refuses new keys
+_WITHOUT_CONFIG = "config.{} is given without --config: name a config"
 
 
 class _Several(flags.ArgumentParser):
@@ -65,6 +66,9 @@ def parse(argv, text):
     except (AttributeError, KeyError) as error:
         fail(_unknown_key(argv) or error)
     except flags.UnrecognizedFlagError as error:
+        key = next((a for a in argv if a.lstrip("-").startswith("config.")), None)
+        if key and not any(a.lstrip("-").startswith("config=") for a in argv):
+            fail(_WITHOUT_CONFIG.format(key.lstrip("-").removeprefix("config.").split("=")[0]))
         fail(f"{error}: python main.py --help lists all flags")
     except OSError:
         given = [a.split("=", 1)[1] for a in argv if a.lstrip("-").startswith("config=")]
@@ -128,12 +132,14 @@ def _given(mode):
     names = ("config", "format", *TEXTS, *SETTINGS)
     given = {name: flags.FLAGS[name].value for name in names}
     given = {name: value for name, value in given.items() if value is not None}
+    added = translate(_ADDED)
+    _ADDED.clear()
     if "config" in given:
         # The lists of a sweep are split and typed as in a config that is read from a file.
         lists = {f"sweep.{name}": given["config"].sweep[name] for name in SEVERAL}
-        config.update(given["config"], lists | translate(_ADDED))
-    elif _ADDED:
-        raise UserError(f"config.{next(iter(_ADDED))} is given without --config: name a config")
+        config.update(given["config"], lists | added)
+    elif added:
+        raise UserError(_WITHOUT_CONFIG.format(next(iter(added))))
     for name in (name for name in SEVERAL if name in given and mode != "sweep"):
         if len(given[name]) > 1:
             raise UserError(f"--{name} has several values, which only --mode=sweep takes: give one")

@@ -328,7 +328,10 @@ def _model(workdir, config, checkpoint):
     directory = store.fetch(workdir)
     kept = config_module.read_config(directory)
     if config is not None:
-        config_module.check_same(directory, config)
+        changed = config_module.check_same(directory, config)
+        for name in (name for name in changed if name.startswith("data.")):
+            before, now = changed[name]
+            print(f"config.{name} was {before!r} and is {now!r} here", file=sys.stderr)
     config = kept if config is None else config
     return workdir_origin(directory), config.copy_and_resolve_references()
 
@@ -355,7 +358,7 @@ def _held_out(trained, origin):
     """The `Dataset` of a trained model. Only its held-out part must be there."""
     from elf_jax.checkpoints.origins import tokenizer_path
     from elf_jax.data.dataset import load_held_out
-    from elf_jax.training.kept_data import read_summary
+    from elf_jax.training.begin import read_summary
 
     data = trained.config.data
     kept = None if origin.kind != "workdir" else read_summary(origin.path)

@@ -10,7 +10,7 @@ usage: launch/tpu_pod.sh COMMAND --name=NAME [flags] [-- arguments of main.py]
 commands:
   train     all that is needed: up, install, start on all workers, follow the log, and once more
             after a preemption; where training runs already, it only follows
-  up        create the slice (a queued resource), or wait for the one that there is
+  up        create the slice (a queued resource), or wait for the one that exists
   install   ship the working tree to all workers and install it there
   logs      follow the log of a worker, 0 or --worker=N
   status    of the slice, and of training on each worker

@@ -7,27 +7,9 @@ import pytest
 from elf_jax import commands
 from elf_jax.core.errors import UserError
 from tests.command import ROOT
-from tests.tiny import NAMES
+from tests.tiny import QUICK
 
-KEYS = {
-    "data.kind": "jsonl",
-    "data.path": str(NAMES),
-    "data.length": 8,
-    "data.vocab_size": 300,
-    "encoder.width": 8,
-    "model.depth": 1,
-    "model.width": 16,
-    "model.heads": 2,
-    "model.bottleneck": 8,
-    "model.unroll": 1,
-    "optimizer.name": "adamw",
-    "train.batch_size": 16,
-    "train.duration.steps": 2,
-    "train.validation_batches": 1,
-    "mesh.data": 1,
-    "sample.steps": 2,
-    "evaluate.after_training": False,
-}
+KEYS = {**QUICK, "mesh.data": 1, "train.duration.steps": 2, "sample.steps": 2}
 
 
 @pytest.fixture(scope="module")

@@ -10,29 +10,16 @@ import sys
 import pytest
 
 from tests.command import QUICKSTART, ROOT, cli
-from tests.tiny import NAMES
+from tests.tiny import NAMES, QUICK
 
 KEYS = {
-    "data.kind": "jsonl",
-    "data.path": str(NAMES),
-    "data.length": 8,
-    "data.vocab_size": 300,
-    "encoder.width": 8,
-    "model.depth": 1,
-    "model.width": 16,
-    "model.heads": 2,
-    "model.bottleneck": 8,
-    "model.unroll": 1,
+    **QUICK,
     # Muon on a mesh has tests of its own, and takes long to compile.
-    "optimizer.name": "adamw",
     "optimizer.warmup.steps": 0,
-    "train.batch_size": 16,
     "train.duration.steps": 4,
     "train.log_every": 1,
     "train.validate_every": 0,
-    "train.validation_batches": 1,
     "train.checkpoint_every": 4,
-    "evaluate.after_training": False,
 }
 
 

@@ -97,6 +97,7 @@ MISTAKES = [
     ([QUICKSTART, "--steps=3"], "--steps is for --mode=sample and evaluate and sweep: leave it"),
     (["--mode=sample", "--workdir=x", "--steps=3,4"], "--steps has several values"),
     (["--mode=evaluate", "--config.evaluate.protocols.a.steps=3"], "without --config: name a"),
+    (["--mode=evaluate", "--config.train.batch_size=3"], "train.batch_size is given without --con"),
     ([QUICKSTART, "--config.evaluate.protocols.a.stepz=3"], "did you mean 'evaluate.protocols.a"),
     ([QUICKSTART, "--config.evaluate.protocols.a.steps=x"], "must be of type int, not 'x'"),
     ([QUICKSTART, "--config.data.kind=jsonI"], "did you mean 'jsonl'?"),

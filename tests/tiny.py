@@ -25,6 +25,24 @@ from elf_jax.training.state import TrainState
 
 NAMES = pathlib.Path(__file__).parent / "names.jsonl"  # every fiftieth name of a character
 
+# What makes the quickstart tiny: keys for a command line or for `commands.load_config`.
+QUICK = {
+    "data.kind": "jsonl",
+    "data.path": str(NAMES),
+    "data.length": 8,
+    "data.vocab_size": 300,
+    "encoder.width": 8,
+    "model.depth": 1,
+    "model.width": 16,
+    "model.heads": 2,
+    "model.bottleneck": 8,
+    "model.unroll": 1,
+    "optimizer.name": "adamw",
+    "train.batch_size": 16,
+    "train.validation_batches": 1,
+    "evaluate.after_training": False,
+}
+
 
 def tiny_config(**keys):
     """A config that trains in seconds on some names; `keys` are "section.key"."""

@@ -68,6 +68,12 @@ def row_shards(mesh):
     return mesh.shape["data"] * mesh.shape["fsdp"]
 
 
+def whole_rows(count, mesh):
+    """`count` rows, rounded up to a multiple of the number of parts that rows are split into."""
+    shards = row_shards(mesh)
+    return -(-count // shards) * shards
+
+
 def check_batch(batch_size, accumulate, mesh, name="config.train.batch_size"):
     """Raises UserError unless `batch_size` splits evenly over devices and micro-batches."""
     parts = row_shards(mesh) * accumulate

@@ -33,6 +33,7 @@ ENCODER_TRAINING = "encoder-pretraining"
 SCORER = "scorer"
 SCORER_TRAINING = "scorer-training"
 SCORER_SUMMARY = "training.json"  # in the scorer's directory
+OLD_HISTORY = "history.json"  # of an encoder training by version 0.1, in place of METRICS
 
 # In an export.
 WEIGHTS = "model.safetensors"

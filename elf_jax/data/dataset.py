@@ -120,8 +120,8 @@ def load_held_out(settings, tokenizer_directory, kept=None):
     except MissingFiles as error:
         again = "make it again with --mode=prepare, " if error.key == "prepared" else ""
         raise UserError(
-            f"evaluation compares with held-out text, which is gone from {error.path}: restore it, "
-            f"{again}or set config.data.{error.key} to where it is now"
+            f"this needs the held-out text, which is gone from {error.path}: restore it, {again}or "
+            f"set config.data.{error.key} to where it is now"
         ) from None
     if kept is None:
         return dataset
@@ -228,7 +228,7 @@ def _load_prepared(settings, tokenizer_directory):
         "fingerprint": manifest["fingerprint"],
         "held_out_fingerprint": held_out_fingerprint(manifest),
     }
-    return dataclasses.replace(dataset, train=train, train_examples=[], summary=summary)
+    return dataclasses.replace(dataset, train=train, summary=summary)
 
 
 def _held_out_shards(settings, tokenizer_directory):
@@ -251,7 +251,7 @@ def _of_shards(settings, manifest, tokenizer):
         tokenizer,
         None,
         validation,
-        None,
+        [],
         examples,
         conditional or one_text,
         conditional,

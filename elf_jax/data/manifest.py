@@ -25,7 +25,7 @@ from elf_jax.data.text_files import MissingFiles
 VERSION = 1
 MANIFEST = "manifest.json"  # in a prepared directory, like the tokenizer
 TOKENIZER = "tokenizer"
-PLACES = ("path", "validation_path")  # options that say only where the corpus is
+CORPUS_PLACES = ("path", "validation_path")  # options that say only where the corpus is
 
 
 def read_manifest(directory):
@@ -73,7 +73,7 @@ def make_manifest(settings, options, revision, about, units):
     for side in counts:
         if not counts[side]["rows"]:
             raise UserError(_nothing(settings, side, counts[side]))
-    content = {key: value for key, value in options.items() if key not in PLACES}
+    content = {key: value for key, value in options.items() if key not in CORPUS_PLACES}
     digest = hashlib.sha256(json.dumps([content, revision], sort_keys=True).encode())
     for unit in units:
         for part in unit["sides"].values():

@@ -10,7 +10,7 @@ from elf_jax.core import store
 from elf_jax.core.errors import UserError
 from elf_jax.data.corpora import VALIDATION, open_corpus
 from elf_jax.data.libraries import LIBRARIES
-from elf_jax.data.manifest import PLACES, TOKENIZER, read_manifest, shards, verify
+from elf_jax.data.manifest import CORPUS_PLACES, TOKENIZER, read_manifest, shards, verify
 from elf_jax.data.packing import resolve_packing
 from elf_jax.data.text_files import MissingFiles
 from elf_jax.data.tokenizer import TRAINED, fingerprint, load_tokenizer
@@ -25,7 +25,7 @@ def describe(settings, tokenizer):
     Returns:
       Dict of keys of config.data; "tokenizer" is the tokenizer's fingerprint.
     """
-    keys = ["kind", *PLACES, "length", "pad"]
+    keys = ["kind", *CORPUS_PLACES, "length", "pad"]
     if settings.kind != "text":
         keys += ["field", "source_field"]
     if settings.kind in LIBRARIES:
@@ -41,7 +41,8 @@ def describe(settings, tokenizer):
 
 
 def check_options(directory, before, now):
-    """Compares the options that shards were made with and those of the config now, except PLACES.
+    """Compares the options that shards were made with and those of the config now. Those in
+    CORPUS_PLACES may differ.
 
     Args:
       directory: of the shards. before, now: dicts of `describe`.
@@ -51,7 +52,7 @@ def check_options(directory, before, now):
     """
     differ = [
         f"config.data.{key} {before.get(key)!r} there, {now.get(key)!r} now"
-        for key in sorted((set(before) | set(now)) - set(PLACES))
+        for key in sorted((set(before) | set(now)) - set(CORPUS_PLACES))
         if before.get(key) != now.get(key)
     ]
     if differ:
@@ -106,10 +107,10 @@ def check_revision(settings, made, now):
 
 
 def _moved(settings, made):
-    """["config.data.KEY=VALUE"] of the PLACES that the config names in another way."""
+    """["config.data.KEY=VALUE"] of the CORPUS_PLACES that the config names in another way."""
     return [
         f"config.data.{key}={settings[key]!r}"
-        for key in PLACES
+        for key in CORPUS_PLACES
         if settings[key] != made["options"][key]
     ]
 

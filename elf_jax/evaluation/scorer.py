@@ -78,7 +78,7 @@ def load_scorer(settings, mesh):
     config, params = load_gpt2(directory)
     tokenizer = _load_tokenizer(directory, config.vocab_size)
     network = GPT2(config, dtype)
-    batch_size = _whole_rows(settings.score_batch_size, mesh)
+    batch_size = sharding.whole_rows(settings.score_batch_size, mesh)
     rows = batch_size // sharding.row_shards(mesh)
     return Scorer(
         name=str(settings.path),
@@ -200,11 +200,6 @@ def _ids(scorer, texts):
     if not texts:
         return []
     return scorer.tokenizer(texts, add_special_tokens=False, return_attention_mask=False).input_ids
-
-
-def _whole_rows(batch_size, mesh):
-    shards = sharding.row_shards(mesh)
-    return -(-batch_size // shards) * shards
 
 
 def _load_tokenizer(directory, vocab_size):

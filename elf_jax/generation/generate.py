@@ -60,8 +60,7 @@ def batch_rows(trained, num_samples):
     """The number of rows of every batch: config.sample.batch_size, or num_samples if that is less,
     rounded up to a multiple of the number of parts that the mesh splits rows into.
     """
-    shards = sharding.row_shards(trained.mesh)
-    return -(-min(trained.config.sample.batch_size, num_samples) // shards) * shards
+    return sharding.whole_rows(min(trained.config.sample.batch_size, num_samples), trained.mesh)
 
 
 def take(rows, start, size):

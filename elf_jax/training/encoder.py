@@ -14,29 +14,29 @@ import jax
 
 from elf_jax.checkpoints.experiment import Checkpoints
 from elf_jax.core import checks, processes, rng, sharding
-from elf_jax.core.config import check_same, write_config
+from elf_jax.core.config import check_same
 from elf_jax.core.errors import UserError
-from elf_jax.core.files import open_directory, write_json
+from elf_jax.core.files import open_directory
 from elf_jax.core.types import compute_dtype
 from elf_jax.core.workdir import (
     CONFIG,
     CURVE,
-    DATASET,
     ENCODER,
     ENCODER_TRAINING,
     METRICS,
+    OLD_HISTORY,
     TOKENIZER,
 )
 from elf_jax.data import span_corruption
 from elf_jax.data.dataset import load_dataset
 from elf_jax.data.pipeline import make_iterator
-from elf_jax.data.tokenizer import add_sentinels, save_tokenizer, vocab_size
+from elf_jax.data.tokenizer import add_sentinels, vocab_size
 from elf_jax.networks.t5 import T5
 from elf_jax.pretrained.t5 import save_t5
 from elf_jax.training import loop
+from elf_jax.training.begin import begin, check_data
 from elf_jax.training.curve import draw_curve
 from elf_jax.training.encoder_objective import SpanFilling, counted_targets, t5_config
-from elf_jax.training.kept_data import check_data
 from elf_jax.training.metrics_log import read_metrics
 from elf_jax.training.optimizer import in_steps, make_optimizer, make_schedule
 from elf_jax.training.state import TrainState, init_state, training_key
@@ -76,6 +76,11 @@ def pretrain_encoder(config, output, until=None):
     if output.exists():
         _announce_use(output)
         return None
+    if (workdir / OLD_HISTORY).is_file():
+        raise UserError(
+            f"{str(workdir)!r} is an unfinished training of version 0.1, which this version cannot "
+            "resume: remove that directory to start anew"
+        )
     mesh = sharding.make_mesh(config.mesh)
     sharding.check_batch(config.pretrain.batch_size, 1, mesh, "config.pretrain.batch_size")
     dataset = load_dataset(config.data, workdir / TOKENIZER)
@@ -124,10 +129,7 @@ def _make_run(config, workdir, dataset, corrupt, task, mesh):
     step = make_train_step(task, optimizer, schedule, StepSettings(counted_targets))
     step = jax.jit(step, donate_argnums=0, out_shardings=(shardings, None))
     step_key = training_key(config.seed, mesh)
-    if jax.process_index() == 0:
-        write_config(workdir, config)
-        save_tokenizer(dataset.tokenizer, workdir / TOKENIZER)
-        write_json(workdir / DATASET, dataset.summary)
+    begin(workdir, config, dataset)
     run = loop.Run(
         workdir=workdir,
         total_steps=total,

@@ -19,13 +19,12 @@ import numpy as np
 from elf_jax import __version__
 from elf_jax.checkpoints.experiment import Checkpoints
 from elf_jax.core import checks, rng, sharding
-from elf_jax.core.config import check_same, write_config
+from elf_jax.core.config import check_same
 from elf_jax.core.errors import UserError
 from elf_jax.core.files import open_directory, write_json
 from elf_jax.core.types import compute_dtype
 from elf_jax.core.workdir import (
     CURVE,
-    DATASET,
     METRICS,
     SCORER,
     SCORER_SUMMARY,
@@ -34,12 +33,12 @@ from elf_jax.core.workdir import (
 )
 from elf_jax.data.dataset import load_dataset
 from elf_jax.data.pipeline import make_iterator
-from elf_jax.data.tokenizer import save_tokenizer, vocab_size
+from elf_jax.data.tokenizer import vocab_size
 from elf_jax.networks.gpt2 import GPT2, GPT2Config, row_nll
 from elf_jax.pretrained.gpt2 import save_gpt2
 from elf_jax.training import loop
+from elf_jax.training.begin import begin, check_data
 from elf_jax.training.curve import draw_curve
-from elf_jax.training.kept_data import check_data
 from elf_jax.training.optimizer import REFERENCE_BATCH, make_optimizer, make_schedule
 from elf_jax.training.state import TrainState, init_state, training_key
 from elf_jax.training.step import StepSettings, make_eval_step, make_train_step
@@ -188,10 +187,7 @@ def _make_run(config, workdir, dataset, task, mesh):
     step = make_train_step(task, optimizer, schedule, StepSettings(counted_tokens))
     step = jax.jit(step, donate_argnums=0, out_shardings=(shardings, None))
     step_key = training_key(config.seed, mesh)
-    if jax.process_index() == 0:
-        write_config(workdir, config)
-        save_tokenizer(dataset.tokenizer, workdir / TOKENIZER)
-        write_json(workdir / DATASET, dataset.summary)
+    begin(workdir, config, dataset)
     every = settings.validate_every or max(settings.steps // VALIDATIONS, 1)
     run = loop.Run(
         workdir=workdir,

@@ -11,19 +11,18 @@ from elf_jax.checkpoints.experiment import Checkpoints, check_whole
 from elf_jax.checkpoints.origins import save_start, starting_point, tokenizer_path
 from elf_jax.checkpoints.trained import TrainedModel
 from elf_jax.checkpoints.weights import load_weights
-from elf_jax.core import checks, processes, rng, sharding, store
-from elf_jax.core.config import check_same, write_config
+from elf_jax.core import checks, rng, sharding, store
+from elf_jax.core.config import check_same
 from elf_jax.core.errors import UserError
-from elf_jax.core.files import write_json
 from elf_jax.core.types import Batch, counted_positions
-from elf_jax.core.workdir import CURVE, DATASET, METRICS, TOKENIZER
+from elf_jax.core.workdir import CURVE, METRICS, TOKENIZER
 from elf_jax.data.dataset import Dataset, load_dataset
 from elf_jax.data.pipeline import make_iterator
-from elf_jax.data.tokenizer import save_tokenizer, vocab_size
+from elf_jax.data.tokenizer import vocab_size
 from elf_jax.methods.registry import build_method
 from elf_jax.training import loop
+from elf_jax.training.begin import begin, check_data
 from elf_jax.training.curve import draw_curve
-from elf_jax.training.kept_data import check_data
 from elf_jax.training.optimizer import in_steps, make_optimizer, make_schedule
 from elf_jax.training.state import TrainState, init_state, training_key
 from elf_jax.training.step import StepSettings, make_train_step
@@ -128,16 +127,13 @@ def build_training(config, workdir, checkpoint=None):
     if start is not None:
         state = state.replace(params=weights, ema=jax.tree.map(jnp.copy, weights))
     step = jit_train_step(config, method, optimizer, schedule, mesh, shardings)
-    processes.barrier("built")  # all have read the workdir before anything is written there
-    if jax.process_index() == 0:
-        write_config(workdir, config)
+
+    def write_more():
         method.save_frozen(frozen, workdir)
-        save_tokenizer(dataset.tokenizer, workdir / TOKENIZER)
-        write_json(workdir / DATASET, dataset.summary)
         if start is not None:
             save_start(workdir, start, config.sample.weights, start_step)
-        store.send(workdir)
-    processes.barrier("written")
+
+    begin(workdir, config, dataset, write_more)
     run = _make_run(config, workdir, dataset, mesh, method, frozen, total, step, state)
     loop.resume(run, shardings)
     name = None if start is None else start.name

@@ -22,8 +22,7 @@ def sum_over_held_out(method, sums, rows, batch_size, batches, mesh):
     Returns:
       {"validation_" + metric: value}.
     """
-    shards = sharding.row_shards(mesh)
-    size = -(-min(batch_size, len(rows)) // shards) * shards
+    size = sharding.whole_rows(min(batch_size, len(rows)), mesh)
     totals = None
     for index, (fields, real) in enumerate(rows.batches(size)):
         if index == batches:

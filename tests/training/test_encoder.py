@@ -114,6 +114,11 @@ def test_resuming_changes_nothing(finished, tmp_path):
     pretrain.pretrain_encoder(config, tmp_path / "encoder")
     straight, resumed = (path / "model.safetensors" for path in (directory, tmp_path / "encoder"))
     assert straight.read_bytes() == resumed.read_bytes()
+    # What version 0.1 left unfinished is named as that.
+    (tmp_path / "old-pretraining").mkdir()
+    (tmp_path / "old-pretraining" / "history.json").write_text("[]")
+    with pytest.raises(UserError, match="unfinished training of version 0.1"):
+        pretrain.pretrain_encoder(config, tmp_path / "old")
     # A directory that was not made here is never written into.
     shutil.rmtree(tmp_path / "encoder-pretraining")
     with pytest.raises(UserError, match="name another directory"):
