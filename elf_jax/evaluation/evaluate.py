@@ -103,7 +103,7 @@ class Evaluation:
             origin = {"checkpoint": self.trained.origin, **about, **environment()}
             return losses, {}, self._provenance(None, config.seed, origin)
 
-        identity = {"losses": config.objective.to_dict(), "data": self._data(), **about}
+        identity = {"losses": self.trained.method.loss_settings(), "data": self._data(), **about}
         return self.records.once(identity, compute)[0]
 
     def _data(self):

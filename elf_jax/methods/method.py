@@ -98,6 +98,9 @@ class Method(Protocol):
     def constants(self):
         """{name: value} of the constants of training that samples depend on too."""
 
+    def loss_settings(self):
+        """{name: value} of the settings that the loss depends on."""
+
     def meaning(self):
         """{config key: value} of what the parameters were trained with and no shape shows."""
 

@@ -40,6 +40,8 @@ def choose(name, platform, dtype, heads, head_width, tensor=1):
       `name` itself, or for "auto" the fastest of "xla", "cudnn" and "fused" that can do it. All
       three can also do causal attention.
     """
+    if name not in IMPLEMENTATIONS:
+        raise ValueError(f"no attention {name!r}; known are {', '.join(IMPLEMENTATIONS)}")
     if name != "auto":
         return name
     if platform == "tpu":

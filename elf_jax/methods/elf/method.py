@@ -181,6 +181,10 @@ class ELFMethod:
         names = ("noise_scale", "time_mean", "time_std", "t_eps")
         return {name: self.law[name] for name in names}
 
+    def loss_settings(self):
+        """The laws and weights of both losses."""
+        return self.law.to_dict()
+
     def meaning(self):
         """The latent space, and how much noise the path begins with."""
         return {
