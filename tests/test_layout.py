@@ -84,8 +84,23 @@ def test_the_entry_is_short():
 
 
 # What only methods/elf, its network and the config's keys may know.
-ELF_ALONE = ("x_prev", "config.objective", "x_hat", "is_decode", "decode_loss", "denoise_loss", "self_cond", "x_head")
-KNOW_ELF = ("methods/elf/", "networks/elf.py", "core/defaults.py", "core/checks.py")
+ELF_ALONE = (
+    "x_prev",
+    "config.objective",
+    "x_hat",
+    "is_decode",
+    "decode_loss",
+    "denoise_loss",
+    "self_cond",
+    "x_head",
+)
+KNOW_ELF = (
+    "methods/elf/",
+    "networks/elf.py",
+    "core/defaults.py",
+    "core/checks.py",
+    "core/presets.py",
+)
 
 
 @pytest.mark.parametrize("word", ELF_ALONE)
