@@ -94,7 +94,17 @@ def test_the_best_parameters_are_kept(trained):
     assert len(losses) == 10  # ten times over the training, unless the config says otherwise
     assert summary["best_step"] == min(losses, key=losses.get)
     assert summary["validation_nll"] == min(losses.values())
-    run = SimpleNamespace(kept={}, state=SimpleNamespace(step=3), remedy="lower it")
+
+
+def test_worse_parameters_do_not_take_the_place_of_the_best():
+    run = SimpleNamespace(kept={}, state=None, remedy="lower it")
+    for step, loss in enumerate([3.0, 1.0, 2.0], 1):
+        params = {"w": np.float32(loss)}
+        best = params if run.state is None else run.state.best
+        run.state = module.ScorerState(step, params, None, None, best)
+        module._keep_best(run, {"validation_loss": loss, "validation_tokens": 7.0})
+    assert run.state.best["w"] == 1.0 and run.state.params["w"] == 2.0
+    assert run.kept == {"validation_nll": 1.0, "validation_tokens": 7, "best_step": 2}
     with pytest.raises(UserError, match="not finite at step 3: lower it"):
         module._keep_best(run, {"validation_loss": math.nan})
 
