@@ -1,7 +1,7 @@
-"""What the benchmarks share: a config's method with random weights, and fair timing.
+"""Shared by the benchmarks: a config's method with random weights, and the timing.
 
-Everything that is compared runs in one process, in turns, so that a noisy machine is noisy for all.
-The figure is the median, and what counts is the ratio.
+All candidates run in one process, in turns, so that other work on the machine slows all of them
+alike. The result is the median time. Compare the ratios of times, not the times.
 """
 
 import statistics
@@ -21,7 +21,7 @@ from elf_jax.hardware.program_cost import program_cost
 from elf_jax.methods.registry import describe_method
 
 CONFIG = config_flags.DEFINE_config_file("config", "configs/quickstart.py", "a file in configs/")
-REPEATS = flags.DEFINE_integer("repeats", 5, "timed runs of each, in turns")
+REPEATS = flags.DEFINE_integer("repeats", 5, "timed runs of each candidate, in turns")
 VOCAB = flags.DEFINE_integer("vocab_size", 0, "tokens; 0: the encoder's, or data.vocab_size")
 
 
@@ -43,7 +43,7 @@ def run(main, text):
 
 
 def random_method(config, mesh):
-    """(a `Method`, its frozen arrays) of a config: random weights, no data, no download."""
+    """(a `Method`, its frozen arrays) of a config. The arrays are random; no data is needed."""
     config = config.copy_and_resolve_references()
     if VOCAB.value:
         config.data.vocab_size = VOCAB.value
@@ -58,7 +58,7 @@ def random_method(config, mesh):
 
 
 def random_params(method, config, mesh):
-    """Fresh parameters of a method on a mesh."""
+    """New parameters of a method on a mesh."""
     length = config.data.length
     shardings = sharding.of_tree(params_shapes(method, length), mesh)
     init = jax.jit(lambda key: method.init(key, length), out_shardings=shardings)
@@ -66,7 +66,7 @@ def random_params(method, config, mesh):
 
 
 def random_batch(config, vocab_size, rows, mesh):
-    """A `Batch` of full rows, the first source_length positions of a pair its condition."""
+    """A `Batch` of full rows. For pairs, the first source_length positions are the condition."""
     length = config.data.length
     tokens = np.random.default_rng(0).integers(3, vocab_size, (rows, length)).astype(np.int32)
     is_cond = np.zeros((rows, length), bool)
@@ -80,9 +80,9 @@ def compare(title, candidates, unit, work, baseline):
 
     Args:
       title: of the table.
-      candidates: {name: (compiled or None, function () -> something to wait for)}.
-      unit, work: what one run does, such as ("positions", 8192).
-      baseline: name of the candidate that the others are set in relation to.
+      candidates: {name: (compiled program or None, function () -> arrays to wait for)}.
+      unit, work: the amount of work in one run, such as ("positions", 8192).
+      baseline: name of the candidate that the others are compared with.
     """
     times = {name: [] for name in candidates}
     for turn in range(REPEATS.value + 1):
@@ -107,5 +107,5 @@ def compare(title, candidates, unit, work, baseline):
 
 
 def copy(tree):
-    """The tree anew, for a program that uses up its input."""
+    """A copy of the tree, for a program that reuses the memory of its input."""
     return jax.tree.map(jnp.copy, tree)

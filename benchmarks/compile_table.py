@@ -4,9 +4,9 @@
     python -m benchmarks.compile_table --only=owt:elf_b --topologies=v5p:2x4x4
     python -m benchmarks.compile_table --only=text --topologies=local -- --config.model.depth=2
 
-It needs the TPU compiler (pip install -e '.[tpu]') and no TPU; "local" stands for the devices that
-are there. What follows `--` is passed on to every command. A report that is in the output directory
-already is not made again.
+It needs the TPU compiler (pip install -e '.[tpu]') and no TPU. The topology "local" means the
+devices of this machine. Arguments after `--` are passed to every command. A report that already
+exists in the output directory is not made again.
 """
 
 import argparse
@@ -17,10 +17,10 @@ import subprocess
 import sys
 
 ROOT = pathlib.Path(__file__).parent.parent
-# Every shipped config with what makes it compile without any data: its mesh and batch stay.
+# The shipped configs in the table, with their own mesh and batch size.
 CONFIGS = ["owt:elf_b", "owt:elf_m", "owt:elf_l", "wmt14_de_en", "xsum", "text", "seq2seq"]
-# 1280 rows over 16 chips are whole tiles of 16 rows, which are gathered beside other work; shares
-# of other sizes are sent as sums of mostly zeros.
+# 1280 rows of a kernel, split over 16 chips, are whole tiles of 16 rows. The compiler gathers such
+# parts while it does other work. Parts of other sizes are sent as sums of mostly zeros.
 SHARDED = {"owt:elf_l": ["--config.mesh.fsdp=16"]}
 COLUMNS = {
     "TFLOP": ("flops_per_device", 1e12),
@@ -55,7 +55,7 @@ def _arguments():
     raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
     parser.add_argument("--output", default="reports", help="directory of the JSON reports")
-    parser.add_argument("--only", default="", help="configs with commas between; default: all")
+    parser.add_argument("--only", default="", help="configs, separated by commas; default: all")
     parser.add_argument("--topologies", default="v5e:4x8,v5p:2x4x4,v6e:4x8", help="slices")
     parser.add_argument("keys", nargs="*", help="of the config, such as --config.model.depth=2")
     return parser.parse_args()

@@ -1,14 +1,14 @@
-"""What the input pipeline costs: preparing against the tokenizer alone, shards against memory.
+"""Speed of the input pipeline: preparing compared with the tokenizer alone, shards with memory.
 
     python -m benchmarks.input_pipeline
     python -m benchmarks.input_pipeline --path=corpus.jsonl.gz --field=text --tokenizer=DIRECTORY
 
-Preparing is compared with calling the tokenizer alone on the same texts. First on one core, inside
-this process: both run in turns, several rounds each, and the best round counts. The measure is CPU
-time, so that other work on the machine does not matter. Then on all cores: preparing with worker
-processes, as `--mode=prepare` does, and the tokenizer alone with its own threads.
+Preparing is compared with calling only the tokenizer on the same texts. First both run on one core,
+in this process, in turns, several rounds each; the best round counts. CPU time is measured, so that
+other work on the machine does not matter. Then both run on all cores: preparing with worker
+processes, as in `--mode=prepare`, and the tokenizer with its own threads.
 
-Without --path, text is made up from words with Zipf's law. Without --tokenizer, a BPE of 8192
+Without --path, the text is made of random words with Zipf's law. Without --tokenizer, a BPE of 8192
 tokens is trained.
 """
 
@@ -38,14 +38,14 @@ from elf_jax.data.shards import PreparedRows, row_dtype
 from elf_jax.data.text_files import find_files, read_lines
 from elf_jax.data.tokenizer import load_tokenizer, pad_id, save_tokenizer, train_tokenizer
 
-TOKENIZER_TEXTS = 5000  # that the benchmark's own tokenizer is trained on
+TOKENIZER_TEXTS = 5000  # number of texts that the benchmark trains a tokenizer on
 
 
 def main(argv=None):
     """Measures and prints one table.
 
     Args:
-      argv: the arguments, a list of strings; None for those of the command line.
+      argv: the arguments, a list of strings; None: those of the command line.
     """
     args = _arguments(argv)
     threads_off = mock.patch.dict(os.environ, TOKENIZERS_PARALLELISM="false")
@@ -164,7 +164,7 @@ def _chunks(texts):
 
 
 def _tokenise(core, texts, clock):
-    """Seconds and tokens of the tokenizer alone."""
+    """(seconds, number of tokens) of the tokenizer alone."""
     began = clock()
     tokens = 0
     for chunk in _chunks(texts):
@@ -173,7 +173,7 @@ def _tokenise(core, texts, clock):
 
 
 def _one_core(settings, texts, tokenizer, rounds):
-    """(tokens/s of the tokenizer alone, tokens/s of prepare's work, tokens)."""
+    """(tokens/s of the tokenizer alone, tokens/s of preparing, number of tokens)."""
     core = load_core(tokenizer.backend_tokenizer.to_str())
     frozen = types.SimpleNamespace(**settings.to_dict())
     corpus = open_corpus(frozen)
@@ -206,9 +206,9 @@ def _threads(texts, tokenizer):
 
 
 def _processes(settings, copies, scratch):
-    """(tokens/s of prepare on all cores, without the start; seconds of the start).
+    """(tokens/s of preparing on all cores, without starting the processes; seconds to start them).
 
-    Both follow from the times for one copy of the text and for several.
+    Both are computed from the times for one copy of the text and for several copies.
     """
     size = max(pathlib.Path(settings.path).stat().st_size // (4 * cores()), 1 << 20)
     paths = [scratch / f"copy{i}.jsonl" for i in range(copies)]
@@ -222,7 +222,7 @@ def _processes(settings, copies, scratch):
 
 
 def _timed_prepare(settings, paths, directory):
-    """(seconds, tokens)."""
+    """(seconds, number of tokens) of preparing."""
     settings = settings.copy_and_resolve_references()
     settings.update({"path": ",".join(map(str, paths)), "prepared": str(directory)})
     began = time.perf_counter()

@@ -1,4 +1,4 @@
-"""Muon's update of a config's parameters: ours, matrices in batches, against optax's.
+"""Muon's update of a config's parameters: matrices in batches, compared with optax.
 
 python -m benchmarks.optimizer --config=configs/quickstart.py
 """

@@ -1,9 +1,9 @@
-"""Sampling: all steps as one scan against a Python loop over compiled steps.
+"""Sampling: one scan over all steps, compared with a Python loop over compiled steps.
 
     python -m benchmarks.sampling --config=configs/quickstart.py
     python -m benchmarks.sampling --config=configs/owt.py --config.sample.batch_size=125
 
-The weights are random: the time does not depend on them.
+The weights are random, because the time does not depend on them.
 """
 
 import jax
@@ -18,7 +18,7 @@ from elf_jax.methods.elf.decode import decode_tokens
 
 
 def python_loop(method, config, params, rows):
-    """A function () -> tokens that calls one compiled step after another, from the host."""
+    """A function () -> tokens that calls a compiled step in a Python loop."""
     s, law = config.sample, config.objective
     gamma = s.gamma if s.sampler == "sde" else 0.0
     times = np.asarray(flow.time_grid(s.time_grid, s.steps, law.time_mean, law.time_std, None))

@@ -1,11 +1,11 @@
-"""A training step with both losses mixed in every batch, against both branches for all rows.
+"""A training step with both losses mixed in every batch, compared with both branches for all rows.
 
     python -m benchmarks.train_step --config=configs/quickstart.py
     python -m benchmarks.train_step --config=configs/owt.py --config.train.batch_size=64
 
-The baseline is the same network and optimiser with the objective as the reference computes it:
+The baseline has the same network and optimiser. Its objective is computed as in the reference:
 every row goes through the denoise branch (with its pass without gradient) and through the decode
-branch, and the losses are weighted 0.8 and 0.2.
+branch, and the losses have the weights 0.8 and 0.2.
 """
 
 import jax
@@ -21,14 +21,14 @@ from elf_jax.training.trainer import new_state, step_settings
 
 
 def make_reference_step(method, optimizer, settings):
-    """(state, frozen, batch, key) -> (state, loss), both branches for every row."""
+    """The step (state, frozen, batch, key) -> (state, loss) with both branches for every row."""
     law = method.law
 
     def branch(params, frozen, batch, key, decode):
         rows = len(batch.tokens) // settings.groups
         q = 1.0 if decode else 0.0
         split = objective.make_split(rows, q, law.self_cond_fraction)
-        if not decode:  # the pass without gradient is made for all rows, and masked
+        if not decode:  # all rows go through the pass without gradient; its result is masked
             split = objective.Split(rows, rows, rows, 0, q, law.self_cond_fraction)
         keys = rng.per_example(rng.stream(key, str(decode)), jnp.arange(len(batch.tokens)))
         drop = jnp.zeros(len(batch.tokens), bool)
@@ -77,7 +77,7 @@ def main(config):
         jitted = jax.jit(step, donate_argnums=0, out_shardings=(shardings, None))
         arguments = frozen, batch, jax.random.key(1)
         compiled = jitted.lower(state, *arguments).compile(sharding.compiler_options(mesh))
-        # Each call uses up the state that it is given, and gives the next one.
+        # A call reuses the memory of its state, so the next call needs the state that it returns.
         holder = [copy(state)]
 
         def call(compiled=compiled, holder=holder, arguments=arguments):

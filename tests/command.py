@@ -1,4 +1,4 @@
-"""The command line as a user types it, in a process of its own."""
+"""Runs the command line as a user types it, in a separate process."""
 
 import os
 import subprocess
@@ -10,11 +10,11 @@ QUICKSTART = f"--config={ROOT}/configs/quickstart.py"
 
 
 def cli(*argv, cwd=None, devices=1, optimised=False, env=None):
-    """One command; BASE in an argument stands for configs/base.py.
+    """Runs one command; BASE in an argument is replaced by the path of configs/base.py.
 
     Args:
       cwd: directory to run in. devices: virtual devices of the process.
-      optimised: with code as optimised as a user's, for results that are compared to the bit.
+      optimised: the compiler optimises as for a user, for results that are compared bit for bit.
       env: further environment variables.
 
     Returns:

@@ -1,11 +1,11 @@
-"""What all tests share: eight virtual devices, set before JAX starts, and the golden network."""
+"""Shared by all tests: eight virtual devices, set before JAX starts, and the golden network."""
 
 import os
 
-# Eight CPU devices in every test process: the mesh is tested with the same code that runs on a pod.
+# Eight CPU devices in every test process, so that tests of a mesh run the same code as a pod.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# Programs of tests are compiled far longer than they run: LLVM need not optimise them, and XLA's
-# older emitters of fusions compile in less than half the time.
+# The programs of the tests take much longer to compile than to run. So LLVM does not optimise them,
+# and XLA uses its older emitters of fusions, which compile in less than half the time.
 os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "")
     + " --xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
@@ -25,11 +25,12 @@ from elf_jax.methods.elf.predictor import Predictor  # noqa: E402
 from elf_jax.methods.elf.published import from_published  # noqa: E402
 from elf_jax.networks.elf import ELF  # noqa: E402
 
-# Many tests compile the same small programs: once a session is enough, for all its processes.
+# Many tests compile the same small programs. With this cache, one compilation is enough for all
+# processes of a test run.
 if "ELF_JAX_TEST_CACHE" not in os.environ:
     os.environ["ELF_JAX_TEST_CACHE"] = tempfile.mkdtemp(prefix="elf-jax-test-cache-")
     atexit.register(shutil.rmtree, os.environ["ELF_JAX_TEST_CACHE"], ignore_errors=True)
-# Set in the environment as well: commands that tests start compile with it.
+# Also set in the environment, so that commands that tests start use the cache.
 for _name, _value in {
     "compilation_cache_dir": os.environ["ELF_JAX_TEST_CACHE"],
     "persistent_cache_min_compile_time_secs": 0.1,
@@ -49,7 +50,7 @@ def golden():
 
 @pytest.fixture(scope="session")
 def pairs_workdir(tmp_path_factory):
-    """A workdir of a conditional model with random weights; tests that change it copy it first."""
+    """A workdir of a conditional model with random weights. Tests that change it copy it first."""
     from tests.tiny import pairs_config, save_random_weights, write_pairs
 
     root = tmp_path_factory.mktemp("pairs")

@@ -1,4 +1,4 @@
-"""What the tests of the launch scripts share: a small checkout, and stand-ins that record."""
+"""Shared by the tests of the launch scripts: a small checkout, and stand-ins for commands."""
 
 import contextlib
 import os
@@ -12,11 +12,11 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 STAND_INS = ROOT / "tests/stand_ins"
-PATIENCE = 120  # seconds, on a machine that is busy with other things
+PATIENCE = 120  # seconds, enough for a busy machine
 
 
 class Tree:
-    """A checkout with the launch scripts and little else, and what the stand-ins play with."""
+    """A small checkout with the launch scripts, and the directory of the stand-ins' state."""
 
     def __init__(self, path):
         self.path, self.root, self.fake = path, path / "tree", path / "fake"
@@ -29,7 +29,13 @@ class Tree:
         self.play()
 
     def play(self, states="NONE ACTIVE", training="0", queue="", failure=""):
-        """What happens: states of the slice, ends of training (an exit code, or `run`), ..."""
+        """Sets how the stand-ins behave.
+
+        Args:
+          states: states of the slice, one after another.
+          training: exit code of each training; `run`: it runs until it is stopped.
+          queue: output of squeue. failure: "WORDS:MESSAGE"; one call with these words fails.
+        """
         for name, text in (("states", states), ("training", training)):
             (self.fake / name).write_text("".join(f"{word}\n" for word in text.split()))
         (self.fake / "queue").write_text(queue)
@@ -37,7 +43,7 @@ class Tree:
             (self.fake / "failure").write_text(f"{failure}\n")
 
     def start(self, script, *argv, shell=False, output=subprocess.PIPE, **environment):
-        """A process of a launch script, or of a shell command."""
+        """Starts a process of a launch script, or of a shell command."""
         environment = {
             "PATH": f"{STAND_INS}:{os.environ['PATH']}",
             "HOME": str(self.path),
@@ -53,7 +59,7 @@ class Tree:
             text=True,
             env=environment,
             cwd=self.path,
-            start_new_session=True,  # to end it with all that it started
+            start_new_session=True,  # so that `close` can end it with its children
         )
         self.processes.append(process)
         return process
@@ -67,7 +73,7 @@ class Tree:
         return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
     def calls(self, *names):
-        """The calls so far of these commands (all: none given), each a list of words."""
+        """The calls of these commands so far, each a list of words. Without names: all calls."""
         if not (self.fake / "calls").exists():
             return []
         calls = (self.fake / "calls").read_text().split("\x1e")[:-1]
@@ -75,7 +81,7 @@ class Tree:
         return [call for call in calls if not names or call[0] in names]
 
     def steps(self):
-        """What gcloud was asked for, one word each, or the word that the workers were told."""
+        """The calls of gcloud, one word each: its verb, or the word that the workers got."""
         steps = []
         for call in self.calls("gcloud"):
             command = next((word for word in call if word.startswith("--command=")), "")
@@ -89,8 +95,8 @@ class Tree:
             time.sleep(0.02)
 
     def close(self):
-        """Ends all that still runs."""
-        (self.fake / "over").touch()  # ends what plays training
+        """Ends all processes that still run."""
+        (self.fake / "over").touch()  # ends the stand-in of training
         for process in self.processes:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
@@ -98,7 +104,7 @@ class Tree:
 
 
 def submit(tree, *argv):
-    """Submits a job; what sbatch would run, and where its output goes."""
+    """Submits a job. Returns (the command that sbatch would run, its output file, the call)."""
     run = tree.launch("slurm.sh", *argv)
     assert run.returncode == 0, run.stderr
     (call,) = tree.calls("sbatch")
@@ -107,7 +113,7 @@ def submit(tree, *argv):
 
 
 def start_job(tree, wrap, log):
-    """Runs a submitted job as SLURM does: /bin/sh, output to the end of the log."""
+    """Runs a submitted job as SLURM does: with /bin/sh, output is appended to the log."""
     command = f"cd {tree.root} && {wrap}"
     return tree.start(command, shell=True, output=log.open("a"), SLURM_JOB_ID="42")
 

@@ -1,4 +1,4 @@
-"""Every benchmark runs, at a tiny size, and explains itself with --help."""
+"""Every benchmark runs at a tiny size, and --help prints its description."""
 
 import os
 import subprocess
@@ -19,7 +19,7 @@ TINY = [
     "--config.sample.steps=2",
 ]
 MODEL = ["--repeats=1", "--vocab_size=50", *TINY]
-# Module -> (arguments, what its output must contain).
+# Module -> (arguments, text that its output must contain).
 BENCHMARKS = {
     "train_step": (MODEL, "mixed within the batch"),
     "sampling": (MODEL, "one scan"),

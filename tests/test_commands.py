@@ -1,4 +1,4 @@
-"""What a notebook calls: the functions behind the modes, with plain arguments."""
+"""The functions behind the modes, with plain arguments, as a notebook calls them."""
 
 import json
 
@@ -14,7 +14,7 @@ KEYS = {**QUICK, "mesh.data": 1, "train.duration.steps": 2, "sample.steps": 2}
 
 @pytest.fixture(scope="module")
 def workdir(tmp_path_factory):
-    """Trained as the README shows it."""
+    """A workdir that was trained as the README shows."""
     workdir = tmp_path_factory.mktemp("commands") / "run"
     commands.train(commands.load_config(f"{ROOT}/configs/quickstart.py", **KEYS), workdir)
     return workdir

@@ -1,4 +1,4 @@
-"""What version 0.1 wrote keeps working: workdirs, exports, configs and command lines."""
+"""Workdirs, exports, configs and command lines of version 0.1 keep working."""
 
 import json
 import shutil
@@ -15,7 +15,7 @@ SAMPLES = ["--mode=sample", "--num_samples=4", "--steps=4", "--seed=3"]
 
 @pytest.fixture
 def home(tmp_path):
-    """A directory with what version 0.1 wrote, to be worked in."""
+    """A copy of the files that version 0.1 wrote."""
     return shutil.copytree(KEPT, tmp_path / "home")
 
 
@@ -27,7 +27,7 @@ def test_the_samples_are_the_same_to_the_byte(model, home):
 
 
 def test_a_workdir_goes_on(home):
-    """With the command line of version 0.1, on its data, for two steps more."""
+    """Trains two more steps, with the command line and the data of version 0.1."""
     kept = json.loads((home / "text_run" / "config.json").read_text())
     keys = flatten_json(kept)
     keys["train.duration.steps"] = 14
@@ -37,13 +37,13 @@ def test_a_workdir_goes_on(home):
     assert "resuming from the checkpoint of step 12" in done.stdout
     steps = [json.loads(line)["step"] for line in (home / "text_run" / "metrics.jsonl").open()]
     assert steps[-1] == 14
-    # The config is kept under today's names.
+    # The config is saved with the names of this version.
     config = json.loads((home / "text_run" / "config.json").read_text())
     assert config["data"]["kind"] == "jsonl" and "source" not in config["data"]
 
 
 def flatten_json(values, prefix=""):
-    """{"section.key": value} of a config.json, as version 0.1 had them."""
+    """{"section.key": value} of a config.json of version 0.1."""
     flat = {}
     for name, value in values.items():
         nested = isinstance(value, dict)

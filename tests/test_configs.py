@@ -1,4 +1,4 @@
-"""Every shipped config builds and makes a step; the record of a config survives being written."""
+"""Every shipped config builds and traces a step; a config is the same after writing and reading."""
 
 import importlib
 import json
@@ -36,7 +36,7 @@ def test_every_config_makes_a_step(name, tmp_path):
         "train.validation_batches": 1,
         "mesh.data": 1,
     }
-    if config.data.kind in ("tfds", "hf", "jsonl"):  # what must be downloaded, in small
+    if config.data.kind in ("tfds", "hf", "jsonl"):  # a small local file instead of a download
         tiny.update(_local_data(config.data, tmp_path))
         tiny.update({"encoder.kind": "gaussian", "encoder.std": 1.0})
     elif config.data.kind == "text":
@@ -44,7 +44,7 @@ def test_every_config_makes_a_step(name, tmp_path):
         tiny["data.validation_fraction"] = 0.3
     update(config, tiny)
     run = trainer.build_training(config, tmp_path / "run").run
-    # Traced, not compiled: every shape and type has met every other one.
+    # The step is only traced, which checks all shapes and types, but not compiled.
     state, metrics = jax.eval_shape(run.train_step, run.state, run.place(next(run.iterator), 0))
     assert state.params.keys() == run.state.params.keys() and run.shown.keys() <= metrics.keys()
     run.checkpoints.close()

@@ -1,4 +1,4 @@
-"""Going on in a workdir with another config, by the command: what may change, and what it does."""
+"""Continuing in a workdir with another config, by the command: which keys may change, and how."""
 
 import json
 import os
@@ -14,7 +14,7 @@ from tests.tiny import NAMES, QUICK
 
 KEYS = {
     **QUICK,
-    # Muon on a mesh has tests of its own, and takes long to compile.
+    # QUICK has AdamW, because Muon takes long to compile on a mesh. test_muon.py tests Muon.
     "optimizer.warmup.steps": 0,
     "train.duration.steps": 4,
     "train.log_every": 1,
@@ -36,7 +36,7 @@ def losses(workdir):
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """A workdir whose four steps are done, on one device."""
+    """A workdir with a finished training of four steps, on one device."""
     workdir = tmp_path_factory.mktemp("finished") / "run"
     done = cli(*arguments(workdir))
     assert done.returncode == 0, done.stderr
@@ -54,11 +54,12 @@ def test_a_longer_duration_trains_on_after_the_end(workdir, tmp_path):
     assert "resuming from the checkpoint of step 4" in done.stdout
     assert "config.train.duration.steps was 4 and is 6 from here on" in done.stdout
     assert "config.train.log_every was 1 and is 2 from here on" in done.stdout
-    # The quickstart's linear schedule reached zero at step 4: it is stretched, and says so.
+    # The linear schedule of the quickstart reached zero at step 4. It is stretched, and a message
+    # says this.
     assert "the linear schedule now reaches zero at step 6" in done.stdout
     assert sorted(losses(workdir)) == [1, 2, 3, 4, 6]
     assert json.loads((workdir / "config.json").read_text())["train"]["duration"]["steps"] == 6
-    # The same command again leaves everything alone.
+    # The same command again changes nothing.
     before = (workdir / "metrics.jsonl").read_bytes()
     again = cli(*arguments(workdir, **{"train.duration.steps": 6, "train.log_every": 2}))
     assert again.returncode == 0 and "from here on" not in again.stdout
@@ -79,7 +80,7 @@ def constant(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def straight(constant, tmp_path_factory):
-    """Losses of the same training, gone on with to six steps on one device."""
+    """Losses of the same training, continued to six steps on one device."""
     workdir = shutil.copytree(constant, tmp_path_factory.mktemp("straight") / "run")
     done = cli(*arguments(workdir, **MORE))
     assert done.returncode == 0, done.stderr
@@ -88,8 +89,8 @@ def straight(constant, tmp_path_factory):
 
 
 def test_on_another_mesh_with_parameters_split(constant, straight, tmp_path):
-    """Parameters over two devices, and rows dealt in two groups. The deal is another, and so are
-    the losses of the steps to come, but they are those of the same parameters.
+    """Parameters are split over two devices, and rows over two groups. So the rows get other roles,
+    and the losses of the next steps differ a little, although the parameters are the same.
     """
     workdir = shutil.copytree(constant, tmp_path / "run")
     done = cli(*arguments(workdir, **MORE, **{"mesh.data": 1, "mesh.fsdp": 2}), devices=2)
@@ -102,7 +103,7 @@ def test_on_another_mesh_with_parameters_split(constant, straight, tmp_path):
 
 
 def test_a_tensor_axis_goes_on_with_the_same_losses(constant, straight, tmp_path):
-    """Heads split over two devices: the rows are dealt as before, so the losses are the same."""
+    """Heads are split over two devices. The rows get the same roles, so the losses are the same."""
     workdir = shutil.copytree(constant, tmp_path / "run")
     keys = {**MORE, "mesh.data": 1, "mesh.tensor": 2}
     done = cli(*arguments(workdir, **keys), devices=2)
@@ -113,8 +114,8 @@ def test_a_tensor_axis_goes_on_with_the_same_losses(constant, straight, tmp_path
 
 
 def test_on_more_devices_and_in_two_processes(constant, tmp_path):
-    """Two processes of two devices go on from one process with one device, and one process of four
-    devices does what they do.
+    """A training of one process with one device is continued by two processes with two devices
+    each, and by one process with four devices. Both give the same losses.
     """
     one, two = (shutil.copytree(constant, tmp_path / name) for name in ("one", "two"))
     done = cli(*arguments(one, **MORE), devices=4)
@@ -166,7 +167,7 @@ def test_data_that_has_moved(workdir, tmp_path):
 
 
 def test_sampling_needs_no_data_and_evaluation_the_held_out_part(finished, tmp_path):
-    """A workdir of unconditional text whose data is gone."""
+    """The data of a workdir of unconditional text is missing."""
     workdir = shutil.copytree(finished, tmp_path / "run")
     config = json.loads((workdir / "config.json").read_text())
     config["data"]["path"] = str(tmp_path / "gone.jsonl")

@@ -1,4 +1,4 @@
-"""The launch scripts against stand-ins of gcloud, SLURM and Python that record their calls."""
+"""The launch scripts, with stand-ins for gcloud, SLURM and Python that write their calls down."""
 
 import json
 import os
@@ -20,7 +20,7 @@ from tests.launch_tree import PATIENCE, ROOT, STAND_INS, Tree, readme_examples, 
 
 SLICE = ["--name=pod", "--type=v5litepod-16"]
 TRAINING = ["--config=configs/base.py", "--workdir=gs://bucket/run"]
-# Words that a shell would change, on their way through gcloud, ssh and another shell.
+# Words that a shell would change. They must pass unchanged through gcloud, ssh and another shell.
 HARD = ["--config.data.path=a b*.txt", '--config.data.field=it\'s "$HOME" \\ & `x`']
 BRING_UP = ["status", "scp", "install", "start"]
 
@@ -34,7 +34,7 @@ def tree(tmp_path):
 
 def test_scripts_pass_shellcheck():
     scripts = [*(ROOT / "launch").glob("*.sh"), *(ROOT / ".ci").iterdir(), *STAND_INS.iterdir()]
-    beside = Path(sys.executable).with_name("shellcheck")  # the extra `test` brings it
+    beside = Path(sys.executable).with_name("shellcheck")  # installed by the extra `test`
     shellcheck = beside if beside.exists() else "shellcheck"
     run = subprocess.run([shellcheck, *scripts], capture_output=True, text=True)
     assert run.returncode == 0, run.stdout
@@ -94,7 +94,8 @@ def test_running_training_is_followed_and_stopped(tree):
 
 
 def test_preempted_training_starts_again_on_a_new_slice(tree):
-    # The machines go down while training runs: it saves, and ends with 0 as if it were complete.
+    # The machines shut down during training. Training saves a checkpoint and ends with exit code 0,
+    # as a complete training does.
     tree.play("NONE ACTIVE SUSPENDING SUSPENDED NONE ACTIVE")
     run = tree.launch("tpu_pod.sh", "train", *SLICE, "--spot", *TRAINING)
     assert run.returncode == 0, run.stderr
@@ -111,7 +112,7 @@ def test_training_that_the_system_interrupts_starts_again(tree):
     tree.play("ACTIVE", "run run 0")
     process = tree.start("tpu_pod.sh", "train", *SLICE, *TRAINING)
     tree.wait_for_training(2)
-    for worker in "01":  # what a shutdown does: SIGTERM to all that runs, the wrapper included
+    for worker in "01":  # a shutdown sends SIGTERM to all processes, also the wrapper
         group = int((tree.fake / worker / "elf-jax-run/wrapper").read_text())
         os.killpg(group, signal.SIGTERM)
     run = tree.finish(process)
@@ -134,7 +135,7 @@ def test_machine_that_was_replaced_is_installed_and_all_start_again(tree):
 
 
 def test_failed_training_ends_with_an_error(tree):
-    # Worker 1, while worker 0, whose log is followed, waits for it.
+    # Worker 1 fails. Worker 0, whose log is followed, waits for worker 1.
     tree.play("ACTIVE", "run")
     (tree.fake / "training.worker-1").write_text("3\n")
     run = tree.launch("tpu_pod.sh", "train", *SLICE, *TRAINING, ELF_FOLLOW_SECONDS="0.2")

@@ -1,4 +1,4 @@
-"""The house: folders in order, imports one way between them, each file name of a workdir once."""
+"""The layout of the package: order of the folders, imports, entry, file names, README tables."""
 
 import ast
 from pathlib import Path
@@ -9,7 +9,7 @@ from elf_jax.core import workdir
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "elf_jax"
-# A folder uses only the folders in rows before its own, and itself.
+# A folder imports only from itself and from folders in earlier rows.
 ORDER = (
     ("core",),
     ("networks", "data"),
@@ -27,7 +27,7 @@ RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}
 
 
 def imported(text):
-    """Modules of the project that a file imports, as lists of names, and `configs`."""
+    """Modules of `elf_jax` and `configs` that a file imports, each as a list of names."""
     modules = []
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Import):
@@ -40,7 +40,7 @@ def imported(text):
 
 
 def wrong_imports(home, text):
-    """Imports of a file in the folder (or module) `home` that go the wrong way."""
+    """Imports that a file in the folder (or module) `home` must not have."""
     wrong = []
     for names in imported(text):
         if names[0] == "configs":
@@ -83,7 +83,7 @@ def test_the_entry_is_short():
     assert len((ROOT / "main.py").read_text(encoding="utf-8").splitlines()) <= 120
 
 
-# What only methods/elf, its network and the config's keys may know.
+# Names that only methods/elf, its network and the code of config keys may use.
 ELF_ALONE = (
     "x_prev",
     "config.objective",
@@ -116,7 +116,7 @@ def test_file_names_of_a_workdir_are_written_once():
         value
         for name, value in vars(workdir).items()
         if name.isupper() and "." in value and value not in ("model.safetensors", "README.md")
-    } - {"config.json"}  # Hugging Face directories have files of these names too
+    } - {"config.json"}  # other directories have these names too
     assert {"metrics.jsonl", "dataset.json", "loss.png"} <= names
     for path in [ROOT / "main.py", *PACKAGE.rglob("*.py")]:
         tree = ast.parse(path.read_text(encoding="utf-8"))
@@ -126,7 +126,7 @@ def test_file_names_of_a_workdir_are_written_once():
 
 
 def table_of_readme(heading):
-    """Lines of the first table under a heading."""
+    """Lines of the table under a heading."""
     text = (ROOT / "README.md").read_text(encoding="utf-8").split(f"## {heading}\n")[1]
     lines = text.split("\n## ")[0].splitlines()
     return "\n".join(line for line in lines if line.startswith("| `"))

@@ -1,5 +1,5 @@
-"""The whole path learns: strings are reversed from scratch, with the source as condition and with
-CFG.
+"""A training from scratch learns to reverse strings, with the source as condition and with
+classifier-free guidance.
 """
 
 import itertools
@@ -49,8 +49,8 @@ SETTINGS = {
 
 
 def test_reversing_strings_is_learned(tmp_path):
-    """To over 95% exact match within two minutes, by the command, with optimised code as for users:
-    in this process the compiler does not optimise.
+    """Over 95% exact match after at most two minutes of training. A separate process runs the
+    command, with optimised code, because the compiler does not optimise in this process.
     """
     pairs = tmp_path / "pairs.jsonl"
     words = [" ".join(letters) for letters in itertools.product("abcdef", repeat=4)]

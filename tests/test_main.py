@@ -1,4 +1,4 @@
-"""The command line: modes, overrides, and one line with exit code 2 for every mistake."""
+"""The command line: modes, flags, config keys, and one line with exit code 2 for every mistake."""
 
 import json
 import os
@@ -29,7 +29,7 @@ QUICKSTART = f"--config={ROOT}/configs/quickstart.py"
 
 
 def cli(*argv, cwd=None):
-    """One command as the user types it: the finished process, its output as text."""
+    """Runs one command as a user types it. Returns the finished process, with output as text."""
     command = [sys.executable, str(ROOT / "main.py"), *argv]
     return subprocess.run(command, capture_output=True, text=True, cwd=cwd)
 
@@ -48,7 +48,7 @@ def book_run(tmp_path_factory):
 def test_training_on_own_text_leaves_results(book_run):
     numbers = json.loads((book_run / "quickstart.json").read_text())
     assert numbers["steps"] == 4 and numbers["distinct"] > 0
-    assert "valid" not in numbers  # rows of a stream are no whole texts to look up
+    assert "valid" not in numbers  # rows of a stream are not whole texts
     report = json.loads((book_run / "dataset.json").read_text())
     assert report["fill"] == 1.0
 
@@ -78,7 +78,7 @@ def test_another_config_in_the_workdir(book_run):
     assert run.returncode == 2 and "model.depth" in run.stderr and run.stderr.count("\n") == 1
 
 
-# Command lines with a mistake in them, and what the one line must say.
+# Command lines with a mistake, and text that the message must contain.
 MISTAKES = [
     ([], "--config is missing"),
     (["--mode=dream"], "use one of train, sample, evaluate"),
@@ -102,7 +102,8 @@ MISTAKES = [
     ([QUICKSTART, "--config.evaluate.protocols.a.steps=x"], "must be of type int, not 'x'"),
     ([QUICKSTART, "--config.data.kind=jsonI"], "did you mean 'jsonl'?"),
 ]
-# Importing takes seconds and parsing nothing: one process imports, and forks for every line.
+# Imports take seconds, and parsing takes almost no time. So one process imports everything and
+# forks for every command line.
 FORKING = """
 import json, os, sys
 import main

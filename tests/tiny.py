@@ -1,4 +1,4 @@
-"""Small configs for tests: the shipped ones with everything shrunk that costs time."""
+"""Small configs, data, workdirs and scorers for tests."""
 
 import json
 import pathlib
@@ -23,9 +23,9 @@ from elf_jax.networks.gpt2 import GPT2, GPT2Config
 from elf_jax.pretrained.gpt2 import save_gpt2
 from elf_jax.training.state import TrainState
 
-NAMES = pathlib.Path(__file__).parent / "names.jsonl"  # every fiftieth name of a character
+NAMES = pathlib.Path(__file__).parent / "names.jsonl"  # every 50th name of a Unicode character
 
-# What makes the quickstart tiny: keys for a command line or for `commands.load_config`.
+# Config keys that make the quickstart tiny, for a command line or for `commands.load_config`.
 QUICK = {
     "data.kind": "jsonl",
     "data.path": str(NAMES),
@@ -45,7 +45,7 @@ QUICK = {
 
 
 def tiny_config(**keys):
-    """A config that trains in seconds on some names; `keys` are "section.key"."""
+    """A config that trains in seconds on some names; `keys` is {"section.key": value}."""
     config = defaults.get_config()
     values = {
         "data.kind": "jsonl",
@@ -78,7 +78,7 @@ def tiny_config(**keys):
 
 
 def write_pairs(path, count=40, seed=0):
-    """JSON lines with a source and its reverse as the target."""
+    """Writes JSON lines. The target of each line is its source, reversed."""
     rng = random.Random(seed)
     with open(path, "w", encoding="utf-8") as file:
         for _ in range(count):
@@ -88,7 +88,7 @@ def write_pairs(path, count=40, seed=0):
 
 
 def write_book(path, paragraphs=60, seed=0):
-    """Plain text of made-up paragraphs."""
+    """Writes plain text with paragraphs of random words."""
     rng = random.Random(seed)
     words = "the sea was calm and nobody in the harbour spoke of what had been seen at dawn".split()
     text = "\n\n".join(
@@ -116,7 +116,7 @@ def pairs_config(path, **keys):
 
 
 def save_random_weights(config, workdir):
-    """Makes a workdir whose checkpoint of step 5 holds random EMA and live weights that differ."""
+    """Makes a workdir with a checkpoint of step 5. EMA and live weights are random and differ."""
     dataset = load_dataset(config.data, workdir / TOKENIZER)
     mesh = sharding.make_mesh(config.mesh)
     vocabulary = vocab_size(dataset.tokenizer)
@@ -139,7 +139,7 @@ def save_random_weights(config, workdir):
 
 
 def save_random_scorer(directory, tokenizer, length=12):
-    """A directory with a random GPT-2 that reads the tokenizer's tokens."""
+    """Makes a directory with a random GPT-2 for the tokens of a tokenizer."""
     sizes = GPT2Config(len(tokenizer), n_positions=length, n_embd=8, n_layer=1, n_head=2)
     shapes = jax.eval_shape(GPT2(sizes).init, jax.random.key(0), np.zeros((1, 1), np.int32))
     draw = np.random.default_rng(0).standard_normal
@@ -150,7 +150,7 @@ def save_random_scorer(directory, tokenizer, length=12):
 
 
 def save_words(directory, count):
-    """A directory with a tokenizer of `count` words."""
+    """Makes a directory with a tokenizer of `count` words."""
     words = ["<pad>", "</s>", "<unk>", *(f"w{index}" for index in range(count - 3))]
     core = tokenizers.Tokenizer(
         tokenizers.models.WordLevel({word: index for index, word in enumerate(words)}, "<unk>")

@@ -1,8 +1,8 @@
 """Every key of a config with its default, once. All configs start from here.
 
-The values are those of the paper's unconditional ELF-B (arXiv 2605.10938). A duration is given as
-steps, epochs or examples: set exactly one of the three. Any key can be set on the command line:
-`--config.optimizer.learning_rate=0.002`. `checks.py` says which values are possible.
+The values are those of the paper's unconditional ELF-B (arXiv 2605.10938). A duration has steps,
+epochs and examples: set exactly one of the three. Any key can be set on the command line:
+`--config.optimizer.learning_rate=0.002`. `checks.py` has the allowed values.
 """
 
 from ml_collections import ConfigDict
@@ -11,8 +11,8 @@ from ml_collections import ConfigDict
 def get_config() -> ConfigDict:
     """Returns the locked default config."""
     config = ConfigDict()
-    config.method = "elf"  # the way of modelling text
-    config.seed = 0  # all random numbers follow from it
+    config.method = "elf"  # the method, a way of modelling text
+    config.seed = 0  # all random numbers of training depend on it
     config.data = _data()
     config.encoder = _encoder()
     config.model = _model()
@@ -29,20 +29,23 @@ def get_config() -> ConfigDict:
 
 
 def duration(steps=0, epochs=0.0, examples=0):
-    """A length of training. Exactly one of the three is not zero; all zero means no warm-up."""
+    """A length of training. Exactly one of the three is not zero. For a warm-up, all three may be
+    zero: no warm-up.
+    """
     return ConfigDict({"steps": steps, "epochs": epochs, "examples": examples})
 
 
 def _data():
-    """Text, and how it becomes rows of tokens."""
+    """The text, and how it is made into rows of tokens."""
     data = ConfigDict()
-    # unicode_names: the names of characters, which Python carries | text: plain text files |
+    # unicode_names: the names of the characters in Python's unicodedata | text: plain text files
     # jsonl: JSON lines | tfds: TensorFlow Datasets | hf: Hugging Face datasets
     data.kind = "text"
-    # text, jsonl: files or globs with commas between; .gz files too
+    # text, jsonl: files or globs, separated by commas; .gz files too
     # tfds, hf: the name of a data set (hf: also NAME:CONFIGURATION), or a directory
     data.path = ""
-    # jsonl, tfds, hf: the field with the text; of pairs, the target. tfds, hf: a.b is b inside a
+    # jsonl, tfds, hf: the field with the text; for pairs, with the target. tfds, hf: a.b is the
+    # field b inside the field a
     data.field = "text"
     # jsonl, tfds, hf: the field with the source of a pair; empty: text without sources
     data.source_field = ""
@@ -52,27 +55,27 @@ def _data():
     # is held out.
     data.validation_path = ""
     data.validation_fraction = 0.05  # the size of that part; a hash of the text chooses it
-    data.length = 1024  # L: positions of a row; of a pair, source and target together
-    # pairs: the longest source in tokens, with its EOS; longer sources are cut
+    data.length = 1024  # L: positions of a row; for pairs, of source and target together
+    # pairs: the greatest length of a source in tokens, with its EOS; longer sources are cut
     data.source_length = 0
     # rows: one text in each row | stream: all texts as one stream, cut into rows
     # documents: as many whole documents as fit in a row
     # auto: rows for names and pairs, stream for other text
     data.packing = "auto"
-    # pad: padding does not count in the loss | eos: EOS is the padding, and counts
+    # pad: padding does not count in the loss | eos: rows are padded with EOS, which counts
     data.pad = "pad"
     # bpe, words: trained on the data | auto: words for unicode_names, bpe for other text
-    # or a directory with a tokenizer, or a name on the Hugging Face hub
+    # Or: a directory with a tokenizer, or a name on the Hugging Face hub
     data.tokenizer = "auto"
     data.vocab_size = 8192  # the largest vocabulary of a trained tokenizer
-    # A directory of prepared shards; they are made first if there are none. Empty: the text is
-    # read into memory (unicode_names, text and jsonl only).
+    # A directory of prepared shards. If there are none, training makes them first. Empty: the text
+    # is read into memory (unicode_names, text and jsonl only).
     data.prepared = ""
     return data
 
 
 def _encoder():
-    """The frozen encoder that gives the latents: (its output - mean) / std."""
+    """The frozen encoder. The latents are (its output - mean) / std."""
     encoder = ConfigDict()
     # gaussian: a random embedding | cooccurrence: an embedding made from co-occurrences in the
     # training data | t5: a pretrained T5 encoder
@@ -80,12 +83,12 @@ def _encoder():
     # t5: a directory with config.json and model.safetensors, or a name on the Hugging Face hub
     encoder.path = ""
     encoder.width = 512  # C; a T5 has its own width
-    # cooccurrence: this part of the width comes from co-occurrences. The rest is random, and tells
-    # tokens with the same use apart.
+    # cooccurrence: this part of the width comes from co-occurrences. The rest is random, so that
+    # tokens with the same use have different latents.
     encoder.structured = 0.75
     encoder.mean = 0.0
-    # The published value for T5-small is 0.2. With 0, mean and std of a T5 are measured on the
-    # training data and kept in the workdir; the embeddings have 0 and 1.
+    # The published value for T5-small is 0.2. 0: mean and std of a T5 are measured on the training
+    # data and kept in the workdir; for the two embeddings, mean and std are 0 and 1.
     encoder.std = 0.0
     return encoder
 
@@ -100,21 +103,21 @@ def _model():
     model.time_tokens = 4  # control tokens for the time
     model.guidance_tokens = 4  # for the self-conditioning guidance scale
     model.mode_tokens = 4  # for decode mode
-    model.dropout = 0.0  # in the middle half of the depth
+    model.dropout = 0.0  # in the middle half of the layers
     model.dtype = "auto"  # float32 | bfloat16 | auto: bfloat16 on accelerators, else float32
-    # What the backward pass computes again in each block. none: nothing | matmuls: all but the
-    # large products | full: everything; only the input of the block is kept
+    # What the backward pass computes again in each block. none: nothing | matmuls: everything
+    # except the large matrix products | full: everything; only the input of the block is kept
     model.remat = "none"
-    model.unroll = 1  # layers in one turn of the loop over layers; depth: no loop
+    model.unroll = 1  # layers in one iteration of the loop over layers; with `depth` no loop
     # xla | cudnn (NVIDIA GPUs) | fused (TPUs) | auto: the fastest one that the device has
     model.attention = "auto"
     return model
 
 
 def _objective():
-    """The two losses of ELF and the laws of their random numbers; n is standard normal."""
+    """The two losses of ELF and the distributions of their random numbers; n is standard normal."""
     objective = ConfigDict()
-    objective.decode_fraction = 0.2  # part of the examples that decode; the others denoise
+    objective.decode_fraction = 0.2  # q: part of the examples that decode; the others denoise
     objective.self_cond_fraction = 0.5  # part of the denoising examples with self-conditioning
     objective.noise_scale = 2.0  # s
     objective.decode_noise_scale = 5.0  # s_d: 5 for text, 1 for pairs
@@ -122,8 +125,8 @@ def _objective():
     objective.time_std = 0.8
     objective.lambda_mean = 0.8  # decode mode: lambda = sigmoid(mean + std n)
     objective.lambda_std = 0.8
-    objective.t_eps = 0.05  # the smallest 1 - t that a velocity is divided by
-    objective.guidance_min = 0.5  # a; the guidance scale w lies in [a, b], and 1 is no guidance
+    objective.t_eps = 0.05  # a velocity is divided by max(1 - t, t_eps)
+    objective.guidance_min = 0.5  # a; the guidance scale w is in [a, b]; w = 1 is no guidance
     objective.guidance_max = 5.0  # b
     objective.condition_dropout = 0.0  # probability that an example loses its condition
     return objective
@@ -133,18 +136,18 @@ def _optimizer():
     """The optimiser of the main training, and the average of the parameters."""
     optimizer = ConfigDict()
     optimizer.name = "muon"  # muon | adamw
-    # For a global batch of 256 rows; scaled in proportion to the batch.
+    # For a batch of 256 rows on all devices. It is scaled in proportion to the batch size.
     optimizer.learning_rate = 0.001
     optimizer.adam_scale = 1.0  # muon: learning rate of Adam's part, relative to Muon's
-    optimizer.adam_kernels = ""  # muon: a regex; matrices with matching names are left to Adam
+    optimizer.adam_kernels = ""  # muon: a regex; Adam updates the matrices whose names match
     # After the warm-up: constant | linear | cosine. The last two end at zero.
     optimizer.schedule = "constant"
     optimizer.warmup = duration(epochs=0.5)
-    optimizer.clip = 1.0  # largest global norm of the gradient
+    optimizer.clip = 1.0  # the gradient is scaled down to this global norm if it is larger
     optimizer.weight_decay = 0.0
     optimizer.adam_b1 = 0.9
     optimizer.adam_b2 = 0.999
-    optimizer.ema = 0.9999  # decay of the averaged parameters; samples come from them
+    optimizer.ema = 0.9999  # decay of the averaged parameters, which sampling uses
     return optimizer
 
 
@@ -153,55 +156,58 @@ def _train():
     train = ConfigDict()
     train.batch_size = 512  # rows of a step, on all devices together
     train.duration = duration(epochs=5.0)
-    train.max_minutes = 0.0  # the training ends after so many minutes in all; 0: no limit
-    train.accumulate = 1  # micro-batches of a step
+    train.max_minutes = 0.0  # limit of the training time in all, over resumptions; 0: no limit
+    train.accumulate = 1  # micro-batches in a step
     train.log_every = 100  # steps
     train.validate_every = 5000  # steps; 0: only at the end
-    train.validation_batches = 20  # at most
+    train.validation_batches = 20  # the greatest number of batches in a validation
     train.checkpoint_every = 5000  # steps; the last step is always saved
-    train.keep_checkpoints = 2  # the newest ones
+    train.keep_checkpoints = 2  # number of the newest checkpoints that are kept
     return train
 
 
 def _mesh():
-    """Devices along each axis; -1: all that are left."""
+    """Devices along each axis; -1: all devices that the other axes leave."""
     mesh = ConfigDict()
-    mesh.data = -1  # rows
-    mesh.fsdp = 1  # rows and parameters
-    mesh.tensor = 1  # heads and hidden widths
+    mesh.data = -1  # splits the rows of a batch
+    mesh.fsdp = 1  # splits rows and parameters
+    mesh.tensor = 1  # splits heads and hidden widths
     return mesh
 
 
 def _sample():
-    """Sampling. Each key but batch_size is a flag too, such as --steps=32."""
+    """Sampling. Each key except batch_size is also a flag, such as --steps=32."""
     sample = ConfigDict()
     sample.num_samples = 8
     sample.batch_size = 64  # samples that are made at once
     sample.sampler = "sde"  # ode | sde
     sample.steps = 32
-    sample.gamma = 1.5  # sde: how much noise a step puts back; 0 is the ode
-    # uniform | logit_normal: a random draw | logit_normal_quantile: its quantiles
+    sample.gamma = 1.5  # sde: strength of the noise that a step adds; 0 is the ode
+    # uniform | logit_normal: times drawn at random | logit_normal_quantile: evenly spaced quantiles
+    # of the same distribution
     sample.time_grid = "logit_normal_quantile"
-    sample.guidance_scale = 3.0  # w, self-conditioning guidance, an input of the network; 1: none
-    sample.cfg_scale = 1.0  # c, guidance on the condition, by a second forward pass; 1: none
+    # w, scale of self-conditioning guidance, an input of the network; 1: no guidance
+    sample.guidance_scale = 3.0
+    # c, scale of guidance on the condition, by a second forward pass; 1: no guidance
+    sample.cfg_scale = 1.0
     sample.weights = "ema"  # ema | live
     sample.seed = 0
     return sample
 
 
 def _evaluate():
-    """--mode=evaluate, and the end of a training with after_training."""
+    """--mode=evaluate. With after_training, training ends with an evaluation."""
     evaluate = ConfigDict()
-    # Texts of each protocol and seed. 0, for pairs only: the whole held-out part.
+    # Number of texts for each protocol and seed. 0, for pairs only: the whole held-out part.
     evaluate.num_samples = 1000
-    evaluate.seeds = 3  # how many: sample.seed and the ones after it
+    evaluate.seeds = 3  # number of seeds: sample.seed and the numbers after it
     # Each protocol is a section with a name. evaluate.protocols.sde32.steps=32 sets a key of the
-    # protocol sde32, and makes the protocol if there is none. A protocol takes the keys of section
-    # `sample`, and that section gives the keys that it does not set. Without protocols, the section
-    # `sample` is the only one.
+    # protocol sde32, and makes the protocol if there is none. A protocol has the keys of section
+    # `sample`; keys that it does not set are taken from there. Without protocols, section `sample`
+    # is the only protocol.
     evaluate.protocols = ConfigDict()
-    # gen_ppl, bleu, rouge, with commas between | auto: gen_ppl for text, bleu,rouge for pairs
-    # Numbers that need no scorer and no reference are always there.
+    # gen_ppl, bleu, rouge, separated by commas | auto: gen_ppl for text, bleu,rouge for pairs
+    # Metrics that need neither a scorer nor a reference are always computed.
     evaluate.metrics = "auto"
     evaluate.after_training = False
     evaluate.output = "evaluation.json"  # file name of the summary, in the workdir
@@ -216,7 +222,7 @@ def _sweep():
     sweep.steps = (16, 32, 64)
     sweep.gamma = (1.0, 1.5)
     sweep.time_grid = ()
-    sweep.num_samples = 256  # texts of each combination and seed; 0 as in `evaluate`
+    sweep.num_samples = 256  # texts for each combination and seed; 0: as in section `evaluate`
     sweep.seeds = 1
     return sweep
 
@@ -224,25 +230,26 @@ def _sweep():
 def _scorer():
     """The GPT-2 of Gen. PPL, and --mode=train_scorer."""
     scorer = ConfigDict()
-    # A directory, or a name on the Hugging Face hub. The published scores are those of gpt2-large.
-    # If this is not a directory and there is a scorer in WORKDIR/scorer, that one is used.
-    # Empty: no other scorer.
+    # A directory, or a name on the Hugging Face hub. The published scores were computed with
+    # gpt2-large. If this is not a directory and WORKDIR/scorer exists, WORKDIR/scorer is used.
+    # Empty: only WORKDIR/scorer is used.
     scorer.path = "gpt2-large"
     scorer.dtype = "float32"  # of scoring: float32 | bfloat16 | auto
     scorer.score_batch_size = 16  # texts that are scored at once
-    # The rest is for --mode=train_scorer. Clip, Adam's betas, the dtype of the computation and the
-    # number of validation batches are those of the main training.
+    # The following keys are for --mode=train_scorer. The clip, the betas of Adam, the dtype of the
+    # computation and the number of validation batches are those of the main training.
     scorer.depth = 6
     scorer.width = 384
     scorer.heads = 6
-    scorer.length = 0  # its context, at most data.length; 0: data.length
+    scorer.length = 0  # length of its context, at most data.length; 0: data.length
     scorer.steps = 2000
     scorer.batch_size = 64  # rows of a step, on all devices together
-    scorer.learning_rate = 0.001  # the highest, for this batch; AdamW, cosine to zero
+    # The greatest learning rate. It is for this batch size and is not scaled. AdamW, cosine to zero
+    scorer.learning_rate = 0.001
     scorer.warmup_steps = 100
     scorer.weight_decay = 0.1
     scorer.log_every = 100  # steps
-    scorer.validate_every = 0  # steps; 0: ten times in the training
+    scorer.validate_every = 0  # steps; 0: ten validations in the training
     scorer.checkpoint_every = 500  # steps; the last step is always saved
     return scorer
 
@@ -250,7 +257,8 @@ def _scorer():
 def _pretrain():
     """--mode=pretrain_encoder: a T5 from scratch on the config's data, by span corruption."""
     pretrain = ConfigDict()
-    # v1.1: gated GELU, an output matrix of its own | v1.0: ReLU, the output matrix is the embedding
+    # v1.1: gated GELU and a separate output matrix | v1.0: ReLU, and the embedding is the output
+    # matrix
     pretrain.version = "v1.1"
     pretrain.width = 512  # C of the latents; the sizes are those of T5-small
     pretrain.depth = 6
@@ -258,15 +266,15 @@ def _pretrain():
     pretrain.heads = 8
     pretrain.head_width = 64
     pretrain.hidden = 1024  # width of the feed-forward layers
-    pretrain.density = 0.15  # part of the tokens that is hidden
+    pretrain.density = 0.15  # part of the tokens that are hidden
     pretrain.mean_span = 3.0  # mean length of a hidden span, in tokens
     pretrain.batch_size = 128  # rows of a step, on all devices together
     pretrain.duration = duration(steps=20_000)
     pretrain.log_every = 100  # steps
     pretrain.validate_every = 1000  # steps; the last step is always validated
-    pretrain.validation_batches = 20  # at most
+    pretrain.validation_batches = 20  # the greatest number of batches in a validation
     pretrain.checkpoint_every = 1000  # steps; the last step is always saved
-    pretrain.optimizer = _optimizer()  # with these values in place of its own:
+    pretrain.optimizer = _optimizer()  # with these changes:
     del pretrain.optimizer.ema
     pretrain.optimizer.name = "adamw"
     pretrain.optimizer.learning_rate = 0.002

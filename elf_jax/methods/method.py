@@ -1,7 +1,7 @@
-"""What a way of modelling text offers to everything else.
+"""The interface of a method, a way of modelling text.
 
-Trainer, sampler, evaluation, weights and compile report know a model only through `Method`. A new
-way of modelling text is a new class with these members, and one line in `registry.py`.
+Trainer, sampler, evaluation, weights and compile report use a model only through `Method`. A new
+method is a new class with these members, and one line in `registry.py`.
 """
 
 from typing import Protocol
@@ -12,12 +12,12 @@ import jax
 
 @flax.struct.dataclass
 class Context:
-    """What a loss may depend on besides the parameters and the rows.
+    """Further inputs of a loss, besides the parameters and the rows.
 
     Attributes:
       key: JAX key of this step.
       step: int32 scalar, finished steps.
-      ema: the averaged parameters, or None where there is no average.
+      ema: the averaged parameters, or None if there is no average.
     """
 
     key: jax.Array
@@ -28,22 +28,23 @@ class Context:
 class Method(Protocol):
     """A way of modelling text: a frozen dataclass without arrays.
 
-    B batch, L length. `params` are trained. `frozen` is what is not trained (an encoder, a
-    teacher): a dict of trees of arrays, which every call gets again, so that `jax.jit` takes it as
-    an argument.
+    B batch, L length. `params` are the trained parameters. `frozen` has the arrays that are not
+    trained (an encoder, a teacher), as a dict of trees. It is passed to every call, so that
+    `jax.jit` takes it as an argument.
 
     Attributes:
       name: as in config.method. tags: of a model card.
       vocab_size: V. dtype: of the computation; parameters are float32.
-      curves: {metric of training: its title with units}, what the picture of the losses shows.
-      shown: {metric of training: short name}, what the progress bar shows.
-      settings: {key of config.sample that the sampler reads: short name}. The keys stand in the
-        order in which a sweep goes through them: of those at the front another value is compiled
-        anew.
-      traced: those of `settings` that are arguments of the sampler: other values compile nothing.
-      scales: {key of `settings`: its title}, the guidance scales. Along a line of a frontier the
-        last of them changes.
-      sizes: ((path of a parameter, axis, config key), ...): parameters whose size one key sets.
+      curves: {metric of training: its title with units}, the panels of the loss curve.
+      shown: {metric of training: short name}, the metrics in the progress bar.
+      settings: {key of config.sample that the sampler reads: short name}. A sweep varies the last
+        key fastest. So the keys that need a new compilation for a new value come first.
+      traced: the keys of `settings` that are arguments of the compiled sampler. New values of
+        them need no new compilation, except where `compiled_for` differs.
+      scales: {key of `settings`: its title}, the guidance scales. Along a line of a frontier, only
+        the last of them changes.
+      sizes: ((path of a parameter, axis, config key), ...). Each config key sets the size of that
+        axis.
     """
 
     name: str
@@ -58,24 +59,27 @@ class Method(Protocol):
     sizes: tuple[tuple[str, int, str], ...]
 
     def init(self, key, length):
-        """Fresh float32 parameters from a JAX key, for rows of `length` positions."""
+        """New float32 parameters from a JAX key, for rows of `length` positions."""
 
     def loss(self, params, frozen, batch, counted, ids, context):
-        """The loss of the rows of a batch, summed.
+        """The loss of a batch, summed over its rows.
 
         Args:
+          params, frozen: see the class.
           batch: a `Batch`. counted: [B, L] bool, the positions that count.
           ids: [B] integers that name the rows, for their random draws. context: a `Context`.
 
         Returns:
-          (sum over the counted positions, {name: sum}): all add up over micro-batches and devices.
+          (sum over the counted positions, {name: sum}). All of them can be added over micro-batches
+          and devices.
         """
 
     def metrics(self, loss, sums, positions):
-        """{metric: value} of training: "loss", and what it is made of.
+        """{metric: value} of training: "loss" and its parts.
 
         Args:
-          loss: mean over the positions. sums: those of `loss`. positions: how many counted.
+          loss: mean over the counted positions. sums: the dict from the method `loss`.
+          positions: number of counted positions.
         """
 
     def sampler(self, settings, length):
@@ -84,42 +88,46 @@ class Method(Protocol):
         Args:
           settings: config section `sample`. length: L.
 
-        `ids` name the samples: sample i depends on the key and on its id alone. `given` is a
-        `Batch` whose `is_cond` marks tokens that stay as they are, or None. `scales` is
-        {key: scalar} of the settings in `traced`.
+        `ids` name the samples. A sample depends only on the key and on its id. `given` is a `Batch`
+        whose `is_cond` marks tokens that are kept, or None. `scales` is {key: scalar} of the
+        settings in `traced`.
         """
 
     def effective(self, settings):
-        """{key: value} of the settings that make a difference to the samples."""
+        """{key: value} of the settings that change the samples."""
 
     def compiled_for(self, settings):
-        """Tuple of what one compiled sampler depends on: equal tuples share it."""
+        """Tuple of all settings that need a new compilation. Equal tuples share a sampler."""
 
     def constants(self):
-        """{name: value} of the constants of training that samples depend on too."""
+        """{name: value} of the constants of training that samples also depend on."""
 
     def loss_settings(self):
         """{name: value} of the settings that the loss depends on."""
 
     def meaning(self):
-        """{config key: value} of what the parameters were trained with and no shape shows."""
+        """{config key: value} of settings of training that must stay the same for these parameters,
+        but that the shapes of the parameters do not show.
+        """
 
     def save_frozen(self, frozen, directory):
-        """Keeps in `directory` what was made from the training data; what is there stays."""
+        """Writes the frozen parts that were made from the training data into `directory`. Files
+        that exist already are not changed.
+        """
 
     def export_frozen(self, frozen, config, directory):
-        """Like `save_frozen`, and with copies of pretrained models that lie on this disk.
+        """Like `save_frozen`, and also copies pretrained models that are local directories.
 
         Returns:
-          The config, with paths relative to `directory` where something was copied there.
+          The config. Paths of copied models are relative to `directory`.
         """
 
     def from_published(self, flat):
-        """Parameters from those of the published implementation, {"a/b/c": array}.
+        """Parameters from the parameters of the published implementation, {"a/b/c": array}.
 
         Raises:
           KeyError: a name that the published network does not have.
         """
 
     def described(self, config):
-        """{name: text} of what a model card says of a model: its rows, and "summary"."""
+        """{name: text} for the model card: the rows of its table, and "summary"."""

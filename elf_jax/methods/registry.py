@@ -1,4 +1,4 @@
-"""A config to its method: the one way to build a model, for training and for sampling alike."""
+"""Builds the method that a config names. Training and sampling both use it."""
 
 from elf_jax.methods.elf import method as elf
 
@@ -7,34 +7,34 @@ METHODS = {"elf": elf}
 
 
 def build_method(config, vocab_size, mesh, home=None, rows=None):
-    """The method of a whole config, with what it does not train.
+    """The method of a whole config, with the arrays that are not trained.
 
     Args:
       config: whole config.
       vocab_size: V, of the tokenizer.
-      mesh: the devices. Each gets a whole copy of what is frozen.
-      home: directory that keeps what was made from the training data, or None.
-      rows: training rows, to make it from where it is not kept.
+      mesh: the devices. Each device gets a full copy of the frozen arrays.
+      home: directory with frozen parts that were made from the training data, or None.
+      rows: training rows, from which these parts are made if `home` does not have them.
 
     Returns:
       (a `Method`, frozen).
 
     Raises:
-      UserError: files of pretrained models that do not load or do not fit.
+      UserError: files of a pretrained model cannot be loaded or do not fit.
     """
     return METHODS[config.method].build(config, vocab_size, mesh, home, rows)
 
 
 def describe_method(config, mesh):
-    """`build_method` without any data: (a `Method`, frozen with shapes in place of its arrays)."""
+    """`build_method` without any data: (a `Method`, `frozen` with shapes instead of arrays)."""
     return METHODS[config.method].describe(config, mesh)
 
 
 def kept_meaning(config, home):
-    """`Method.meaning` of the model in a directory, by its config; nothing is built."""
+    """`Method.meaning` of the model in the directory `home`, without building the model."""
     return METHODS[config.method].kept_meaning(config, home)
 
 
 def resolve_paths(config, home):
-    """The config of an export, with paths that lead into its directory `home`."""
+    """The config of an export, with relative paths changed to paths in its directory `home`."""
     return METHODS[config.method].resolve_paths(config, home)

@@ -1,4 +1,4 @@
-"""What a training writes into its workdir before the first step, and what it finds there later."""
+"""The files that a training writes into its workdir before the first step, and later checks."""
 
 import json
 import pathlib
@@ -16,13 +16,13 @@ from elf_jax.data.tokenizer import save_tokenizer
 def begin(workdir, config, dataset, write_more=lambda: None):
     """Writes config, tokenizer and the summary of the data into a workdir.
 
-    All processes call together, when everything is built and checked. The first one writes.
+    All processes call it, after everything is built and checked. Only process 0 writes.
 
     Args:
       workdir: directory of the training. config: whole config. dataset: its `Dataset`.
-      write_more: function that writes what else belongs there.
+      write_more: function without arguments that writes further files of this training.
     """
-    processes.barrier("built")  # all have read the workdir before anything is written there
+    processes.barrier("built")  # no process still reads the workdir when process 0 writes
     if jax.process_index() == 0:
         write_config(workdir, config)
         save_tokenizer(dataset.tokenizer, workdir / TOKENIZER)
@@ -33,13 +33,13 @@ def begin(workdir, config, dataset, write_more=lambda: None):
 
 
 def read_summary(workdir):
-    """The summary of the data that a workdir was made with; None where it has none."""
+    """The summary of the data that a workdir was made with; None if it has no summary."""
     path = pathlib.Path(workdir) / DATASET
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
 def check_data(workdir, summary):
-    """Raises UserError if a workdir was begun with other data than that of `summary`."""
+    """Raises UserError if a workdir was made with other data than that of `summary`."""
     before = read_summary(workdir)
     if before is not None and before["fingerprint"] != summary["fingerprint"]:
         raise UserError(

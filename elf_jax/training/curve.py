@@ -14,13 +14,13 @@ from elf_jax.training.validation import PREFIX  # noqa: E402
 
 
 def draw_curve(metrics, picture, curves, held_out="held out"):
-    """Draws metrics of training and of held-out rows over the steps.
+    """Draws metrics of the training rows and of the held-out rows over the steps.
 
     Args:
       metrics: path of a file of JSON lines, one object for each logged step.
-      picture: path of the PNG, written whole or not at all.
+      picture: path of the PNG. After an error there is no half-written file.
       curves: {metric: title with its units}; one panel for each.
-      held_out: what the legend calls the metrics of held-out rows.
+      held_out: name of the held-out metrics in the legend.
     """
     lines = pathlib.Path(metrics).read_text(encoding="utf-8").splitlines()
     values = [json.loads(line) for line in lines]

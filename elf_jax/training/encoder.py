@@ -1,8 +1,8 @@
 """An encoder from scratch: a small T5 trained on the config's own data with span corruption,
-written as a Hugging Face directory that loads like any other.
+written as a normal Hugging Face directory.
 
-A row is corrupted as a whole. The condition of a pair attends to itself alone, as it does when ELF
-encodes it, so the encoder is trained on what it will be used for.
+Spans are hidden in the whole row. The condition of a pair attends only to itself. ELF encodes it in
+the same way, so the encoder is trained for its later use.
 
 Source: T5, arXiv 1910.10683, section 3.1.4.
 """
@@ -45,27 +45,28 @@ from elf_jax.training.validation import sum_over_held_out
 
 REMEDY = "lower config.pretrain.optimizer.learning_rate or lengthen its warmup"
 CURVES = {
-    "loss": "loss (cross-entropy, nats a target token)",
+    "loss": "loss (cross-entropy, nats per target token)",
     "accuracy": "accuracy (share of the target tokens)",
 }
 
 
 def pretrain_encoder(config, output, until=None):
-    """Trains a T5 on the config's data, or goes on training it, and writes its directory.
+    """Trains a T5 on the config's data, or continues the training, and writes its directory.
 
     Args:
       config: whole config; sections pretrain, data and mesh, model.dtype and seed are read.
-      output: directory to be made, whole or not at all: config.json, model.safetensors and the
-        tokenizer, to which the task's sentinels are appended. The training has a workdir of its
-        own beside it, OUTPUT-pretraining.
-      until: stop after this step although the training is not over; None for the whole.
+      output: directory to make, with config.json, model.safetensors and the tokenizer. The
+        sentinels of span corruption are appended to the tokenizer. The directory appears only
+        when it is complete. The training has its own workdir next to it, OUTPUT-pretraining.
+      until: step to stop after, before the end of the training. None: train to the end.
 
     Returns:
-      Dict of the last metrics, validation_loss (nats a target token) and validation_accuracy
-      among them; None if the encoder was there already or the training was stopped.
+      Dict of the last metrics. It has validation_loss (nats per target token) and
+      validation_accuracy. None if the encoder already exists or the training was stopped.
 
     Raises:
-      UserError: bad config or data, another config in OUTPUT-pretraining, a loss not finite.
+      UserError: bad config or data, another config in OUTPUT-pretraining, a loss that is not
+        finite.
     """
     checks.check(config)
     output = pathlib.Path(output)
@@ -93,12 +94,12 @@ def pretrain_encoder(config, output, until=None):
 
 
 def _matters(name):
-    """Whether a config key has a part in the pretraining."""
+    """Whether the pretraining depends on a config key."""
     return name == "seed" or name.startswith(("data.", "pretrain."))
 
 
 def _make_task(config, tokenizer, mesh):
-    """(function (fields of a `Batch`, draws) -> the task's batch, the task itself)."""
+    """(function (fields of a `Batch`, draws) -> batch with hidden spans, `SpanFilling`)."""
     pretrain = config.pretrain
     shape = config.data.length, pretrain.density, pretrain.mean_span
     corrupt = partial(
@@ -114,8 +115,8 @@ def _make_task(config, tokenizer, mesh):
 
 
 def _make_run(config, workdir, dataset, corrupt, task, mesh):
-    """The `Run`, at its newest checkpoint if there is one. Writes into the workdir only when
-    everything is built.
+    """The `Run`, at its newest checkpoint if there is one. Everything is built before anything is
+    written into the workdir.
     """
     pretrain, place = config.pretrain, (jax.process_index(), jax.process_count())
     total, schedule = _make_plan(pretrain, len(dataset.train))
@@ -171,7 +172,9 @@ def _place(config, mesh, corrupt, fields, number):
 
 
 def _make_validation(config, mesh, corrupt, task, rows):
-    """A function of the state: loss and accuracy on held-out rows, with the same spans always."""
+    """A function of the state: loss and accuracy on held-out rows. The hidden spans are always the
+    same.
+    """
     pretrain, eval_step = config.pretrain, jax.jit(make_eval_step(task, counted_targets))
     key = training_key(config.seed, mesh)
 
@@ -219,7 +222,7 @@ def _finish(run, task, tokenizer, output, mesh):
     draw_curve(run.workdir / METRICS, run.workdir / CURVE, CURVES)
     print(
         f"trained {end['step']} steps in {run.seconds:.0f} s; held out: loss "
-        f"{end['validation_loss']:.3f} nats a token, accuracy {end['validation_accuracy']:.3f}; "
+        f"{end['validation_loss']:.3f} nats per token, accuracy {end['validation_accuracy']:.3f}; "
         f"curve: {run.workdir / CURVE}"
     )
     _announce_use(output)

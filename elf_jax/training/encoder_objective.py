@@ -1,4 +1,4 @@
-"""What an encoder from scratch is trained for: a T5 that fills in hidden spans.
+"""The objective of an encoder from scratch: a T5 that fills in hidden spans.
 
 Source: T5, arXiv 1910.10683, section 3.1.4. B rows, L input positions, T target positions.
 """
@@ -34,8 +34,8 @@ class SpanFilling:
     """The loss of the training step, like `Method.loss` and `Method.metrics`.
 
     Attributes:
-      network: the whole T5. start_id: token that the decoder starts from.
-      groups: parts that the rows of a batch are split into over the devices.
+      network: the whole T5. start_id: first input token of the decoder.
+      groups: number of parts that the rows of a batch are split into over the devices.
     """
 
     network: T5
@@ -49,7 +49,7 @@ class SpanFilling:
         return self.network.init(key, tokens, mask, ones, tokens)["params"]
 
     def loss(self, params, frozen, batch, counted, ids, context):
-        """(cross-entropy in nats, {"right": right guesses}), sums over the counted targets.
+        """(cross-entropy in nats, {"right": correct predictions}), sums over the counted targets.
 
         Args:
           batch: see `span_corruption.corrupt`. counted: [B, T] bool.
@@ -76,7 +76,7 @@ class SpanFilling:
         return loss, {"right": right}
 
     def metrics(self, loss, sums, positions):
-        """Cross-entropy in nats a token, and the share of right guesses."""
+        """Cross-entropy in nats per token, and the share of correct predictions."""
         return {"loss": loss, "accuracy": sums["right"] / positions}
 
 

@@ -1,6 +1,6 @@
 """The one training loop: steps, logs, checkpoints, validation, resuming, stopping.
 
-It knows no model. ELF, the scorer and the encoder from scratch each give it a `Run`.
+It does not depend on the model. ELF, the scorer and the encoder from scratch each give it a `Run`.
 """
 
 import dataclasses
@@ -23,11 +23,11 @@ from elf_jax.training.metrics_log import MetricsLog, forget_after
 
 @dataclasses.dataclass(frozen=True)
 class Every:
-    """How often what happens.
+    """How often the loop logs, validates and saves.
 
     Attributes:
-      log, checkpoint: steps. validate: steps; 0: only at the end.
-      max_minutes: the training ends after so many in all; 0: no limit.
+      log, checkpoint: every so many steps. validate: the same; 0: only at the end.
+      max_minutes: limit of the training time in all; 0: no limit.
     """
 
     log: int
@@ -38,20 +38,20 @@ class Every:
 
 @dataclasses.dataclass
 class Run:
-    """A training: what is built once, and what moves from step to step.
+    """A training: the parts that are built once, and the state that each step changes.
 
     Attributes:
-      workdir: where its files go. total_steps: of the whole training. every: `Every`.
-      place: function (what the iterator gives, step number) -> the batch on the devices.
+      workdir: directory for its files. total_steps: of the whole training. every: `Every`.
+      place: function (output of the iterator, step number) -> the batch on the devices.
       train_step: function (state, batch) -> (state, metrics).
       validate: function of the state -> {name: value} of held-out rows.
       state: anything with a `step`, such as a `TrainState`.
-      iterator: Grain's, of the training data. checkpoints: `Checkpoints` of the workdir.
-      shown: {metric: short name}, what the progress bar shows.
-      remedy: what a user can do about a loss that is not finite.
+      iterator: Grain's iterator over the training data. checkpoints: `Checkpoints` of the workdir.
+      shown: {metric: short name} of the metrics in the progress bar.
+      remedy: advice to the user if the loss is not finite.
       after_validation: function (run, values) that may change `state` and `kept`.
-      kept: dict of plain values that every checkpoint keeps.
-      seconds: of training, over all resumptions.
+      kept: dict of plain values that are saved in every checkpoint.
+      seconds: training time, added up over all resumptions.
     """
 
     workdir: pathlib.Path
@@ -71,16 +71,16 @@ class Run:
 
 
 def resume(run, shardings):
-    """Sets a run to its newest checkpoint, if there is one.
+    """Restores a run from its newest checkpoint, if there is one.
 
     Args:
       run: a `Run`, in its state before the first step. shardings: of the state.
 
     Returns:
-      Whether there was one.
+      Whether there was a checkpoint.
 
     Raises:
-      UserError: it is damaged or does not fit.
+      UserError: the checkpoint is damaged or does not fit.
     """
     if run.checkpoints.latest() is None:
         return False
@@ -91,13 +91,14 @@ def resume(run, shardings):
 
 
 def carry_out(run, until=None):
-    """Steps until the end of a run, its time limit, or a signal; saves where it stopped.
+    """Trains until the end of a run, its time limit, or a signal. Saves a checkpoint at the end.
 
     Args:
-      until: stop after this step although the training is not over; None: the whole.
+      run: a `Run`.
+      until: step to stop after, before the end of the training. None: train to the end.
 
     Returns:
-      Whether it ran until there; False if SIGINT or SIGTERM stopped it.
+      False if SIGINT or SIGTERM stopped it, else True.
 
     Raises:
       UserError: a loss that is not finite.
@@ -115,8 +116,8 @@ def carry_out(run, until=None):
 
 
 class _Interruption:
-    """Context in which SIGINT and SIGTERM ask the loop to save and stop, once; a second one has
-    its usual effect.
+    """Context in which the first SIGINT or SIGTERM asks the loop to save and stop. A second signal
+    has its usual effect.
     """
 
     def __init__(self):
@@ -127,7 +128,7 @@ class _Interruption:
         for number in (signal.SIGINT, signal.SIGTERM):
             try:
                 self._before[number] = signal.signal(number, self._handle)
-            except ValueError:  # not in the main thread, as in some notebooks: leave signals alone
+            except ValueError:  # not the main thread, as in some notebooks: signals cannot be set
                 return self
         return self
 
@@ -147,7 +148,7 @@ class _Interruption:
 def _loop(run, last_step, stop):
     every, step = run.every, int(run.state.step)
     if every.max_minutes and run.seconds >= 60 * every.max_minutes:
-        last_step = step  # the clock ended it before
+        last_step = step  # the time limit was reached before
     forget_after(run.workdir, step)
     log, pending = MetricsLog(run.workdir), []
     began = time.monotonic() - run.seconds
@@ -157,14 +158,15 @@ def _loop(run, last_step, stop):
     )
     while step < last_step:
         batch = run.place(next(run.iterator), step)
-        with jax.transfer_guard("disallow"):  # nothing goes to or from the host within a step
+        with jax.transfer_guard("disallow"):  # no transfer to or from the host within a step
             run.state, metrics = run.train_step(run.state, batch)
         pending.append(metrics)
         step += 1
         due = step % every.log == 0 or step == last_step
         save = step % every.checkpoint == 0 or step == last_step
         validate = bool(every.validate) and step % every.validate == 0
-        # Alone, a process may stop at any step. Several must agree, at the steps where all look.
+        # A single process may stop at any step. Several processes must stop at the same step, so
+        # they decide together, and only at steps where all of them check.
         interrupted = bool(stop.signal) and jax.process_count() == 1
         if not (due or save or validate or interrupted):
             continue
@@ -194,7 +196,7 @@ def _kept(run):
 
 
 def _agreed(condition):
-    """True on all processes if it is on the first, so that they stop at the same step."""
+    """The condition of process 0, on all processes, so that they stop at the same step."""
     if jax.process_count() == 1:
         return condition
     return bool(multihost_utils.broadcast_one_to_all(np.asarray(condition)))
@@ -204,7 +206,7 @@ def _collect(run, pending, step):
     """Means of the metrics of the last steps.
 
     Raises:
-      UserError: a loss is not finite; names the step.
+      UserError: a loss or a gradient is not finite. The message names the step.
     """
     values = jax.device_get(pending)
     for number, value in enumerate(values, step - len(values) + 1):

@@ -1,4 +1,4 @@
-"""Metrics of a training, as JSON lines and for TensorBoard, written by process 0."""
+"""Metrics of a training, as JSON lines and for TensorBoard. Process 0 writes them."""
 
 import json
 import pathlib
@@ -11,7 +11,7 @@ from elf_jax.core.workdir import METRICS, TENSORBOARD
 
 
 class MetricsLog:
-    """Adds to the metrics of a workdir; the other processes write nothing."""
+    """Adds lines to the metrics of a workdir. Only process 0 writes."""
 
     def __init__(self, workdir):
         self.file = self.board = None
@@ -21,7 +21,7 @@ class MetricsLog:
             self.board = tensorboardX.SummaryWriter(str(workdir / TENSORBOARD))
 
     def write(self, values):
-        """Adds {name: number}, the step among them."""
+        """Adds one line, {name: number}. One of the names is "step"."""
         if self.file is None:
             return
         self.file.write(json.dumps(values) + "\n")
@@ -31,14 +31,14 @@ class MetricsLog:
                 self.board.add_scalar(name, value, values["step"])
 
     def close(self):
-        """Lets go of the files."""
+        """Closes the files."""
         if self.file is not None:
             self.file.close()
             self.board.close()
 
 
 def read_metrics(workdir):
-    """List of the dicts that a workdir's log holds, in order; empty where there is no log."""
+    """List of the dicts in a workdir's log, in order; empty if there is no log."""
     path = pathlib.Path(workdir) / METRICS
     if not path.is_file():
         return []
@@ -46,7 +46,7 @@ def read_metrics(workdir):
 
 
 def forget_after(workdir, step):
-    """Drops what was logged after `step`: a resumed run writes it again."""
+    """Removes the lines after `step` from the log. A resumed run writes them again."""
     path = pathlib.Path(workdir) / METRICS
     if not path.is_file() or jax.process_index() != 0:
         return

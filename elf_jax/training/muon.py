@@ -1,13 +1,14 @@
-"""Muon (Jordan 2024; Liu et al., arXiv 2502.16982), with its matrices orthogonalised all at once.
+"""Muon (Jordan 2024; Liu et al., arXiv 2502.16982), with matrices orthogonalised in batches.
 
     m   = beta m + (1 - beta) g                          momentum
     u   = beta m / (1 - beta^(k+1)) + (1 - beta) g / (1 - beta^k)     Nesterov, step k = 1, 2, ...
     X_0 = u / |u|_F,  X <- a X + (b A + c A^2) X  with A = X X^T, five times   Newton-Schulz
     update = sqrt(max(1, outputs / inputs)) X_5
 
-The same as `optax.contrib.muon`, which works on one matrix after another and repeats all of them on
-every chip. Here matrices of one shape, the layers of a stacked kernel above all, are one batch that
-is spread over the chips, and a very wide matrix (the vocabulary's) is spread over them by columns.
+The result is that of `optax.contrib.muon`. Optax works on one matrix after another, and every chip
+repeats the work for all of them. Here the matrices of one shape form one batch, which is split over
+the chips. Most of them are the layers of a stacked kernel. A very wide matrix (that of the
+vocabulary) is split over the chips by columns.
 """
 
 import math
@@ -25,7 +26,7 @@ COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 STEPS = 5
 BETA = 0.95
 EPSILON = 1e-8
-WIDE = 8  # a matrix with so many times more columns than rows is spread by columns
+WIDE = 8  # a matrix with at least so many times more columns than rows is split by columns
 
 
 class MuonState(NamedTuple):
@@ -36,11 +37,12 @@ class MuonState(NamedTuple):
 
 
 def scale_by_muon(dtype=jnp.float32, mesh=None):
-    """Gradients of kernels [..., inputs, outputs] to Muon's updates, before the learning rate.
+    """Optax transformation: gradients of kernels [..., inputs, outputs] to Muon's updates, before
+    they are multiplied by the learning rate.
 
     Args:
       dtype: of the Newton-Schulz iteration; momentum and updates are float32.
-      mesh: the chips to spread the iteration over; None: no spreading.
+      mesh: the chips to split the iteration over; None: it is not split.
     """
 
     def init(params):
@@ -60,7 +62,8 @@ def scale_by_muon(dtype=jnp.float32, mesh=None):
 
 
 def orthogonalize(tree, dtype=jnp.float32, mesh=None):
-    """Newton-Schulz of every matrix in a tree of [..., inputs, outputs], with the scale for width.
+    """Newton-Schulz for every matrix in a tree of [..., inputs, outputs], times the factor
+    sqrt(max(1, outputs / inputs)).
 
     Args:
       tree: pytree of float32 arrays. dtype, mesh: see `scale_by_muon`.
@@ -84,10 +87,10 @@ def orthogonalize(tree, dtype=jnp.float32, mesh=None):
 
 
 def _groups(shapes, devices):
-    """Which arrays [N, m, n] are worked on together: lists of indices, the largest shape first.
+    """Arrays [N, m, n] that form one batch: lists of indices, the largest shape first.
 
-    Arrays of one shape always are. Smaller ones join them, padded, where chips would otherwise
-    have nothing to do: they cost no time there, and one program less to compile.
+    Arrays of one shape are always in one batch. Smaller arrays join a batch, padded, if some chips
+    would otherwise be idle. There they cost no time, and one program less is compiled.
     """
     order = sorted(range(len(shapes)), key=lambda i: (-shapes[i][2], -shapes[i][1], i))
     groups = []
@@ -102,7 +105,7 @@ def _groups(shapes, devices):
         else:
             groups.append({"size": size, "count": count, "members": [index]})
             if _by_columns(count, *size):
-                groups[-1]["count"] = devices  # its chips are all busy
+                groups[-1]["count"] = devices  # no chip is idle
     return [group["members"] for group in groups]
 
 
@@ -120,7 +123,7 @@ def _restore(part, like):
 
 
 def _pad(x, *shape):
-    """x with zeros up to `shape`: they stay zeros, so they change nothing."""
+    """x padded with zeros to `shape`. Newton-Schulz leaves them zero, so they change nothing."""
     if x.shape == shape:
         return x
     return jnp.pad(x, [(0, to - size) for size, to in zip(x.shape, shape, strict=True)])
@@ -131,10 +134,11 @@ def _by_columns(count, rows, columns):
 
 
 def _newton_schulz(x, dtype, mesh):
-    """Five steps on a batch of matrices [N, m, n], m <= n, each chip on its part of them."""
+    """Five steps on a batch of matrices [N, m, n], m <= n. Each chip works on its part."""
     x, at_home, spread = _layouts(x, mesh)
-    # Both ways the batch moves as a whole and in `dtype`. Left to itself, XLA sends its parts
-    # around one by one, and then the updated parameters, averages and momenta in float32.
+    # The batch is moved as one array in `dtype`, to the chips and back. Without these constraints,
+    # XLA sends the matrices one by one, and then sends the updated parameters, averages and momenta
+    # in float32.
     x = spread(at_home(x)).astype(jnp.float32)
     x = (x / (jnp.linalg.norm(x, axis=(1, 2), keepdims=True) + EPSILON)).astype(dtype)
     a, b, c = COEFFICIENTS
@@ -151,13 +155,13 @@ def _product(x, y):
 
 
 def _layouts(x, mesh):
-    """(x [N, m, n] padded so that it splits over the mesh, a function that lays it out as the
-    parameters are, and one that spreads it over the chips).
+    """(x [N, m, n] padded so that it can be split over the mesh, a function that gives it the
+    layout of the parameters, a function that splits it over all chips).
     """
     count, rows, columns = x.shape
     by_columns = _by_columns(count, rows, columns)
     if mesh is None or mesh.size == 1 or (count == 1 and not by_columns):
-        # One small matrix is sooner repeated than sent around.
+        # For one small matrix, repeating the work on every chip is faster than sending it.
         return x, lambda x: x, lambda x: x
     shape, spec = [count, rows, columns], [None] * 3
     axis = 2 if by_columns else 0

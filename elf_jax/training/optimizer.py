@@ -1,4 +1,4 @@
-"""Durations, the learning-rate schedule, clipping, Muon or AdamW, the parameters' average."""
+"""Durations, the learning-rate schedule, clipping, Muon or AdamW, the average of the parameters."""
 
 import re
 from functools import partial
@@ -10,7 +10,7 @@ from flax import traverse_util
 
 from elf_jax.training.muon import scale_by_muon
 
-REFERENCE_BATCH = 256  # the batch that `learning_rate` is meant for; scaled linearly from there
+REFERENCE_BATCH = 256  # `learning_rate` is for this batch size; it is scaled in proportion
 
 
 def in_steps(duration, batch_size, num_examples):
@@ -18,7 +18,7 @@ def in_steps(duration, batch_size, num_examples):
 
     Args:
       duration: config section with steps, epochs and examples, of which at most one is set.
-      batch_size: rows a step. num_examples: rows an epoch.
+      batch_size: rows per step. num_examples: rows per epoch.
     """
     if duration.steps:
         return duration.steps
@@ -31,7 +31,7 @@ def make_schedule(settings, batch_size, warmup_steps, total_steps):
 
     Args:
       settings: config section `optimizer`.
-      batch_size: global rows a step. warmup_steps, total_steps: in optimiser steps.
+      batch_size: rows per step, on all devices. warmup_steps, total_steps: optimiser steps.
     """
     peak = settings.learning_rate * batch_size / REFERENCE_BATCH
     after = max(total_steps - warmup_steps, 1)
@@ -41,13 +41,14 @@ def make_schedule(settings, batch_size, warmup_steps, total_steps):
         main = optax.linear_schedule(peak, 0.0, after)
     else:
         main = optax.cosine_decay_schedule(peak, after)
-    # The first step already moves: the rate is that of the end of the step.
+    # The rate of step 0 is peak / warmup_steps and not 0, so that the first step changes the
+    # parameters.
     warmup = optax.linear_schedule(peak / max(warmup_steps, 1), peak, max(warmup_steps - 1, 1))
     return optax.join_schedules([warmup, main], [warmup_steps])
 
 
 def labels(params, adam_kernels=""):
-    """Which rule updates each parameter: "muon" for kernels, "adam" for the rest and for kernels
+    """The update rule of each parameter: "muon" for kernels, "adam" for all others and for kernels
     whose path matches the regex `adam_kernels`.
     """
 
@@ -60,7 +61,7 @@ def labels(params, adam_kernels=""):
 
 
 def make_optimizer(settings, schedule, dtype=jnp.float32, mesh=None):
-    """Global-norm clip, then Muon (kernels by Muon, the rest by Adam) or AdamW.
+    """Clipping by the global norm, then AdamW, or Muon for kernels and AdamW for the rest.
 
     Args:
       settings: config section `optimizer`.

@@ -1,10 +1,10 @@
 """A scorer that needs no download: a small GPT-2 trained on the corpus that the config names.
 
-Its Gen. PPL means something beside that of held-out real text under the same scorer, and it
-compares models of one corpus. It does not compare with numbers under another scorer.
+Compare its Gen. PPL of samples only with its Gen. PPL of held-out real text, or of samples of other
+models of the same corpus. Numbers of another scorer cannot be compared with it.
 
-The rows of the data are the training texts: a whole text with its EOS, or a piece of a stream. Of
-pairs it learns the targets, which are what is sampled.
+The rows of the data are the training texts: a whole text with its EOS, or a piece of a stream. For
+pairs, the scorer learns the targets, because a model of pairs generates targets.
 """
 
 import dataclasses
@@ -44,9 +44,9 @@ from elf_jax.training.state import TrainState, init_state, training_key
 from elf_jax.training.step import StepSettings, make_eval_step, make_train_step
 from elf_jax.training.validation import sum_over_held_out
 
-VALIDATIONS = 10  # over the training, unless the config says how often
+VALIDATIONS = 10  # in one training, if the config does not set scorer.validate_every
 REMEDY = "lower config.scorer.learning_rate"
-CURVES = {"loss": "loss (cross-entropy, nats a token)"}
+CURVES = {"loss": "loss (cross-entropy, nats per token)"}
 
 
 @flax.struct.dataclass
@@ -60,11 +60,11 @@ class ScorerState(TrainState):
 
 @flax.struct.dataclass
 class Texts:
-    """Texts as a scorer sees them.
+    """Texts as input of a scorer.
 
     Attributes:
-      tokens: [B, L] int32, every text from position 0 on; what follows it is anything.
-      lengths: [B] int32, tokens of each text, EOS included.
+      tokens: [B, L] int32. Every text begins at position 0; tokens after its end are not used.
+      lengths: [B] int32, number of tokens of each text, with its EOS.
     """
 
     tokens: jax.Array
@@ -76,50 +76,53 @@ class NextToken:
     """The loss of the training step, like `Method.loss` and `Method.metrics`.
 
     Attributes:
-      network: the GPT-2. groups: parts that the rows of a batch are split into over the devices.
+      network: the GPT-2.
+      groups: number of parts that the rows of a batch are split into over the devices.
     """
 
     network: GPT2
     groups: int = 1
 
     def loss(self, params, frozen, batch, counted, ids, context):
-        """(negative log-likelihood in nats of all tokens but the first of each text, {})."""
+        """(negative log-likelihood in nats of all tokens except the first of each text, {})."""
         del frozen, context
-        # Rows that do not count have no tokens.
+        # `counted` leaves out the first token of a text, so it is added. A row without counted
+        # positions gets length 0.
         lengths = jnp.sum(counted, axis=1) + jnp.any(counted, axis=1)
         rows = len(ids) // self.groups
         return jnp.sum(row_nll(self.network, params, batch.tokens, lengths, rows)), {}
 
     def metrics(self, loss, sums, positions):
-        """Mean cross-entropy in nats a token, and how many tokens were scored."""
+        """Mean cross-entropy in nats per token, and the number of scored tokens."""
         del sums
         return {"loss": loss, "tokens": positions}
 
 
 def counted_tokens(batch):
-    """[B, L] bool, the tokens that are scored: all but the first of each text."""
+    """[B, L] bool, the scored tokens: all except the first of each text."""
     position = jnp.arange(batch.tokens.shape[1])
     return (position > 0) & (position < batch.lengths[:, None])
 
 
 def train_scorer(config, workdir, output=None, until=None):
-    """Trains a GPT-2 on the config's data, or goes on training it, and writes it, whole or not at
-    all.
+    """Trains a GPT-2 on the config's data, or continues the training, and writes its directory.
 
     Args:
-      config: whole config; sections data, scorer, mesh and the seed are read. Of section optimizer
-        the clip and Adam's betas are those of the scorer too, of section model the dtype.
-      workdir: its tokenizer is used if there is one. The training has a workdir of its own in it.
-      output: where the scorer goes, a directory in Hugging Face's format with its tokenizer; None:
-        WORKDIR/scorer. Nothing may be there yet.
-      until: stop after this step although the training is not over; None for the whole.
+      config: whole config. The sections data, scorer and mesh, the seed, optimizer.clip, the betas
+        of Adam, model.dtype and train.validation_batches are read.
+      workdir: its tokenizer is used if there is one. The training has its own workdir in it,
+        WORKDIR/scorer-training.
+      output: directory to make, in Hugging Face's format, with the tokenizer. It must not exist,
+        and appears only when it is complete. None: WORKDIR/scorer.
+      until: step to stop after, before the end of the training. None: train to the end.
 
     Returns:
-      Dict of validation_nll (nats a token of held-out rows), validation_perplexity, and how they
-      came about, which is kept in the scorer's directory too; None if the training was stopped.
+      Dict of validation_nll (nats per token of held-out rows), validation_perplexity, and how the
+      scorer was trained. The scorer's directory has it as a file too. None if the training was
+      stopped.
 
     Raises:
-      UserError: bad values or data, something at `output`, a loss that is not finite.
+      UserError: bad values or data, `output` exists, a loss that is not finite.
     """
     checks.check(config)
     workdir = pathlib.Path(workdir)
@@ -148,7 +151,9 @@ def train_scorer(config, workdir, output=None, until=None):
 
 
 def _check_same(workdir, config):
-    """The scorer's own settings may not change on the way, though those of scoring may."""
+    """Refuses other settings of the scorer's training in its workdir. Settings of scoring, and how
+    often the training logs, validates and saves, may change.
+    """
 
     def matters(name):
         return name == "seed" or name.startswith("data.")
@@ -172,8 +177,8 @@ def _length(config):
 
 
 def _make_run(config, workdir, dataset, task, mesh):
-    """The `Run`, at its newest checkpoint if there is one. Writes into the workdir only when
-    everything is built.
+    """The `Run`, at its newest checkpoint if there is one. Everything is built before anything is
+    written into the workdir.
     """
     settings, place = config.scorer, (jax.process_index(), jax.process_count())
     optimizer, schedule = _make_optimizer(config)
@@ -210,12 +215,12 @@ def _make_run(config, workdir, dataset, task, mesh):
 
 
 def _keep_best(run, values):
-    """Keeps the parameters if they are the best so far."""
+    """Keeps the parameters if their loss on held-out rows is the lowest so far."""
     if not math.isfinite(values["validation_loss"]):
         step = int(run.state.step)
         raise UserError(f"the held-out loss is not finite at step {step}: {run.remedy}")
     if values["validation_loss"] < run.kept.get("validation_nll", math.inf):
-        # A copy: the next step uses up the parameters themselves.
+        # A copy, because the next step reuses the memory of the parameters.
         run.state = run.state.replace(best=jax.tree.map(jnp.copy, run.state.params))
         run.kept = {
             "validation_nll": values["validation_loss"],
@@ -233,13 +238,14 @@ def _make_optimizer(config):
         settings.weight_decay = config.scorer.weight_decay
     steps = config.scorer.steps
     warmup = min(config.scorer.warmup_steps, steps)
-    # The learning rate is that of this batch: nothing is scaled.
+    # config.scorer.learning_rate is for config.scorer.batch_size. With REFERENCE_BATCH as the batch
+    # size, `make_schedule` does not scale it.
     schedule = make_schedule(settings, REFERENCE_BATCH, warmup, steps)
     return make_optimizer(settings, schedule), schedule
 
 
 def _make_validation(config, task, rows, mesh):
-    """A function of the state: loss on held-out rows, and how many tokens were scored."""
+    """A function of the state: loss on held-out rows, and the number of scored tokens."""
     eval_step, key = jax.jit(make_eval_step(task, counted_tokens)), training_key(config.seed, mesh)
 
     def validate(state):
@@ -286,7 +292,7 @@ def _finish(config, run, dataset, task, output, mesh):
             write_json(scratch / SCORER_SUMMARY, summary)
         draw_curve(run.workdir / METRICS, run.workdir / CURVE, CURVES)
         print(
-            f"held out: {summary['validation_nll']:.4f} nats a token, perplexity "
+            f"held out: {summary['validation_nll']:.4f} nats per token, perplexity "
             f"{summary['validation_perplexity']:.2f}, over {summary['validation_tokens']:,} tokens"
         )
         print(f"scorer: {output}; to evaluate with it: --config.scorer.path={output}")
@@ -294,7 +300,7 @@ def _finish(config, run, dataset, task, output, mesh):
 
 
 def left_aligned(fields, length):
-    """The targets of a batch, each from position 0 on, where the scorer sees a text.
+    """The targets of a batch, each moved to position 0, because a scorer reads a text from there.
 
     Args:
       fields: dict of the fields of a `Batch`. length: L'; longer targets are cut.

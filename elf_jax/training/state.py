@@ -1,4 +1,4 @@
-"""What training carries from step to step."""
+"""The state of a training, which every step changes."""
 
 import flax.struct
 import jax
@@ -12,7 +12,7 @@ class TrainState:
     """Attributes:
     step: int32 scalar, finished steps.
     params: the live parameters, float32.
-    ema: their exponential moving average, or None where there is none.
+    ema: their exponential moving average, or None if there is none.
     opt_state: of the optimiser.
     """
 
@@ -34,7 +34,7 @@ class TrainState:
 
 
 def init_state(create, key, mesh):
-    """(state, its shardings), where every device makes its own part.
+    """(state, its shardings). Every device makes its own part of the state.
 
     Args:
       create: function from a JAX key to the state. key: the key. mesh: the devices.
@@ -44,7 +44,7 @@ def init_state(create, key, mesh):
 
 
 def training_key(seed, mesh):
-    """The root key of training, on all devices of all processes."""
+    """The root JAX key of training, on all devices of all processes."""
     make = jax.jit(
         lambda: rng.stream(jax.random.key(seed), "training"),
         out_shardings=sharding.replicated(mesh),

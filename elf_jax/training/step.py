@@ -1,8 +1,9 @@
 """One training step: gradient, update, average, metrics. And the loss on held-out rows.
 
-The step knows no method. It asks for a sum over the positions that count and divides. The gradient
-of every micro-batch is that of its share of the whole batch's loss, so accumulation is a plain sum,
-and the number of micro-batches changes nothing but memory.
+The step does not depend on the method. The method gives the sum of the loss over the counted
+positions, and the step divides by their number in the whole batch. So the gradients of the
+micro-batches are added without weights, and the number of micro-batches changes only the memory
+that is needed.
 """
 
 import dataclasses
@@ -19,13 +20,13 @@ from elf_jax.training.optimizer import average
 
 @dataclasses.dataclass(frozen=True)
 class StepSettings:
-    """What the step needs to know besides the arrays.
+    """Settings of the step.
 
     Attributes:
       counted: function from a batch to [B, L] bool, the positions whose loss counts.
-      groups: parts that the rows are split into over the devices. Every micro-batch has rows of
-        each.
-      accumulate: micro-batches of a step. ema: decay of the average.
+      groups: number of parts that the rows are split into over the devices. Every micro-batch has
+        rows of every part.
+      accumulate: number of micro-batches in a step. ema: decay of the average.
     """
 
     counted: Callable
@@ -41,8 +42,8 @@ def make_train_step(method, optimizer, schedule, settings, shardings=None):
       method: a `Method`, of which `loss` and `metrics` are used.
       optimizer, schedule: optax's transformation, and the learning rate by step.
       settings: `StepSettings`.
-      shardings: of the parameters. Gradients are laid out alike, so that how the optimiser spreads
-        its work does not change the passes before it.
+      shardings: of the parameters. Gradients get the same layout. Otherwise the layout that the
+        optimiser chooses for its work could change the forward and backward passes.
 
     `key` is the root key of training; the step folds in its own number.
     """
@@ -77,7 +78,7 @@ def _loss_and_gradient(method, settings, params, frozen, batch, context, positio
     """((mean loss, sums), gradient of the loss), summed over the micro-batches."""
 
     def share(params, batch, ids):
-        """What the rows of a micro-batch add to the mean loss of the whole batch."""
+        """The part of the mean loss of the whole batch that a micro-batch gives."""
         counted = settings.counted(batch)
         total, sums = method.loss(params, frozen, batch, counted, ids, context)
         return total / positions, sums
@@ -99,7 +100,7 @@ def _rows(batch):
 
 
 def _micro_batches(tree, settings):
-    """[B, ...] -> [accumulate, B / accumulate, ...]: every micro-batch has rows of every device."""
+    """[B, ...] -> [accumulate, B / accumulate, ...]. Every micro-batch has rows of every device."""
 
     def split(array):
         shape, rest = (settings.groups, settings.accumulate, -1), array.shape[1:]
@@ -113,10 +114,11 @@ def make_eval_step(method, counted):
     """The function (params, frozen, batch, key, real) -> (loss, sums, positions), to be jitted.
 
     Args:
-      method, counted: as above.
+      method: a `Method`, of which `loss` is used.
+      counted: function from a batch to [B, L] bool, the positions whose loss counts.
 
-    The results are sums over the rows where `real` [B] is True; they add up over batches. The
-    draws depend on the key alone, so that losses of different steps compare like with like.
+    The results are sums over the rows where `real` [B] is True, so they can be added over batches.
+    The random draws depend only on the key, so losses after different steps can be compared.
     """
 
     def eval_step(params, frozen, batch, key, real):

@@ -1,4 +1,4 @@
-"""The main training: everything that it is built of, checked before anything is written."""
+"""The main training. Everything is built and checked before anything is written."""
 
 import dataclasses
 import pathlib
@@ -33,14 +33,15 @@ REMEDY = "lower config.optimizer.learning_rate or lengthen config.optimizer.warm
 
 @dataclasses.dataclass
 class Training:
-    """A main training, ready to go.
+    """A main training, completely built.
 
     Attributes:
-      config: whole config. workdir: where everything is kept.
+      config: whole config. workdir: directory for all its files.
       dataset: the `Dataset`. mesh: the devices. method, frozen: see `registry.build_method`.
-      schedule: learning rate by step. run: what the loop carries out.
-      changed: {config key: (value before, value now)} where a workdir goes on with another config.
-      start: name of the checkpoint whose weights the training begins with, or None.
+      schedule: learning rate by step. run: the `Run` for the loop.
+      changed: {config key: (value before, value now)} of the keys that changed since the workdir
+        was used last.
+      start: name of the checkpoint whose weights the training starts from, or None.
     """
 
     config: object
@@ -71,17 +72,17 @@ class Training:
 
 
 def train(config, workdir, until=None, checkpoint=None):
-    """Trains, or goes on training, until the config's duration or time limit is reached.
+    """Trains, or continues the training, until the config's duration or time limit is reached.
 
     Args:
       config: whole config.
-      workdir: where everything is kept; a workdir with checkpoints is resumed.
-      until: stop after this step although the training is not over; None for the whole.
+      workdir: directory for all files. A workdir with checkpoints is resumed.
+      until: step to stop after, before the end of the training. None: train to the end.
       checkpoint: path or name of a checkpoint whose weights the training starts from, see
-        `weights.find_origin`. The workdir remembers it, so that resuming needs no mention of it.
+        `origins.find_origin`. The workdir keeps its name, so it may be left out when resuming.
 
     Returns:
-      (the `Training`, whether it came to its end).
+      (the `Training`, whether it reached its end).
 
     Raises:
       UserError: bad config or data, another config in the workdir, a loss that is not finite.
@@ -99,14 +100,14 @@ def train(config, workdir, until=None, checkpoint=None):
 
 
 def build_training(config, workdir, checkpoint=None):
-    """Builds a `Training`: checks everything first, writes into the workdir only then, resumes if
-    there is a checkpoint.
+    """Builds a `Training`: checks everything, then writes into the workdir, then resumes if there
+    is a checkpoint.
 
     Args:
       config, workdir, checkpoint: see `train`.
 
     Raises:
-      UserError: whatever the config, the data, the workdir or the checkpoint has wrong.
+      UserError: a mistake in the config, the data, the workdir or the checkpoint.
     """
     checks.check(config)
     changed = check_same(workdir, config)
@@ -121,7 +122,7 @@ def build_training(config, workdir, checkpoint=None):
     method, frozen = build_method(config, vocab_size(dataset.tokenizer), mesh, home, dataset.train)
     total, schedule = make_plan(config, len(dataset.train))
     optimizer = make_optimizer(config.optimizer, schedule, method.dtype, mesh)
-    if start is not None:  # before all that takes long, because it may not fit
+    if start is not None:  # first, because weights that do not fit should fail early
         weights, _, start_step = load_weights(start, config, method, mesh, config.sample.weights)
     state, shardings = new_state(config, method, optimizer, mesh)
     if start is not None:
@@ -144,10 +145,10 @@ def make_plan(config, row_count):
     """(steps of the whole training, learning rate by step) of a whole config.
 
     Args:
-      row_count: training rows, which an epoch depends on.
+      row_count: number of training rows, the length of an epoch.
 
     Raises:
-      UserError: the duration comes to less than one step.
+      UserError: the duration is less than one step.
     """
     batch_size = config.train.batch_size
     total = in_steps(config.train.duration, batch_size, row_count)
@@ -178,7 +179,9 @@ def step_settings(config, mesh):
 
 
 def jit_train_step(config, method, optimizer, schedule, mesh, shardings):
-    """The training step of a whole config, jitted; it uses up the state that it is given."""
+    """The training step of a whole config, jitted. The state that it gets cannot be used again,
+    because its memory is reused (donated).
+    """
     step = make_train_step(
         method, optimizer, schedule, step_settings(config, mesh), shardings.params
     )
@@ -224,7 +227,7 @@ def _step(step, frozen, key, state, batch):
 
 
 def announce(training):
-    """Prints what is trained, on what, and what has changed since the last time."""
+    """Prints the size of the model, the data, the devices, and the config keys that changed."""
     if jax.process_index() != 0:
         return
     config, run, summary = training.config, training.run, training.dataset.summary
@@ -250,12 +253,12 @@ def announce(training):
 
 
 def _new_rate(training, step):
-    """What a new duration does to the learning rate, as one line."""
+    """How a new duration changes the learning rate, as one line."""
     settings, total = training.config.optimizer, training.run.total_steps
     rate = float(training.schedule(min(step, total)))
     if settings.schedule == "constant":
         return f"the learning rate stays {rate:.3g} (config.optimizer.schedule=constant)"
     return (
         f"the {settings.schedule} schedule now reaches zero at step {total:,}: the learning rate "
-        f"goes on from {rate:.3g} at step {step:,}, as if the training had been planned so"
+        f"continues at {rate:.3g} at step {step:,}, as with this duration from the beginning"
     )

@@ -1,4 +1,4 @@
-"""Losses on held-out rows, with the same draws every time, so that steps compare like with like."""
+"""Losses on held-out rows. The random draws are always the same, so steps can be compared."""
 
 import jax
 
@@ -14,9 +14,9 @@ def sum_over_held_out(method, sums, rows, batch_size, batches, mesh):
 
     Args:
       method: a `Method`, of which `metrics` is used.
-      sums: function (fields of the rows, real [B] on the devices, number of the batch) -> what
-        `make_eval_step` gives.
-      rows: held-out rows. batch_size: rows of a batch, at most. batches: how many, at most.
+      sums: function (fields of the rows, real [B] on the devices, number of the batch) -> the
+        result of the step of `make_eval_step`.
+      rows: held-out rows. batch_size: rows of a batch, at most. batches: their number, at most.
       mesh: the devices.
 
     Returns:
@@ -44,8 +44,8 @@ def held_out_losses(method, eval_step, params, frozen, rows, config, mesh):
     """The metrics of a method over at most config.train.validation_batches batches.
 
     Args:
-      method: a `Method`. eval_step: of `jit_eval_step`.
-      params, frozen: parameters, and what is not trained.
+      method: a `Method`. eval_step: from `jit_eval_step`.
+      params, frozen: parameters, and arrays that are not trained.
       rows: held-out rows. config: whole config. mesh: the devices.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Exported models: whole, readable by others, and the same model when they are loaded back."""
+"""Exported models: complete, readable by other programs, and the same model when loaded again."""
 
 import json
 import shutil
@@ -93,7 +93,7 @@ def test_the_card_without_and_with_results(pairs_workdir, exported, tmp_path):
     ]
     assert "| bleu | 12.5000 ± 0.2500 | 11.0000 |" in card.text
     assert "| num_samples | 9 |" in card.text and "| bleu | nrefs:1\\|case:mixed |" in card.text
-    # Where on a disk the model was is nobody's business.
+    # The card is published, so it must not contain local paths.
     assert str(tmp_path) not in card.text
     (copy / "evaluation.json").write_text("{")
     with pytest.raises(UserError, match="evaluation.json is damaged"):
@@ -160,7 +160,7 @@ def test_a_local_t5_goes_along(tmp_path):
     after = load_trained(find_origin(tmp_path / "model"))
     assert_same(after.frozen, before.frozen)
     scales = [(m.method.encoder.mean, m.method.encoder.std) for m in (before, after)]
-    assert scales[0] == scales[1] != (0.0, 1.0)  # measured, and gone along
+    assert scales[0] == scales[1] != (0.0, 1.0)  # measured, and exported with the model
     assert_same(after.params, before.params)
 
 

@@ -1,4 +1,4 @@
-"""Published checkpoints: found, read to the last bit, and refused in one line."""
+"""Published checkpoints: finding them, reading them exactly, and one-line errors."""
 
 import shutil
 
@@ -19,7 +19,7 @@ MSGPACK = GOLDEN / "reference_checkpoint.msgpack"
 
 
 def load(path, weights="ema"):
-    """(parameters, step) of the checkpoint that is at a path or under a name on the hub."""
+    """(parameters, step) of the checkpoint at a path, or with a name on the hub."""
     return load_published(find_published(fetch(path)), weights, from_published)
 
 

@@ -1,4 +1,4 @@
-"""Weights from everywhere: what is recognised, what does not fit, training that starts there."""
+"""Weights of all origins: recognising them, refusing those that do not fit, starting from them."""
 
 import json
 
@@ -114,8 +114,8 @@ def test_a_workdir_that_does_not_fit(pairs_workdir):
 
 @pytest.fixture
 def quick_start(monkeypatch):
-    """A training that is built without the compilation of fresh parameters, which are replaced
-    anyway.
+    """Builds a training without compiling the initialisation of the parameters, which the weights
+    of the checkpoint replace.
     """
 
     def zeros(config, method, optimizer, mesh):
@@ -149,7 +149,7 @@ def test_training_starts_as_published(quick_start, pairs, words, golden_params, 
 
 
 def test_training_starts_from_a_workdir_with_its_tokenizer(quick_start, pairs_workdir, tmp_path):
-    """Other pairs, another seed: vocabulary and embedding are those of the weights all the same."""
+    """With other pairs and another seed, vocabulary and embedding are those of the weights."""
     other = tmp_path / "other.jsonl"
     lines = [json.dumps({"source": f"{i} + {i}", "target": f"{2 * i}"}) for i in range(40)]
     other.write_text("\n".join(lines))
@@ -159,7 +159,8 @@ def test_training_starts_from_a_workdir_with_its_tokenizer(quick_start, pairs_wo
     assert_same(training.run.state.params, trained.params)
     assert training.dataset.tokenizer.get_vocab() == trained.tokenizer.get_vocab()
     assert_same(training.frozen, trained.frozen)
-    # Nothing is saved yet, so it starts from there again, without being told to.
+    # No checkpoint is saved yet, so the training starts from the same weights again, also without
+    # the argument `checkpoint`.
     assert_same(quick_start(config, tmp_path / "run").run.state.params, trained.params)
     with pytest.raises(UserError, match="was started from .*, not from .*msgpack"):
         starting_point(tmp_path / "run", MSGPACK)

@@ -1,4 +1,4 @@
-"""One process of a job, for test_distributed.py: trains, stops, resumes, samples."""
+"""One process of a job, for test_processes.py: trains, stops, resumes, samples."""
 
 import json
 import pathlib
@@ -14,7 +14,7 @@ from tests.tiny import tiny_config
 
 
 def run(config, workdir, samples):
-    """Three steps, the rest of them from the checkpoint, then samples into a JSON file."""
+    """Trains three steps, resumes from the checkpoint until the end, and writes samples as JSON."""
     trainer.train(config, workdir, until=3)
     trainer.train(config, workdir)
     tokens = generate(load_trained(workdir), 11, seed=3)
@@ -22,9 +22,9 @@ def run(config, workdir, samples):
 
 
 def config():
-    """Four rows a device and both kinds of splitting: rows over both processes, parameters too."""
+    """A config with four rows per device. Rows and parameters are split over both processes."""
     keys = {"mesh.data": 2, "mesh.fsdp": 4, "train.batch_size": 32}
-    # Muon on a mesh has tests of its own, and takes long to compile.
+    # Not Muon: it takes long to compile on a mesh, and test_muon.py tests it.
     return tiny_config(**keys, **{"optimizer.name": "adamw", "optimizer.learning_rate": 0.01})
 
 

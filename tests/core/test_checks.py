@@ -1,4 +1,4 @@
-"""Rules for the values of a config: complete, each able to fail, and passed by what is shipped."""
+"""Rules for config values: no key without a rule, each rule can fail, shipped configs pass."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -29,7 +29,7 @@ from elf_jax.training.optimizer import make_optimizer, make_schedule
 from tests.conftest import GOLDEN
 from tests.tiny import tiny_config
 
-# What the code that carries a choice out knows, where it has a table.
+# The choices that the code has in a table, for keys with such a table.
 TABLES = {
     "method": METHODS,
     "data.kind": [*READERS, *LIBRARIES],
@@ -51,7 +51,7 @@ FREE = {
     "data.validation_path",
     "data.validation_split",
     "encoder.path",
-    "evaluate.metrics",  # several names; has a rule of its own
+    "evaluate.metrics",  # several names; it has its own rule
     "evaluate.output",
     "optimizer.adam_kernels",
     "pretrain.optimizer.adam_kernels",
@@ -93,7 +93,7 @@ def _sampler(config):
     return method.compiled_for(config.sample)
 
 
-# Where the code has no table: what it makes of a config, which differs with every choice.
+# For keys without a table: a function of the config, whose result differs for every choice.
 CARRIED_OUT = {
     "data.pad": _pad_id,
     "encoder.kind": _latents,
@@ -171,7 +171,7 @@ def test_a_part(key):
 
 @pytest.mark.parametrize("key", DURATIONS)
 def test_durations(key):
-    # Of the defaults each has one unit that is not zero.
+    # In the defaults, each duration has one unit that is not zero.
     nothing = {f"{key}.{unit}": 0 for unit in ("steps", "epochs", "examples")}
     nothing[f"{key}.epochs"] = 0.0
     both = {**nothing, f"{key}.steps": 1, f"{key}.epochs": 1.0}
@@ -186,7 +186,7 @@ def test_durations(key):
 
 
 PAIRS = {"data.source_field": "s", "data.source_length": 4, "data.packing": "rows"}
-# Rules about several keys: values that are possible, others that are not, and what is said.
+# Rules about several keys: allowed values, refused values, and the message.
 TOGETHER = [
     ({}, {"data.packing": "stream"}, "config.data.packing is stream, but pairs"),
     ({"data.source_length": 2}, {"data.source_length": 1}, "config.data.source_length is 1: "),

@@ -1,4 +1,4 @@
-"""Pretrained files by name: local directories as they are, the hub in one line when it fails."""
+"""Pretrained files by name: local directories are used directly; errors of the hub are one line."""
 
 import huggingface_hub
 import pytest

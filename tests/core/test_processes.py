@@ -1,4 +1,4 @@
-"""Several processes: who starts them, and that two of them make what one makes."""
+"""Jobs of several processes: how they are recognised, and two processes give the result of one."""
 
 import fnmatch
 import json
@@ -22,7 +22,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 
 
 def start_two(workdir):
-    """Both processes of a job with four virtual devices each, at a free port."""
+    """Starts both processes of a job, with four virtual devices each, at a free port."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
@@ -41,7 +41,7 @@ def start_two(workdir):
 
 
 def test_two_processes_equal_one(tmp_path):
-    """They train, checkpoint, stop, resume and sample; losses within 1e-5, samples the same."""
+    """They train, save, stop, resume and sample. Losses agree within 1e-5; samples are equal."""
     processes = start_two(tmp_path / "two")
     for process in processes:
         errors = process.communicate(timeout=400)[1]
@@ -91,7 +91,7 @@ def test_clusters_start_by_themselves(environ, has_tpu, endpoints, started):
 @pytest.mark.parametrize(
     "environ, has_tpu, endpoints",
     [
-        ({}, False, "a,b"),  # a laptop, whatever a network may answer
+        ({}, False, "a,b"),  # no TPU: the answer of the metadata server is not used
         ({}, True, "unknown:unknown:10.0.0.1"),  # one TPU host
         ({}, True, ""),  # a TPU without a metadata server, as in a notebook
         ({"TPU_WORKER_HOSTNAMES": "localhost"}, True, "a,b"),
@@ -123,7 +123,7 @@ def test_rows_that_all_processes_have_are_shared_out():
 
 @pytest.fixture
 def platforms(monkeypatch):
-    """What `jax.config` is told, from automatic choice on."""
+    """A stand-in for `jax.config`, with no platform chosen at first."""
     told = SimpleNamespace(jax_platforms=None)
     told.update = lambda name, value: setattr(told, name, value)
     monkeypatch.setattr(jax, "config", told)
@@ -131,7 +131,7 @@ def platforms(monkeypatch):
 
 
 def devices(monkeypatch, *there, plugins=False):
-    """A machine with these device files."""
+    """Makes the code see a machine with these device files."""
 
     def find(pattern):
         return [name for name in there if fnmatch.fnmatch(name, pattern)]
@@ -173,7 +173,7 @@ def test_a_choice_of_platforms_is_left_alone(platforms, monkeypatch):
 
 @pytest.mark.skipif(processes.has_accelerator(), reason="there is an accelerator here")
 def test_commands_are_quiet_without_a_tpu(tmp_path):
-    """With the TPU library installed and no platform chosen, nothing but our own line."""
+    """If the TPU library is installed and no platform is chosen, only our own error is printed."""
     pytest.importorskip("libtpu")
     code = "from elf_jax import commands; import jax; jax.devices(); commands.evaluate('none')"
     environ = {name: value for name, value in os.environ.items() if name != "JAX_PLATFORMS"}

@@ -1,4 +1,4 @@
-"""Configs and command lines of earlier versions: every old name, every old form."""
+"""Configs and command lines of earlier versions: every old name and every old form of a value."""
 
 import json
 import re
@@ -18,7 +18,7 @@ from elf_jax.core.renames import RENAMES, translate, translate_arguments
 
 ROOT = Path(main.__file__).parent
 PROTOCOLS = "evaluate.protocols"
-# (old key, value in the old form, new key, value in a config of today)
+# (old key, value in the old form, new key, value in a config of this version)
 OLD = [
     ("data.source", "text", "data.kind", "text"),
     ("sweep.guidance_scales", "1, 1.5,3", "sweep.guidance_scale", (1.0, 1.5, 3.0)),
@@ -32,7 +32,7 @@ OLD = [
         PROTOCOLS,
         {"sde32": {"sampler": "sde", "steps": 32}, "ode-1": {"cfg_scale": 2.0}, "plain": {}},
     ),
-    (PROTOCOLS, "sample", PROTOCOLS, {}),  # what it was without any
+    (PROTOCOLS, "sample", PROTOCOLS, {}),  # the default of version 0.1: no protocols
     (PROTOCOLS, "", PROTOCOLS, {}),
 ]
 
@@ -53,7 +53,7 @@ def test_every_entry(old, value, new, expected):
     update(config, translated)
     checks.check(config)
     assert flatten(config)[new] == expected
-    # The form of today is left as it is.
+    # A key and value in the new form are not changed.
     assert translate({new: expected}) == {new: expected}
 
 
@@ -92,7 +92,8 @@ def test_arguments():
     old = ["main.py", "--config.data.source=text", "-config.sweep.gammas=1,2", "--seed=1"]
     new = ["main.py", "--config.data.kind=text", "--config.sweep.gamma=1,2", "--seed=1"]
     assert translate_arguments(old) == translate_arguments(new) == new
-    # A value of its own, one with the sign in it, and what only looks like an old name.
+    # A value as a separate argument, a value that contains "=", a key that only begins like an old
+    # name.
     rest = [
         "--config.data.source",
         "text",
@@ -105,7 +106,7 @@ def test_arguments():
 
 @pytest.mark.parametrize("several", ["1,2", "(1, 2)"])
 def test_a_command_line_of_version_0_1(several):
-    """It comes to the same config as the keys of today."""
+    """It gives the same config as the keys of this version."""
     argv = ["main.py", f"--config={ROOT}/configs/text.py", "--workdir=x"]
     argv += ["--config.data.source=jsonl", f"--config.sweep.guidance_scales={several}"]
     argv += ["--config.sweep.steps=4", "--config.sweep.time_grids=uniform,logit_normal"]

@@ -1,4 +1,4 @@
-"""Workdirs in a store, here file://: mirrored, resumed from another machine, sampled from."""
+"""Workdirs in a store, here file://: mirroring, resuming on another machine, sampling."""
 
 import errno
 import pathlib
@@ -37,7 +37,7 @@ def test_training_goes_on_from_the_store(url, tmp_path):
         path.name for path in bucket.iterdir()
     }
     assert not list(store.mirror_of(url).glob("checkpoints"))
-    # Another machine has nothing but the store.
+    # Another machine has only the store, not the mirror.
     shutil.rmtree(store.mirror_of(url))
     mirror = store.fetch(url)
     assert store.location(mirror) == url
@@ -46,7 +46,7 @@ def test_training_goes_on_from_the_store(url, tmp_path):
     assert done and int(state.step) == 6
     store.send(mirror)
     lines = (bucket / METRICS).read_text().splitlines()
-    assert len(lines) == 4  # steps 2, 3, 4 and 6: the log went on where it was
+    assert len(lines) == 4  # steps 2, 3, 4 and 6: the log was continued
     params = load_trained(store.fetch(url)).params
     for ours, kept in zip(jax.tree.leaves(params), jax.tree.leaves(state.ema), strict=True):
         np.testing.assert_array_equal(ours, kept)
@@ -66,7 +66,7 @@ def test_a_store_that_is_not_there():
 
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
-    """Where copies of a store's files are kept."""
+    """The directory for copies of a store's files."""
     (tmp_path / "cache").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "cache"))
     store.copy.cache_clear()
@@ -97,7 +97,7 @@ def test_text_in_a_store_is_that_on_a_disk(tmp_path, cache):
     assert_same_rows(one, two)
     texts = [[pathlib.Path(file).read_text() for file in find_files(path)] for path in paths]
     assert texts[0] == texts[1] and len(texts[0]) == 3
-    # What has not changed is not copied again, and what has is.
+    # Unchanged files are not copied again, and changed files are.
     times = {path: path.stat().st_mtime_ns for path in cache.rglob("*.txt")}
     assert len(times) == 4
     store.copy.cache_clear()

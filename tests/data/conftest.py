@@ -22,7 +22,7 @@ def tokenizer_directory(tmp_path_factory):
 
 @pytest.fixture
 def data(tmp_path, tokenizer_directory):
-    """Makes the section `data` of a config for documents, with keys as given."""
+    """Function of keys that makes the section `data` of a config for documents."""
 
     def make(**keys):
         config = defaults.get_config()
@@ -43,7 +43,7 @@ def data(tmp_path, tokenizer_directory):
 
 @pytest.fixture
 def documents(tmp_path, monkeypatch):
-    """A file of about eight units."""
+    """A file of documents that is prepared in about eight units."""
     path = write_documents(tmp_path / "documents.jsonl")
     monkeypatch.setattr(corpora, "PIECE_BYTES", path.stat().st_size // 16)
     monkeypatch.setattr(corpora, "UNIT_BYTES", path.stat().st_size // 8)

@@ -1,4 +1,4 @@
-"""What the tests of the data have in common."""
+"""Shared by the tests of the data."""
 
 import json
 import random
@@ -12,7 +12,7 @@ WORDS = "the sea was calm and nobody in the harbour spoke of what had been seen 
 
 
 def fails(call, *args, **keys):
-    """The one line that the user is told when a call fails."""
+    """The message of the UserError that a call raises. It is one line."""
     with pytest.raises(UserError) as error:
         call(*args, **keys)
     assert "\n" not in str(error.value)
@@ -20,14 +20,14 @@ def fails(call, *args, **keys):
 
 
 def text_data(**keys):
-    """The section `data` of a config for plain text in memory, with keys as given."""
+    """The section `data` of a config for plain text in memory, with these keys set."""
     config = defaults.get_config()
     config.data.update({"kind": "text", "validation_fraction": 0.3, **keys})
     return config.data
 
 
 def write_documents(path, count=60, seed=0):
-    """JSON lines with texts of different lengths, empty ones too."""
+    """Writes JSON lines with texts of different lengths; some are empty."""
     rng = random.Random(seed)
     with open(path, "w", encoding="utf-8") as file:
         for _ in range(count):

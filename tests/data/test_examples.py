@@ -1,4 +1,4 @@
-"""The kinds of corpus that are read into memory, and what is said of bad ones."""
+"""The kinds of corpus that are read into memory, and the errors for bad files."""
 
 from elf_jax.core import checks
 from elf_jax.data.dataset import load_dataset

@@ -1,4 +1,4 @@
-"""The held-out part alone: what evaluation needs, without the training data."""
+"""Loading only the held-out part, which is all that evaluation needs."""
 
 import shutil
 import tempfile
@@ -14,7 +14,7 @@ from tests.tiny import write_pairs
 
 
 def same_held_out(part, whole):
-    """Compares the held-out side with that of the whole `Dataset`."""
+    """Checks that a held-out part equals that of the whole `Dataset`."""
     assert part.train is None
     for name, field in whole.validation.take(slice(None)).items():
         np.testing.assert_array_equal(part.validation.take(slice(None))[name], field)
@@ -37,8 +37,8 @@ def test_of_prepared_data_the_validation_shards_are_enough(documents, data, tmp_
     part = load_held_out(data(), tmp_path / "none", whole.summary)
     same_held_out(part, whole)
     assert part.summary == whole.summary and part.train is None
-    assert part.train_examples == whole.train_examples == []  # shards keep no texts
-    # The corpus may have had another name when the model was trained.
+    assert part.train_examples == whole.train_examples == []  # shards do not contain texts
+    # The corpus may have had another path when the model was trained.
     load_held_out(data(path="elsewhere.jsonl"), tmp_path / "none", whole.summary)
     alone = load_held_out(data(), tmp_path / "none").summary
     assert alone["held_out_fingerprint"] == whole.summary["held_out_fingerprint"]
@@ -68,7 +68,7 @@ def test_prepared_data_that_has_changed(documents, data, tmp_path):
     message = fails(load_held_out, other, tmp_path / "none", kept)
     rows = f"({kept['validation_rows']} rows then, {now['validation_rows']} now)"
     assert f"the held-out data has changed since the training {rows}: restore" in message
-    # A workdir of version 0.1 has nothing to compare.
+    # A workdir of version 0.1 has no fingerprint of the held-out part to compare with.
     old = {name: value for name, value in kept.items() if name != "held_out_fingerprint"}
     assert load_held_out(other, tmp_path / "none", old).summary == old
 
@@ -92,7 +92,7 @@ def test_of_a_store_no_training_shard_is_copied(documents, data, tmp_path, monke
 
 @pytest.fixture
 def apart(data, tmp_path):
-    """Makes the section `data` of pairs in memory with a validation file."""
+    """Function of keys that makes the section `data` for pairs in memory with a validation file."""
     write_pairs(tmp_path / "train.jsonl")
     write_pairs(tmp_path / "held_out.jsonl", 10, seed=1)
 
@@ -121,7 +121,7 @@ def test_of_files_the_validation_file_is_enough(apart, tmp_path):
     same_held_out(part, whole)
     assert part.summary == whole.summary and part.train_examples is None
     assert part.validation_cut["sources_cut"] > 0
-    # The file may move, and must not change.
+    # The file may have another path, but not other content.
     held_out, moved = tmp_path / "held_out.jsonl", tmp_path / "moved.jsonl"
     held_out.rename(moved)
     message = fails(load_held_out, apart(), tmp_path / "run", whole.summary)
@@ -142,7 +142,7 @@ def test_a_part_that_was_split_off(data, tmp_path):
     whole = load_dataset(settings, tmp_path / "none")
     part = load_held_out(settings, tmp_path / "none", whole.summary)
     same_held_out(part, whole)
-    assert part.train_examples == whole.train_examples  # to look whole texts up in
+    assert part.train_examples == whole.train_examples  # needed to look up whole texts
     alone = load_held_out(settings, tmp_path / "none").summary
     assert alone["fingerprint"] == alone["held_out_fingerprint"]
     assert alone["held_out_fingerprint"] == whole.summary["held_out_fingerprint"]

@@ -1,4 +1,4 @@
-"""Data sets by name: directories in the real formats of TensorFlow Datasets and Hugging Face."""
+"""Data sets by name, from directories in the formats of TensorFlow Datasets and Hugging Face."""
 
 import pickle
 import sys
@@ -88,10 +88,10 @@ def test_tfds_directory(tfds_directory, data, tmp_path, monkeypatch):
     dataset = load_dataset(settings, tmp_path / "none")
     assert sorted(pairs(dataset, dataset.train)) == ENDED and len(dataset.validation) == 5
     assert dataset.validation_examples[0].text.startswith("house number")
-    manifest = prepare(settings)  # checks what is there
+    manifest = prepare(settings)  # checks the existing shards
     assert "1.2.0" in manifest["revision"] and len(manifest["units"]) == 5
     assert "tensorflow" not in sys.modules
-    # Without a split of its own, a part is split off, and all of it is somewhere.
+    # Without a validation split, a part is held out. Every pair is on one of the two sides.
     monkeypatch.undo()
     dataset = load_dataset(data(**keys, prepared=str(tmp_path / "2"), validation_fraction=0.3), "-")
     both = pairs(dataset, dataset.train) + pairs(dataset, dataset.validation)

@@ -33,7 +33,7 @@ def test_stream_is_cut_into_full_rows():
 
 
 def greedy(texts, length, eos):
-    """The plain way: token by token."""
+    """Packs token by token, as a reference."""
     rows, row = [], []
     for text in texts:
         if row and len(text) > length - len(row):

@@ -1,4 +1,4 @@
-"""Batches: order, place, and the parts of processes."""
+"""Batches: their order, saving the position, and the parts of several processes."""
 
 import time
 
@@ -54,7 +54,7 @@ def test_orbax_saves_and_restores_the_place(tmp_path):
     manager = ocp.CheckpointManager(tmp_path)
     save = grain.checkpoint.CheckpointSave(iterator)
     manager.save(5, args=ocp.args.Composite(data=save))
-    rest = take(iterator, 5)  # goes on while the checkpoint is written
+    rest = take(iterator, 5)  # the iterator moves on while the checkpoint is written
     manager.wait_until_finished()
     other = make_iterator(numbered(7), 4, seed=0)
     take(other, 2)

@@ -1,5 +1,5 @@
-"""Preparing: the shards hold the rows that data in memory has, for any number of workers and after
-interruptions. What does not fit is refused.
+"""Preparing: the shards have the same rows as data in memory, for any number of workers and after
+interruptions. Shards that do not fit the config are refused.
 """
 
 import json
@@ -90,7 +90,7 @@ def test_an_interrupted_preparation_goes_on(documents, data, tmp_path, monkeypat
     assert "interrupted: run the same command again" in message
     assert read_manifest(tmp_path / "prepared") is None
     (tmp_path / "prepared" / ".train-00004.array_record.1").write_text("half")
-    # Another config in the half-finished directory is refused, as in a finished one.
+    # Another config is refused in an unfinished directory too.
     assert "length 24 there, 32 now" in fails(prepare, data(length=32), workers=1)
     monkeypatch.setattr(UnitPreparer, "run", lambda *args: done.append(args[1]) or real(*args))
     assert prepare(data(), workers=1) == whole
@@ -126,7 +126,7 @@ def test_shards_made_otherwise_are_refused(documents, data, tmp_path):
     message = load(tokenizer=str(tmp_path / "other"))
     assert "config.data.tokenizer" in message and tok.fingerprint(other) in message
     assert "delete this one" in message
-    # Files that are gone do not matter, files that have changed do.
+    # Changed files are refused. Missing files are allowed.
     shutil.copy(copy, documents)
     with open(documents, "a") as file:
         file.write('{"text": "more"}\n')
@@ -143,7 +143,7 @@ def test_damaged_shards_are_named(documents, data, tmp_path, capsys):
     message = fails(load_dataset, data(), tmp_path / "none")
     assert path.name in message and f"has {len(good) - 1} bytes" in message
     path.write_bytes(good[:100] + bytes([good[100] ^ 1]) + good[101:])
-    load_dataset(data(), tmp_path / "none")  # contents are not read at every start
+    load_dataset(data(), tmp_path / "none")  # loading checks sizes, not contents
     message = fails(prepare, data(), workers=1)
     assert path.name in message and "checksum" in message and "delete it" in message
     path.unlink()
@@ -165,7 +165,7 @@ def test_what_cannot_be_prepared(data, tmp_path, documents):
     )
     message = fails(prepare, data(packing="stream", length=100_000), workers=1)
     assert "tokens, less than one sequence of 100000" in message
-    prepare(data(), workers=1)  # the directory is free again
+    prepare(data(), workers=1)  # the failed attempts left nothing in the directory
     damaged = tmp_path / "prepared" / "manifest.json"
     damaged.write_text("{")
     assert "manifest.json is damaged" in fails(load_dataset, data(), tmp_path / "none")
@@ -185,7 +185,7 @@ def test_a_tokenizer_is_trained_on_the_training_side_and_kept(documents, data, t
 
 
 def test_batches_are_those_of_rows_in_memory(documents, data, tmp_path):
-    # In one unit, so that both pack alike.
+    # One text in each row, so that both have the same rows.
     dataset = load_dataset(data(packing="rows"), tmp_path / "none")
     memory = load_dataset(data(packing="rows", prepared=""), tmp_path / "none")
     parts = [make_iterator(dataset.train, 6, 0, part, 2) for part in range(2)]
@@ -198,7 +198,7 @@ def test_batches_are_those_of_rows_in_memory(documents, data, tmp_path):
 
 
 def test_training_on_shards_equals_training_in_memory(tmp_path, capsys):
-    # The vocabulary and the length of the tests of training, so that nothing is compiled again.
+    # Vocabulary and length are those of the tests of training, so that nothing is compiled again.
     from elf_jax.training.trainer import train
 
     path = tmp_path / "words.jsonl"

@@ -1,4 +1,4 @@
-"""Prepared directories: in another place, from version 0.1, and with another corpus."""
+"""Prepared directories that were moved, from version 0.1, or with another corpus."""
 
 import json
 import shutil
@@ -13,11 +13,11 @@ from tests.data.helpers import fails, write_documents
 
 
 def as_of_version_0_1(path):
-    """Gives a manifest, or a file like it, the form and the names of version 0.1."""
+    """Changes a manifest, or a similar file, to the format and the names of version 0.1."""
     manifest = json.loads(path.read_text())
     manifest["options"]["source"] = manifest["options"].pop("kind")
     if "fingerprint" in manifest:
-        manifest["fingerprint"] = "0123456789abcdef"  # that version hashed the paths too
+        manifest["fingerprint"] = "0123456789abcdef"  # version 0.1 also hashed the paths
     path.write_text(json.dumps(manifest, indent=2))
     return manifest
 
@@ -30,7 +30,7 @@ def test_a_corpus_may_move(documents, data, tmp_path):
     second = load_dataset(data(path=moved), tmp_path / "none")
     assert first.summary == second.summary
     assert prepare(data(path=moved), workers=1) == here
-    # The same corpus from another place, prepared in another directory, is the same data.
+    # The same corpus at another path, prepared in another directory, has the same fingerprint.
     there = prepare(data(path=moved, prepared=str(tmp_path / "other")), workers=1)
     assert there["fingerprint"] == here["fingerprint"] and there["options"]["path"] == moved
     shutil.move(tmp_path / "other", tmp_path / "moved")
@@ -48,7 +48,7 @@ def test_a_corpus_in_another_place_must_be_the_same(call, documents, data, tmp_p
     other.unlink()
     message = fails(call, data(path=str(other)))
     assert f"config.data.path='{other}' cannot be compared" in message
-    documents.unlink()  # in its old place it need not be kept
+    documents.unlink()  # with the old path, the file may be missing
     call(data())
 
 
@@ -56,12 +56,12 @@ def test_a_directory_of_version_0_1(documents, data, tmp_path):
     prepare(data(), workers=1)
     old = as_of_version_0_1(tmp_path / "prepared" / "manifest.json")
     dataset = load_dataset(data(), tmp_path / "none")
-    assert dataset.summary["fingerprint"] == old["fingerprint"]  # a workdir goes on with it
+    assert dataset.summary["fingerprint"] == old["fingerprint"]  # so training can continue
     assert len(dataset.train) == old["counts"]["train"]["rows"]
     assert "config.data.kind 'jsonl' there, 'text' now" in fails(
         load_dataset, data(kind="text"), tmp_path / "none"
     )
-    # A shard that is made again is the same, and so the fingerprint stays.
+    # A shard that is made again is equal to the old one, so the fingerprint stays the same.
     (tmp_path / "prepared" / shards(old)[0]["name"]).unlink()
     assert prepare(data(), workers=1)["fingerprint"] == old["fingerprint"]
     assert read_manifest(tmp_path / "prepared")["fingerprint"] == old["fingerprint"]

@@ -1,4 +1,4 @@
-"""Span corruption: no token is lost or doubled, and the right share is hidden in spans."""
+"""Span corruption: no token is lost or repeated, and the right share of tokens is hidden."""
 
 import numpy as np
 import pytest
@@ -33,7 +33,7 @@ def merged(inputs, targets):
             current = hidden.setdefault(token, [])
         else:
             current.append(token)
-    # They are used in order, and each stands for something.
+    # Sentinels are used in order, and each replaces at least one token.
     assert list(hidden) == list(SENTINELS[: len(hidden)]) and all(hidden.values())
     assert [token for token in inputs if token in SENTINELS] == list(hidden)
     return [piece for token in inputs for piece in hidden.get(token, [token])]
@@ -51,7 +51,7 @@ def test_input_and_target_together_are_the_text(density, mean_span):
         targets = made["targets"][row][made["targets_valid"][row]]
         assert merged(inputs, targets) == list(fields["tokens"][row, :length])
         assert np.all(made["inputs"][row, len(inputs) :] == PAD)
-        # Tokens of the condition still belong to it; a span belongs where it begins.
+        # Tokens of the condition are still marked as condition. Sentinels are not checked here.
         text = np.isin(inputs, SENTINELS, invert=True)
         np.testing.assert_array_equal(
             made["inputs_cond"][row, : len(inputs)][text], inputs[text] % 1000 < 3
@@ -64,8 +64,8 @@ def test_as_much_is_hidden_as_asked_and_in_such_spans():
     hidden = span_corruption.hide(uniforms, np.full(200, 100), 0.15, 3.0)
     np.testing.assert_array_equal(hidden.sum(1), 15)
     first = hidden & ~np.pad(hidden, ((0, 0), (1, 0)))[:, :-1]
-    np.testing.assert_array_equal(first.sum(1), 5)  # five spans of three on average, none touching
-    # Lengths differ, and the beginning and the end are hidden as often as other places.
+    np.testing.assert_array_equal(first.sum(1), 5)  # five spans, three tokens on average
+    # Spans have different lengths. Positions at both ends are hidden as often as others.
     lengths = np.diff(np.nonzero(np.diff(np.pad(hidden, ((0, 0), (1, 1))).astype(int)))[1])[::2]
     assert lengths.min() == 1 and lengths.max() > 5
     share = hidden.mean(axis=0)

@@ -1,4 +1,4 @@
-"""The split into training and validation: nothing is lost and nothing is on both sides."""
+"""The split into training and validation: every part of the text is on exactly one side."""
 
 import json
 
@@ -21,7 +21,8 @@ def test_blocks_keep_every_character_and_the_split_has_no_overlap(tmp_path):
         homes = [any(block in example.text for example in part) for part in (train, held_out)]
         assert sorted(homes) == [False, True]
     assert sum(len(example.text) for example in train + held_out) == len(text)
-    # Order is kept, and neighbours on one side are one text: fewer texts than blocks.
+    # The order is kept. Neighbouring blocks on one side are joined, so there are fewer texts than
+    # blocks.
     starts = [text.index(example.text) for example in train]
     assert starts == sorted(starts)
     assert len(train) <= len(held_out) + 1 < len(split_blocks(text)) - len(held_out)

@@ -1,4 +1,4 @@
-"""Text files: which ones a path names, and what is said of missing and damaged ones."""
+"""Text files: the files that a path names, and the errors for missing and damaged ones."""
 
 import gzip
 
@@ -31,7 +31,7 @@ def test_a_file_is_not_both_trained_on_and_validated_with(tmp_path):
     (tmp_path / "link.txt").symlink_to(book)
     message = bad(path=f"{tmp_path}/*.txt", validation_path=f"{tmp_path}/link.txt")
     assert "book.txt is in config.data.path and in config.data.validation_path" in message
-    # However it is spelt, a file is read once.
+    # A file that is named by different paths is read once.
     once = load_examples(data(path=str(book)))
     assert load_examples(data(path=f"{book},{tmp_path}/./book.txt,{tmp_path}/link.txt")) == once
 

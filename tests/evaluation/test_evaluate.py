@@ -1,4 +1,4 @@
-"""Protocols over seeds: what is computed, kept, found again, and said to be missing."""
+"""Protocols over seeds: numbers are computed, kept and found again; missing parts are named."""
 
 import json
 import shutil
@@ -140,7 +140,7 @@ def test_it_goes_on_where_it_stopped(names, evaluated, tmp_path, monkeypatch):
 
     monkeypatch.setattr(kept_samples, "generate", counted)
     evaluate(trained, dataset, workdir)
-    # Neither sampled nor scored again, though the workdir has moved.
+    # Nothing is sampled or scored again, although the workdir has moved.
     assert sampled == [] and read(workdir) == records
     lost = next(r["samples"] for r in records if (r["protocol"], r["seed"]) == ("two", 0))
     (workdir / SAMPLES / lost).unlink()
@@ -150,7 +150,7 @@ def test_it_goes_on_where_it_stopped(names, evaluated, tmp_path, monkeypatch):
     assert sampled == [(0.5, 0)]
     assert again["protocols"] == numbers["protocols"]
     assert len(read(workdir)) == len(records)
-    # Other weights are another matter.
+    # With other weights, it samples again.
     other = jax.tree.map(lambda leaf: leaf * 2, trained.params)
     kept = KeptSamples(replace(trained, params=other), dataset, workdir)
     kept.get(protocols_of(trained.config)[0], 0, COUNT)
@@ -228,7 +228,7 @@ def test_what_is_missing_is_said_and_the_rest_reported(names, tmp_path, monkeypa
         find_scorer(settings, tmp_path, trained.mesh, "gpt2-large")
     settings.path = ""
     assert find_scorer(settings, tmp_path, trained.mesh) == (None, "")
-    (tmp_path / "scorer").mkdir()  # one that is there and does not work is a mistake
+    (tmp_path / "scorer").mkdir()  # a scorer that exists but cannot be loaded is an error
     with pytest.raises(UserError):
         find_scorer(settings, tmp_path, trained.mesh)
 

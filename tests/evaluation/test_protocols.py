@@ -1,4 +1,4 @@
-"""Protocols and combinations of settings: which there are, and which cannot be."""
+"""Protocols and combinations of settings: which a config gives, and which are refused."""
 
 import pytest
 
@@ -28,7 +28,7 @@ def test_protocols(method):
     assert method.effective(ode.sample)["gamma"] == 0
     assert sde.name == "b" and sde.sample.steps == 3
     assert method.effective(sde.sample)["gamma"] == config.sample.gamma > 0
-    # A protocol as a whole takes the place of those before.
+    # A dict of protocols replaces all protocols that were set before.
     config_module.update(config, {"evaluate.protocols": {"flags": {}}})
     (alone,) = protocols_of(config)
     assert alone.name == "flags" and alone.sample.to_dict() == config.sample.to_dict()
@@ -38,7 +38,7 @@ def test_protocols(method):
     "key, value, message",
     [
         ("a.stepz", 3, "unknown config key 'evaluate.protocols.a.stepz': did you mean .*a.steps'"),
-        ("a.weights", "live", "unknown config key"),  # one set of weights serves all protocols
+        ("a.weights", "live", "unknown config key"),  # all protocols use the same weights
         ("a.steps", "1.5", "config.evaluate.protocols.a.steps must be of type int"),
         ("a", 3, "write evaluate.protocols.NAME.KEY"),
         ("a b.steps", 3, "a protocol named 'a b'"),
@@ -76,11 +76,11 @@ def test_combinations(method):
     )
     found = combinations(config, method)
     assert len({protocol.name for protocol in found}) == len(found) == 8
-    # What is compiled anew changes last: neighbours share a program.
+    # Settings that need a new compilation change slowest, so neighbours share a program.
     programs = [method.compiled_for(protocol.sample) for protocol in found]
     assert len(set(programs)) == 4 and programs[::2] == programs[1::2]
     config.sample.sampler = "ode"
-    config.sweep.gamma = (1.0, 2.0)  # of no account to an ODE
+    config.sweep.gamma = (1.0, 2.0)  # an ODE does not use gamma
     assert len(combinations(config, method)) == 8
     config.sweep.update({"guidance_scale": (), "steps": (), "time_grid": ()})
     (one,) = combinations(config, method)

@@ -1,4 +1,4 @@
-"""Texts to log-likelihoods and Gen. PPL, with a scorer that knows nothing; what is refused."""
+"""Log-likelihoods and Gen. PPL of texts, with a random scorer; errors for bad input."""
 
 import jax
 import jax.numpy as jnp
@@ -57,7 +57,7 @@ def scorer(directory):
 
 @pytest.fixture(scope="module")
 def expected(scorer, directory):
-    """Each text's summed negative log-likelihood, computed whole and alone."""
+    """The negative log-likelihood of each text, computed separately and without padding."""
     config, params = load_gpt2(directory)
 
     @jax.jit
@@ -74,7 +74,7 @@ def expected(scorer, directory):
 
 
 def test_scores_are_those_of_each_text_alone(scorer, expected):
-    assert scorer.batch_size == 4  # whole rows on each of the four devices
+    assert scorer.batch_size == 4  # at least one whole row on each of the four devices
     rows = scoring.tokenise(scorer, TEXTS)
     assert [len(row) for row in rows] == [5, 0, 5, LENGTH, 5, 5]
     seen = []
@@ -82,7 +82,7 @@ def test_scores_are_those_of_each_text_alone(scorer, expected):
     np.testing.assert_array_equal(tokens, [4, 0, 4, LENGTH - 1, 4, 4])
     np.testing.assert_allclose(nll, expected, rtol=1e-5)
     assert seen == [4, 2]
-    # Neither the number of texts nor their batch makes a difference, or another compilation.
+    # Other texts in the batch do not change a score, and another number of texts compiles nothing.
     np.testing.assert_allclose(scoring.score(scorer, rows[3:4])[0], nll[3:4], rtol=1e-6)
     assert scorer.nll._cache_size() == 1
 

@@ -1,4 +1,4 @@
-"""Every combination of sampling settings: their points, the picture, the flags."""
+"""A sweep over combinations of sampling settings: its points, its picture, its flags."""
 
 import json
 import shutil
@@ -38,7 +38,7 @@ LISTS = {
 
 @pytest.fixture(scope="module")
 def swept(tmp_path_factory):
-    """(workdir, `TrainedModel`, `Dataset`, result, steps of the samplers compiled)"""
+    """(workdir, `TrainedModel`, `Dataset`, result, setting `steps` of each compiled sampler)"""
     config = tiny_config(**LISTS)
     workdir = save_random_weights(config, tmp_path_factory.mktemp("sweep") / "run")
     trained = load_trained(workdir)
@@ -52,7 +52,7 @@ def swept(tmp_path_factory):
 def test_points_are_those_of_an_evaluation(swept, monkeypatch):
     workdir, trained, dataset, result, traced = swept
     assert len(result["points"]) == 4
-    # Guidance scales share a program; a number of steps has its own.
+    # All guidance scales share a program. Each number of steps needs its own.
     assert sorted(traced) == [1, 2]
     stored = json.loads((workdir / "sweep.json").read_text())
     assert stored == json.loads(json.dumps(result)) and stored["real"]["gen_ppl"] > 1
@@ -67,7 +67,7 @@ def test_points_are_those_of_an_evaluation(swept, monkeypatch):
     (summary,) = evaluate(alone, dataset, workdir)["protocols"].values()
     assert summary["gen_ppl"]["mean"] == point["gen_ppl"]
     assert summary["gen_ppl"]["standard_error"] == point["gen_ppl_standard_error"]
-    # Two seeds of so small a model may agree at one point, but not at all of them.
+    # For such a small model, two seeds may give the same value at one point, but not at all points.
     errors = [point["gen_ppl_standard_error"] for point in result["points"]]
     assert any(error > 0 for error in errors), errors
     assert len({point["gen_ppl"] for point in result["points"]}) > 1
@@ -115,7 +115,7 @@ def test_a_point_without_a_number_is_left_out(tmp_path):
 
 
 def asked(*argv):
-    """The mode's command, and what it is called with by these flags."""
+    """The command of the mode, and the arguments that these flags give it."""
     with flagsaver.flagsaver():
         flags.FLAGS.unparse_flags()
         flags.FLAGS(["main.py", *argv])
@@ -134,7 +134,7 @@ def test_flags_take_several_values_for_a_sweep_alone():
 
 @pytest.fixture
 def scored(monkeypatch):
-    """The configs that commands would score, and nothing is scored."""
+    """A list that collects the configs that commands would score. Nothing is scored."""
     configs = []
 
     def score(run, workdir, config, checkpoint, scorer, keys):

@@ -1,4 +1,4 @@
-"""Sampling for lines of source text: the order, the batches, the formats, the command itself."""
+"""Sampling for lines of source text: the order, the batches, the formats, the command."""
 
 import io
 import json
@@ -107,7 +107,7 @@ def test_line_breaks_do_not_break_the_order():
 
 
 def command(*argv):
-    """What main does with these flags, in this process."""
+    """Runs main with these flags, in this process."""
     with flagsaver.flagsaver(), pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", sys.argv)  # `main.parse` sets it
         flags.FLAGS.unparse_flags()
@@ -140,7 +140,7 @@ def test_nothing_is_left_of_an_output_that_failed(pairs_workdir, tmp_path, capsy
     seen = []
     with pytest.raises(UserError, match="line 4"):
         seen.extend(commands.samples(pairs_workdir, source=str(source)))
-    assert [line for line, _ in seen] == ["a", "b"]  # the first batch was there already
+    assert [line for line, _ in seen] == ["a", "b"]  # the first batch came before the rest was read
     with pytest.raises(SystemExit):
         args = [f"--workdir={pairs_workdir}", f"--source={source}", f"--output={tmp_path}/out"]
         command("--mode=sample", *args)

@@ -1,4 +1,4 @@
-"""Sampled rows of tokens, cut to what is text."""
+"""Sampled rows of tokens, cut to the tokens of the text."""
 
 import numpy as np
 

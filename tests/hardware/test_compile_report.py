@@ -1,4 +1,4 @@
-"""Costs of compiled programs, and the report for a TPU slice that is not there."""
+"""Costs of compiled programs, and the compile report for a TPU slice that is not available."""
 
 import json
 import os
@@ -29,7 +29,7 @@ SIZE = {
 
 
 def compiled_loop(unroll):
-    """Eight products of [64, 64] matrices, scanned."""
+    """Eight products of [64, 64] matrices in a scan, compiled, as text."""
 
     def run(x, w):
         return jax.lax.scan(lambda c, _: (jnp.tanh(c @ w), None), x, None, 8, unroll=unroll)[0]
@@ -88,38 +88,39 @@ def test_the_cycles_of_a_large_product_agree_with_the_data_sheet(topology):
     cost = program_cost(jax.jit(jnp.dot).lower(x, x).compile().as_text())
     chip = CHIPS[devices[0].device_kind]
     assert cost.flops == pytest.approx(2 * 4096**3, rel=0.01)
-    # At 256-wide units the compiler expects more than at others to be lost.
+    # The compiler expects a greater loss on chips with 256-wide matrix units than on others.
     assert 1 < (cost.cycles / chip.clock) / (cost.flops / chip.flops) < 1.25
 
 
 def flops_by_hand(rows, config, devices):
-    """Matrix products of one device's step: ELF's three passes, T5-small, the heads, Muon."""
+    """FLOPs of matrix products in one device's step: ELF (three passes), T5-small, heads, Muon."""
     length, depth, width = config.data.length, config.model.depth, config.model.width
     positions, hidden, latent, vocab = length + 12, int(4 * width * 2 / 3), 512, 32100
     split = objective.make_split(rows, 0.2, 0.5)
     dense = 2 * positions * (4 * width**2 + 3 * width * hidden)
     pairs = 4 * positions**2 * width  # scores and values
-    gradient = rows * (3 * dense + 3.5 * pairs)  # the backward pass has five products for two
+    gradient = rows * (3 * dense + 3.5 * pairs)  # 5 products backward for 2 forward
     recomputed = rows * 2 * positions * width**2  # the attention's output projection
     blocks = depth * (split.self_cond * (dense + pairs) + gradient + recomputed)
     inputs = 2 * length * (2 * latent * latent + latent * 128 + 128 * width)
     inputs *= split.self_cond + 3 * rows
     x_head = 2 * length * width * latent * (split.self_cond + 3 * split.denoise)
-    # So few logits are in one part: nothing of them is computed again.
+    # The logits fit in one part, so they are not computed again.
     logits = 2 * length * (width * latent + latent * vocab) * 3 * split.decode
     t5 = rows * 6 * (2 * length * (4 * 512**2 + 2 * 512 * 2048) + 4 * length**2 * 512)
 
     def newton_schulz(m, n):
         return 5 * (4 * m**2 * n + 2 * m**3)
 
-    # Largest first: with so few layers, all kernels but the vocabulary's fit on idle devices.
+    # The largest shape comes first. With so few layers, the other kernels, except that of the
+    # vocabulary, fit on devices that would be idle.
     muon = newton_schulz(width, 2 * hidden) + newton_schulz(512, 1024)
     muon += newton_schulz(latent, vocab) / devices
     return blocks + inputs + x_head + logits + t5 + muon
 
 
 def report_by_command(path):
-    """The report of a step, made in a process of its own: here JAX has eight virtual devices."""
+    """The report of a step, from a separate process, because JAX has eight devices in this one."""
     command = [sys.executable, "main.py", "--mode=compile", "--config=configs/owt.py"]
     command += [f"--config.{key}={value}" for key, value in SIZE.items()]
     command += ["--topology=v5p:2x2x4", f"--output={path}"]
@@ -131,14 +132,14 @@ def report_by_command(path):
 
 
 def test_a_step_on_a_slice_that_is_not_there(tmp_path):
-    """Its operations equal a count by hand, and the report is complete: one test, one compilation,
-    however many processes the tests run in.
+    """Its FLOPs agree with a count by hand, and the report is complete. Both are checked in one
+    test, so that the step is compiled only once.
     """
     report = report_by_command(tmp_path / "report.json")
     config = owt.get_config()
     config.update_from_flattened_dict(SIZE)
     by_hand = flops_by_hand(4, config, 16)
-    # What is no matrix product, and what only pads, is a few per cent at this size.
+    # Other operations than matrix products, and padding, are a few per cent at this size.
     assert by_hand < report["flops_per_device"] < 1.08 * by_hand
     assert report["devices"] == 16 and report["fits"] is True
     assert report["unknown_loops"] == 0
@@ -149,7 +150,7 @@ def test_a_step_on_a_slice_that_is_not_there(tmp_path):
         assert report[key] > 0, key
     assert report["estimate"].startswith("the compiler's cycles")
     assert report["estimated_step_seconds"] > report["roofline_seconds"]
-    # The gradients of all parameters go round at least once, in float32.
+    # The gradients of all parameters are sent at least once, in float32.
     assert report["collective_bytes_per_device"] > 4 * 16e6
 
 

@@ -26,7 +26,7 @@ def test_gaussian_latents_are_standard_and_frozen():
 
 
 def test_tokens_of_like_use_lie_together(tmp_path):
-    """Tokens of two kinds follow one marker each: the embedding tells the two kinds apart."""
+    """Tokens of two groups, each after its own marker token, are separated by the embedding."""
     generator = np.random.default_rng(0)
     kind = generator.integers(0, 2, 400)
     word = generator.integers(0, 20, 400)
@@ -39,7 +39,8 @@ def test_tokens_of_like_use_lie_together(tmp_path):
     cosine = table[5:45] @ table[5:45].T
     alike = np.equal.outer(np.arange(40) // 20, np.arange(40) // 20)
     assert cosine[alike & ~np.eye(40, dtype=bool)].mean() > cosine[~alike].mean() + 0.5
-    # A directory keeps it. Without that and without rows it cannot be made.
+    # The embedding is saved in a directory. Without the directory and without rows, it cannot be
+    # made.
     save_encoder(encoder, params, tmp_path)
     _, again = build_encoder(made, 45, directory=tmp_path)
     np.testing.assert_array_equal(again["table"], params["table"])

@@ -146,7 +146,7 @@ def test_a_description_has_the_shapes_of_the_encoder(kind, path):
     config = ml_collections.ConfigDict({"data": {"vocab_size": 60}})
     config.encoder = settings(kind=kind, path=path)
     vocab_size, encoder, shapes = describe_encoder(config)
-    if path == "google-t5/t5-small":  # published sizes, without a download
+    if path == "google-t5/t5-small":  # its sizes are known without a download
         count = sum(leaf.size for leaf in jax.tree.leaves(shapes))
         assert (vocab_size, encoder.width, count) == (32100, 512, 35_330_816)
         return

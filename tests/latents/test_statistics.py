@@ -23,14 +23,14 @@ def test_measured_latents_have_mean_0_and_deviation_1(tmp_path):
     latents = jax.jit(encoder.encode)(params, **fields, drop=drop)
     latents = np.asarray(latents)[fields["is_valid"]]
     assert abs(latents.mean()) < 1e-4 and abs(latents.std() - 1) < 1e-4
-    # The kept numbers are used, whatever rows there are.
+    # Saved statistics are used; the rows are not measured again.
     save_encoder(encoder, params, tmp_path)
     assert kept_statistics(made, tmp_path) == (encoder.mean, encoder.std)
     for other in (None, pair_rows(seed=1)):
         again, _ = build_encoder(made, 60, directory=tmp_path, rows=other)
         assert (again.mean, again.std) == (encoder.mean, encoder.std)
     assert build_encoder(made, 60, rows=pair_rows(seed=1))[0].std != encoder.std
-    # A directory that keeps some is not changed.
+    # Statistics that are already in a directory are not changed.
     save_encoder(dataclasses.replace(encoder, mean=5.0), params, tmp_path)
     assert kept_statistics(made, tmp_path) == (encoder.mean, encoder.std)
     (tmp_path / STATISTICS).write_text("{}")

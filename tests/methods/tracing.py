@@ -9,7 +9,7 @@ from elf_jax.methods.elf.method import ELFMethod
 
 @contextlib.contextmanager
 def traced_samplers():
-    """A list that gets the section `sample` of every sampler that is traced inside the context.
+    """Yields a list. The section `sample` of every sampler traced in the context is added to it.
 
     `jax.jit` runs the Python code of a sampler once for each compilation.
     """

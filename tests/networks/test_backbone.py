@@ -40,7 +40,7 @@ def test_a_causal_position_does_not_see_later_ones(causal, controls, attention):
         np.testing.assert_array_equal(before, 0)
     else:
         assert np.all(before.max(-1) > 1e-4)
-    # The changed position and all later ones see the change in either case.
+    # In both cases, the output changes at the changed position and at all later ones.
     assert np.all(np.abs(one - two)[:, 7:].max(-1) > 1e-4)
 
 

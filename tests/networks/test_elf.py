@@ -1,4 +1,4 @@
-"""The network against the reference's outputs, its exact sizes, and its properties."""
+"""The network compared with outputs of the reference, its exact sizes, and its properties."""
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +9,7 @@ from elf_jax.methods.elf.predictor import Predictor
 from elf_jax.networks.elf import ELF
 from elf_jax.networks.layers import rotary_angles, rotate
 
-# Chosen entries of initial parameters for key 0.
+# Some entries of the initial parameters for key 0.
 VERSION_0_1 = (
     0.00152285, 0.01676555, 0.02289863, -0.0009565179,
     -0.02425597, -0.1119105, -0.01988412, -0.4318522,

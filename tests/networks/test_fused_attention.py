@@ -1,4 +1,4 @@
-"""The TPU kernels, interpreted on the CPU, against plain attention, also split over devices."""
+"""The TPU kernels, interpreted on the CPU, compared with plain attention, also on a mesh."""
 
 import jax
 import jax.numpy as jnp
@@ -45,7 +45,7 @@ def value_and_gradients(args, heads, how, mesh=None, causal=False):
     ids=["two heads a block, loop and rest", "padded", "narrow"],
 )
 def test_fused_equals_plain(heads, width, length, causal):
-    """Values and all gradients, within 1e-5 of the largest."""
+    """Values and all gradients differ by less than 1e-5 times the largest value."""
     args = inputs(heads, width, length)
     plain = value_and_gradients(args, heads, "xla", causal=causal)
     fused = value_and_gradients(args, heads, "fused", causal=causal)
@@ -55,7 +55,7 @@ def test_fused_equals_plain(heads, width, length, causal):
 
 @pytest.mark.parametrize("causal", [False, True], ids=["both ways", "causal"])
 def test_fused_on_a_mesh_equals_plain(causal):
-    """Rows over data and fsdp, heads over tensor; the scales' gradients add up over all."""
+    """Rows are split over data and fsdp, heads over tensor. Gradients of the scales are summed."""
     mesh = Mesh(np.array(jax.devices()).reshape(2, 2, 2), ("data", "fsdp", "tensor"))
     args = inputs(4, 64, 20, rows=4)
     plain = value_and_gradients(args, 4, "xla", causal=causal)
@@ -78,7 +78,7 @@ def test_biased_attention_equals_plain():
     q, k, v = (0.3 * jax.random.normal(key, (rows, length, heads * width)) for key in keys[:3])
     bias = jax.random.normal(keys[3], (1, heads, length, length))
     groups = Groups(
-        jax.random.randint(keys[4], (rows, length), 0, 4),  # 0: may attend to nothing
+        jax.random.randint(keys[4], (rows, length), 0, 4),  # 0: attends to no position
         jax.random.randint(keys[5], (rows, length), 0, 3),
     )
     fused = attention.biased_attention(q, k, v, bias, groups, heads, None)
@@ -88,13 +88,13 @@ def test_biased_attention_equals_plain():
     ).reshape(fused.shape)
     np.testing.assert_allclose(fused, plain, atol=2e-6)
     assert attention.biased_attention(q, k, v, bias, groups, 1, None) is not None
-    odd = (array[..., :66] for array in (q, k, v))  # one head that fills no lanes evenly
+    odd = (array[..., :66] for array in (q, k, v))  # a head whose width does not fit the lanes
     assert attention.biased_attention(*odd, bias[:, :1], groups, 1, None) is None
 
 
 @pytest.mark.parametrize("causal", [False, True], ids=["both ways", "causal"])
 def test_padding_for_cudnn_changes_nothing(monkeypatch, causal):
-    """cuDNN gets heads of 66 as heads of 72. Here XLA stands in for cuDNN."""
+    """For cuDNN, heads of width 66 are padded to 72. Here XLA takes the place of cuDNN."""
     q, k, v = (
         jax.random.normal(key, (1, 9, 2, 66)) for key in jax.random.split(jax.random.key(0), 3)
     )
@@ -115,8 +115,8 @@ def test_padding_for_cudnn_changes_nothing(monkeypatch, causal):
     "platform, dtype, heads, width, tensor, chosen",
     [
         ("tpu", jnp.bfloat16, 12, 64, 1, "fused"),
-        ("tpu", jnp.bfloat16, 12, 64, 4, "xla"),  # six blocks do not split in four
-        ("tpu", jnp.bfloat16, 4, 192, 1, "xla"),  # wider than a block
+        ("tpu", jnp.bfloat16, 12, 64, 4, "xla"),  # six blocks cannot be split over four devices
+        ("tpu", jnp.bfloat16, 4, 192, 1, "xla"),  # a head is wider than a block
         ("gpu", jnp.bfloat16, 12, 64, 1, "cudnn"),
         ("gpu", jnp.float32, 12, 64, 1, "xla"),
         ("cpu", jnp.float32, 12, 64, 1, "xla"),

@@ -1,4 +1,4 @@
-"""GPT-2 against the transformers library, and the log-likelihoods that scorers use."""
+"""GPT-2 compared with the transformers library, and the log-likelihoods that scorers use."""
 
 import jax
 import jax.numpy as jnp
@@ -33,7 +33,7 @@ def test_matches_transformers():
 
 @pytest.mark.parametrize("option", ["scale_attn_weights", "scale_attn_by_inverse_layer_idx"])
 def test_attention_scales(option):
-    """Each option equals a change of the queries themselves."""
+    """Each option gives the same result as a change of the queries."""
     tokens = np.load(TINY / "golden.npz")["input_ids"]
     config, params = load_gpt2(TINY)
     plain = logits(config, params, tokens)

@@ -1,4 +1,4 @@
-"""The T5 modules: the decoder against the transformers library, bfloat16, masks."""
+"""The T5 modules: the decoder compared with the transformers library, bfloat16, masks."""
 
 import functools
 
@@ -22,7 +22,7 @@ def full_mask(valid):
 
 
 def golden_t5(name):
-    """(config, parameters of `T5`, arguments of its call, what transformers computed)."""
+    """(config, parameters of `T5`, arguments of its call, outputs of the transformers library)."""
     data = dict(np.load(GOLDEN / name / "golden.npz"))
     config, params = load_whole_t5(GOLDEN / name)
     valid = data["attention_mask"] > 0
@@ -51,7 +51,7 @@ def test_the_decoder_matches_transformers(name):
     hidden, logits = apply(config)(params, *args)
     assert relative_error(hidden, data["encoder_last_hidden_state"]) < 1e-5
     assert relative_error(logits, data["logits"]) < 1e-5
-    # The encoder alone, as ELF loads it, has the same parameters.
+    # ELF loads only the encoder. It has the same parameters.
     jax.tree.map(np.testing.assert_array_equal, load_t5(GOLDEN / name)[1], params["encoder"])
 
 
@@ -68,7 +68,7 @@ def test_the_decoder_sees_the_past_and_valid_inputs_alone():
 
 
 def test_bfloat16_stays_close_to_float32():
-    """The residual stream is float32: only the products are rounded."""
+    """The residual stream is float32; only the matrix products are rounded."""
     data = np.load(GOLDEN / "t5v11_tiny" / "golden.npz")
     config, params = load_t5(GOLDEN / "t5v11_tiny")
     valid = data["attention_mask"] > 0
@@ -91,7 +91,7 @@ def test_a_query_without_keys_is_finite():
 
 def test_buckets_of_one_direction():
     buckets = relative_buckets(200, 32, 128, bidirectional=False)
-    assert np.all(buckets[np.triu_indices(200)] == 0)  # keys to the right are never attended to
+    assert np.all(buckets[np.triu_indices(200)] == 0)  # later keys are never attended to
     distances = buckets[199, ::-1]
     np.testing.assert_array_equal(distances[:16], np.arange(16))
     assert np.all(np.diff(distances) >= 0) and distances[127] == distances[199] == 31

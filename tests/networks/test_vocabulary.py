@@ -1,4 +1,4 @@
-"""Logits in parts give what logits of all positions at once give."""
+"""Logits in parts give the same results as the logits of all positions at once."""
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +20,7 @@ def arrays():
 
 @pytest.fixture(params=[1, 4, 100])
 def positions(request, monkeypatch):
-    """How many positions of three rows fit: one, a number that does not divide L, or all."""
+    """Positions of three rows that fit in a part: one, a number that does not divide L, or all."""
     monkeypatch.setattr(vocabulary, "LOGIT_BYTES", request.param * ROWS * VOCAB * 4)
     return request.param
 
@@ -59,7 +59,7 @@ def test_the_likeliest_token(positions):
 
 
 def test_rows_of_one_device_set_the_size_of_a_part(monkeypatch):
-    """With the rows split over three devices, three times as many positions fit."""
+    """If the rows are split over three devices, three times as many positions fit."""
     monkeypatch.setattr(vocabulary, "LOGIT_BYTES", 4 * ROWS * VOCAB * 4)
     hidden, head, _ = arrays()
     sizes = []

@@ -1,4 +1,4 @@
-"""GPT-2 directories: read, written, and refused."""
+"""GPT-2 directories: reading, writing, and errors."""
 
 import json
 import shutil

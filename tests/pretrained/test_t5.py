@@ -1,4 +1,4 @@
-"""T5 directories: read, written, copied, and refused."""
+"""T5 directories: reading, writing, copying, and errors."""
 
 import functools
 import json
@@ -18,7 +18,7 @@ from tests.conftest import GOLDEN
 
 
 def load_whole_t5(directory):
-    """Like `load_t5`, with the parameters of the decoder too."""
+    """Like `load_t5`, but also with the parameters of the decoder."""
     config = read_config(directory)
     tokens, valid = jnp.zeros((1, 2), jnp.int32), jnp.ones((1, 2), bool)
     args = tokens, jnp.ones((1, 2, 2), bool), valid, tokens
@@ -92,7 +92,7 @@ def test_no_config(copy):
 
 
 def split_in_two(directory):
-    """Puts the tensors into two shards in half precision, with their index."""
+    """Writes the tensors as two shards in half precision, with an index."""
     tensors = load_file(directory / "model.safetensors")
     names = sorted(tensors)
     parts = {"a.safetensors": names[::2], "b.safetensors": names[1::2]}
@@ -114,7 +114,7 @@ def test_shards_and_half_precision(copy):
 
 
 def test_an_encoder_that_was_saved_alone(copy):
-    """Its embedding has the encoder's name for it."""
+    """Its embedding has the name that it has in the encoder."""
     tensors = load_file(copy / "model.safetensors")
     tensors["encoder.embed_tokens.weight"] = tensors.pop("shared.weight")
     save_file(tensors, copy / "model.safetensors")

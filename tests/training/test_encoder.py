@@ -1,4 +1,4 @@
-"""An encoder from scratch: what is written, resuming, and an ELF that trains on it."""
+"""An encoder from scratch: its files, resuming, and an ELF that is trained with it."""
 
 import json
 import shutil
@@ -41,7 +41,7 @@ KEYS = {
 
 @pytest.fixture(scope="module", autouse=True)
 def compiled_quickly():
-    """Compiling is most of the time here, and the programs run for a moment only."""
+    """Turns optimisations off, because these programs take much longer to compile than to run."""
     jax.config.update("jax_disable_most_optimizations", True)
     yield
     jax.config.update("jax_disable_most_optimizations", False)
@@ -74,7 +74,7 @@ def test_sentinels_move_no_other_token(tmp_path):
         kept = load_tokenizer(tmp_path / kind)
         assert len(kept) == len(before) + 3
         assert {**kept.get_vocab(), **before} == kept.get_vocab()
-        # Text that spells a sentinel stays text.
+        # A sentinel in the text is still read as normal text.
         for one, two in zip(encode(kept, texts), ids, strict=True):
             np.testing.assert_array_equal(one, two)
         np.testing.assert_array_equal(add_sentinels(kept, 4), len(before) + np.arange(4))
@@ -86,7 +86,7 @@ def test_the_directory_is_that_of_a_t5(finished):
     tokenizer = load_tokenizer(directory)
     assert written["architectures"] == ["T5ForConditionalGeneration"]
     assert written["vocab_size"] == len(tokenizer)
-    # 24 tokens: four hidden, in one span.
+    # Of 24 tokens, four are hidden, in one span. So there is one sentinel.
     assert tokenizer.convert_ids_to_tokens(len(tokenizer) - 1) == "<extra_id_0>"
     sizes, params = load_t5(directory)
     assert (sizes.d_model, sizes.num_layers, sizes.gated) == (16, 2, True)
@@ -95,10 +95,10 @@ def test_the_directory_is_that_of_a_t5(finished):
     history = read_metrics(working)
     assert [entry["step"] for entry in history] == [10, 15, 20, 30]
     assert [entry["step"] for entry in history if "validation_loss" in entry] == [20, 30]
-    # It learns; an accuracy far above that of guessing the most frequent token.
+    # It learns: the accuracy is far above that of always predicting the most frequent token.
     assert history[-1]["validation_loss"] < history[0]["loss"] - 1
     assert 0.25 < history[-1]["validation_accuracy"] <= 1
-    # There already, it is left alone; with another config it is refused.
+    # A finished encoder is not trained again. With another config, an error says so.
     files = {path: path.read_bytes() for path in directory.iterdir()}
     assert pretrain.pretrain_encoder(config, directory) is None
     other = config_for(config.data.path, **{"pretrain.width": 20})
@@ -114,19 +114,19 @@ def test_resuming_changes_nothing(finished, tmp_path):
     pretrain.pretrain_encoder(config, tmp_path / "encoder")
     straight, resumed = (path / "model.safetensors" for path in (directory, tmp_path / "encoder"))
     assert straight.read_bytes() == resumed.read_bytes()
-    # What version 0.1 left unfinished is named as that.
+    # An unfinished training of version 0.1 is recognised.
     (tmp_path / "old-pretraining").mkdir()
     (tmp_path / "old-pretraining" / "history.json").write_text("[]")
     with pytest.raises(UserError, match="unfinished training of version 0.1"):
         pretrain.pretrain_encoder(config, tmp_path / "old")
-    # A directory that was not made here is never written into.
+    # A directory that does not come from this training is never changed.
     shutil.rmtree(tmp_path / "encoder-pretraining")
     with pytest.raises(UserError, match="name another directory"):
         pretrain.pretrain_encoder(config, tmp_path / "encoder")
 
 
 def test_four_devices_equal_one(finished, tmp_path):
-    """Rows over one axis of the mesh, parameters over the other; losses to float32's rounding."""
+    """Rows and parameters are split over the mesh. Losses agree up to float32 rounding."""
     config, _ = finished
     histories = []
     for data, fsdp in ((1, 1), (2, 2)):
@@ -163,7 +163,7 @@ def test_elf_trains_on_it(finished, tmp_path):
     run = training.run
     _, metrics = run.train_step(run.state, run.place(next(run.iterator), 0))
     assert np.isfinite(metrics["loss"]) and metrics["gradient_norm"] > 0
-    # Sampling finds the statistics of training, and the vocabulary is the tokenizer's.
+    # Sampling uses the statistics of training, and the vocabulary size is that of the tokenizer.
     kept = json.loads((tmp_path / "run" / STATISTICS).read_text())
     size = len(load_tokenizer(tmp_path / "run" / "tokenizer"))
     method, _ = build_method(config, size, training.mesh, tmp_path / "run")

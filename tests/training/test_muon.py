@@ -1,4 +1,4 @@
-"""Muon against optax's, alone and spread over devices, and how matrices are put together."""
+"""Muon compared with optax's, on one device and on a mesh, and the batches of matrices."""
 
 import jax
 import jax.numpy as jnp
@@ -43,7 +43,7 @@ def optax_updates():
 @pytest.mark.parametrize("spread", [False, True])
 @pytest.mark.parametrize("dtype, tolerance", [(jnp.float32, 2e-5), (jnp.bfloat16, 0.06)])
 def test_equals_optax(optax_updates, spread, dtype, tolerance):
-    """In float32 to rounding; in bfloat16 within 6% of the update's norm."""
+    """In float32 up to rounding; in bfloat16 within 6% of the norm of the update."""
     ours = run(scale_by_muon(dtype, MESH if spread else None))
     for name, theirs in optax_updates.items():
         error = np.linalg.norm(ours[name] - theirs) / np.linalg.norm(theirs)
@@ -59,7 +59,9 @@ def test_the_singular_values_are_near_one():
 
 @pytest.mark.parametrize("axis", ["data", "fsdp"])
 def test_spreading_sends_every_matrix_once(axis):
-    """Only the results come back to all chips, or once each way where parameters are split."""
+    """If parameters are not split, only the results are sent, to all chips. If they are split, the
+    matrices are sent to the chips that work on them and back, once each.
+    """
     mesh = Mesh(np.array(jax.devices()).reshape((8, 1, 1) if axis == "data" else (1, 8, 1)),
                 sharding.AXES)  # fmt: skip
     shape = (12, 64, 128)

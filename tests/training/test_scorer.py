@@ -1,4 +1,4 @@
-"""A scorer from the corpus itself: it learns, and what it says of held-out text is its Gen. PPL."""
+"""A scorer from scratch: it learns, and its held-out perplexity is its Gen. PPL of that text."""
 
 import json
 import math
@@ -37,7 +37,7 @@ TINY = {
 
 
 def config_of(path, **keys):
-    """A config for texts that count on from one of ten words."""
+    """A config for texts that count upwards from one of the numbers one to ten."""
     words = "one two three four five six seven eight nine ten".split()
     rng = random.Random(0)
     texts = []
@@ -80,7 +80,7 @@ def test_stopping_and_resuming_changes_nothing(trained, tmp_path):
     assert straight.read_bytes() == resumed.read_bytes()
     logs = [read_metrics(path / "scorer-training") for path in (workdir, tmp_path)]
     held_out = [{m["step"]: m.get("validation_loss") for m in log} for log in logs]
-    assert held_out[1].pop(21) is not None  # where it was stopped
+    assert held_out[1].pop(21) is not None  # the step at which it was stopped
     assert held_out[0] == held_out[1]
 
 
@@ -91,7 +91,7 @@ def test_the_best_parameters_are_kept(trained):
         for m in read_metrics(workdir / "scorer-training")
         if "validation_loss" in m
     }
-    assert len(losses) == 10  # ten times over the training, unless the config says otherwise
+    assert len(losses) == 10  # the default: ten validations in a training
     assert summary["best_step"] == min(losses, key=losses.get)
     assert summary["validation_nll"] == min(losses.values())
 

@@ -1,4 +1,4 @@
-"""The training step gives the same on one device and on eight, on any mesh, in any parts."""
+"""The training step gives the same result on any mesh and with any number of micro-batches."""
 
 import dataclasses
 
@@ -17,8 +17,8 @@ from tests.tiny import tiny_config
 
 
 def step_on_mesh(mesh, groups, accumulate, rows=16, steps=2):
-    """The state after two steps on made-up rows with the deal of `groups` parts times
-    micro-batches.
+    """(state, losses) after `steps` steps on random rows. In each of the `groups` parts of a
+    micro-batch, rows are divided between both losses separately.
     """
     config = tiny_config(**{"data.length": 6, "optimizer.clip": 1e9})
     method, frozen = build_method(config, 32, mesh)
@@ -61,7 +61,7 @@ def test_eight_devices_equal_one(shape, one_device):
 
 
 def test_a_tensor_axis_changes_nothing(one_device):
-    """Eight parts of rows, two for each pair of devices, against the same parts on one device."""
+    """Eight groups of rows, two for each pair of devices, compared with eight on one device."""
     assert_close(step_on_mesh(mesh_of(2, 2, 2), groups=8, accumulate=1), one_device)
 
 

@@ -1,4 +1,4 @@
-"""The loop: resuming bit for bit, stopping, what it refuses, and what it leaves in the workdir."""
+"""The loop: resuming bit for bit, stopping, errors, and the files in the workdir."""
 
 import json
 import shutil
@@ -35,7 +35,7 @@ def assert_same(one, two):
 
 @pytest.fixture(scope="module")
 def trained_workdir(tmp_path_factory):
-    """A workdir with six finished steps; tests that change it copy it first."""
+    """A workdir with six finished steps. Tests that change it copy it first."""
     workdir = tmp_path_factory.mktemp("trained")
     trainer.train(tiny_config(), workdir)
     return workdir
@@ -54,7 +54,7 @@ def test_stopping_and_resuming_changes_nothing(trained_workdir, tmp_path):
     straight = trainer.build_training(config, trained_workdir).run
     assert int(resumed.step) == 6
     assert_same(resumed, straight.state)
-    # The data goes on where it was, too: both have the same next batch.
+    # The data is also continued: both have the same next batch.
     again = trainer.build_training(config, tmp_path).run
     assert_same(next(again.iterator), next(straight.iterator))
     logs = [
@@ -142,7 +142,7 @@ def test_settings_that_cannot_be(keys, message, tmp_path):
 
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_checkpoint(workdir_copy, monkeypatch):
     config = tiny_config()
-    shutil.rmtree(workdir_copy / "checkpoints" / "6")  # goes on from step 3
+    shutil.rmtree(workdir_copy / "checkpoints" / "6")  # training resumes from step 3
     carry_out = loop.carry_out
 
     def poisoned(run, until):
@@ -167,8 +167,8 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_checkpoint(workdir_c
 
 def test_the_time_limit_ends_the_training(tmp_path):
     config = tiny_config(**{"train.max_minutes": 1e-6})
-    assert int(trained_state(config, tmp_path).step) == 2  # the first step that is looked at
-    assert int(trained_state(config, tmp_path).step) == 2  # and it stays ended
+    assert int(trained_state(config, tmp_path).step) == 2  # the time is first checked here
+    assert int(trained_state(config, tmp_path).step) == 2  # it is not continued
 
 
 def test_a_damaged_checkpoint_is_named(workdir_copy):
@@ -179,7 +179,7 @@ def test_a_damaged_checkpoint_is_named(workdir_copy):
         trainer.train(tiny_config(), workdir_copy)
     with pytest.raises(UserError, match="checkpoints/6 is damaged"):
         load_trained(workdir_copy)
-    # The remedy works.
+    # The advice in the message works.
     shutil.rmtree(workdir_copy / "checkpoints" / "6")
     assert int(trained_state(tiny_config(), workdir_copy).step) == 6
 
@@ -207,7 +207,8 @@ def test_training_that_starts_from_a_checkpoint_goes_on_by_itself(trained_workdi
     start = load_trained(trained_workdir).params["blocks"]["mlp"]["in"]["kernel"]
     distance = np.abs(state.ema["blocks"]["mlp"]["in"]["kernel"] - start)
     assert 0 < np.max(distance) < 0.05
-    # With a checkpoint of its own it goes on from that, whether it is told again or not.
+    # The workdir has its own checkpoint now. The training resumes from it, with or without the
+    # argument `checkpoint`.
     assert starting_point(tmp_path, None) is None
     assert starting_point(tmp_path, trained_workdir) is None
 

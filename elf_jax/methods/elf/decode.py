@@ -1,17 +1,18 @@
-"""Latents to tokens, in the last step: one forward pass in decode mode, then argmax."""
+"""The last step, from latents to tokens: one forward pass in decode mode, then argmax."""
 
 import jax.numpy as jnp
 
 
 def decode_tokens(predictor, params, z, w, rows=None):
-    """Token ids [B, L] int32 read off the denoised latents z [B, L, C] in one forward pass
-    without CFG.
+    """Token ids [B, L] int32 of the denoised latents z [B, L, C], by one forward pass without
+    classifier-free guidance.
 
     Args:
       predictor: a `Predictor`. params: its parameters.
       z: [B, L, C], latents at t = 1.
       w: the self-conditioning guidance scale of sampling.
-      rows: rows of one device; None: all.
+      rows: number of rows on one device, which sets the size of the parts that the logits are
+        computed in; None: all rows are on one device.
     """
     hidden = predictor.decode_hidden(params, z, jnp.full(z.shape[0], w, jnp.float32))
     return predictor.likeliest(params, hidden, rows)

@@ -1,20 +1,20 @@
-"""The flow: its path, x-prediction and velocity, the laws of its random scalars, and time grids.
-Pure mathematics.
+"""The flow: its path, x-prediction and velocity, the distributions of its random scalars, and time
+grids. Pure mathematics.
 
 Convention, used everywhere: t = 0 is noise, t = 1 is data. With clean latents x, noise eps ~ N(0,
 I) and noise scale s:
 
     (1)  z_t = t x + (1 - t) s eps                              the path
     (2)  v   = (x - z_t) / max(1 - t, t_eps)                    velocity of an x-prediction
-    (3)  t   = sigmoid(m + d n),  n ~ N(0, 1)                   logit-normal law of t, and of lambda
+    (3)  t   = sigmoid(m + d n),  n ~ N(0, 1)                   t is logit-normal; so is lambda
     (4)  w   = (1 + a) ((1 + b) / (1 + a))^u - 1,  u ~ U[0, 1]  log(1 + w) is uniform
     (5)  v*  = v + (1 - 1/w) (v_c - v_u)                        target with guidance folded in
     (6)  g   = g_u + c (g_c - g_u)                              classifier-free guidance
     (7)  z_b = a z + (1 - a) s eps,  t_b = a t,                 back towards noise, before the
          a   = clip(1 - gamma (t' - t), 0, 1)                   step of an SDE sampler
 
-Source: ELF, arXiv 2605.10938; its path and x-prediction follow JiT, arXiv 2511.13720. Scalars t,
-w are [B], or [B, L] where a position has its own; latents are [B, L, C].
+Source: ELF, arXiv 2605.10938; its path and x-prediction follow JiT, arXiv 2511.13720. The scalars
+t and w are [B], or [B, L] if each position has its own value; latents are [B, L, C].
 """
 
 import jax
@@ -26,7 +26,7 @@ TIME_GRIDS = ("uniform", "logit_normal", "logit_normal_quantile")
 
 
 def expand(scalar, latents):
-    """Appends axes to `scalar` ([B] or [B, L] or []) until it broadcasts against `latents`."""
+    """Appends axes to `scalar` ([B], [B, L] or []) until it can be broadcast to `latents`."""
     scalar = jnp.asarray(scalar)
     return scalar.reshape(scalar.shape + (1,) * (latents.ndim - scalar.ndim))
 
@@ -53,21 +53,19 @@ def guidance_law(uniform, low, high):
 
 
 def guided_target(v, v_cond, v_uncond, w):
-    """Equation (5): the velocity target of a self-conditioned example; w = 1 leaves v alone."""
+    """Equation (5): the velocity target of a self-conditioned example; w = 1 gives v itself."""
     return v + (1 - 1 / expand(w, v)) * (v_cond - v_uncond)
 
 
 def guide(cond, uncond, scale):
-    """Equation (6): classifier-free guidance of predictions; scale 1 is the conditional one, 0
-    the unconditional.
+    """Equation (6): classifier-free guidance. Scale 1 gives the conditional prediction, scale 0 the
+    unconditional one.
     """
     return uncond + scale * (cond - uncond)
 
 
 def back_to_noise(z, eps, t, t_next, gamma, noise_scale):
-    """Equation (7): (z_b, t_b), the point further from the data at which an SDE step evaluates
-    the velocity.
-    """
+    """Equation (7): (z_b, t_b), the noisier point at which an SDE step evaluates the velocity."""
     a = jnp.clip(1 - gamma * (t_next - t), 0, 1)
     return a * z + (1 - a) * noise_scale * eps, a * t
 
@@ -76,15 +74,15 @@ def time_grid(kind, steps, mean=-1.5, std=0.8, key=None):
     """Increasing times from 0 to 1, [steps + 1] float32.
 
     Args:
-      kind: "uniform"; "logit_normal": steps - 1 sorted draws of law (3), the reference's grid,
-        needs `key`;
-        "logit_normal_quantile": the same law's evenly spaced quantiles, deterministic.
+      kind: "uniform"; "logit_normal": steps - 1 sorted random draws from distribution (3), the
+        reference's grid, needs `key`; "logit_normal_quantile": evenly spaced quantiles of
+        distribution (3), without randomness.
       steps: N >= 1, the number of steps.
-      mean, std: parameters of law (3); the training times' law.
+      mean, std: m and d of distribution (3), which the times of training also have.
       key: JAX key for the random grid.
 
     Raises:
-      ValueError: for an unknown kind, fewer than one step, or a random grid without a key.
+      ValueError: an unknown kind, fewer than one step, or a random grid without a key.
     """
     if steps < 1:
         raise ValueError(f"a time grid needs at least 1 step, not {steps}")

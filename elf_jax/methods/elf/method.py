@@ -1,4 +1,4 @@
-"""ELF as a `Method`: the network, the frozen encoder, and the parts of this folder put together.
+"""ELF as a `Method`: it combines the network, the frozen encoder and the modules of this folder.
 
 Source: ELF, Embedded Language Flows, arXiv 2605.10938.
 """
@@ -30,10 +30,10 @@ class ELFMethod:
     """See `methods.method.Method`.
 
     Attributes:
-      predictor: the network and how it is fed. encoder: the frozen encoder, without its arrays.
+      predictor: the network with its inputs. encoder: the frozen encoder, without its arrays.
       law: config section `objective`.
-      groups: parts of a batch that deal their rows to the two losses each on its own: one for each
-        device along the row axes of the mesh.
+      groups: number of parts of a batch. Each part divides its own rows between the two losses.
+        There is one part for each device along the row axes of the mesh.
     """
 
     predictor: Predictor
@@ -45,7 +45,7 @@ class ELFMethod:
     tags = ("diffusion", "flow-matching", "elf", "arxiv:2605.10938")
     curves = {
         "denoise_loss": "denoise loss (squared error of velocities)",
-        "decode_loss": "decode loss (cross-entropy, nats a token)",
+        "decode_loss": "decode loss (cross-entropy, nats per token)",
         "decode_accuracy": "decode accuracy (share of the tokens)",
     }
     shown = {"denoise_loss": "denoise", "decode_loss": "decode", "decode_accuracy": "accuracy"}
@@ -81,7 +81,7 @@ class ELFMethod:
 
     @property
     def dtype(self):
-        """Of the computation."""
+        """Type of the computation."""
         return self.predictor.network.dtype
 
     def init(self, key, length):
@@ -89,7 +89,7 @@ class ELFMethod:
         return self.predictor.init(key, length)
 
     def loss(self, params, frozen, batch, counted, ids, context):
-        """The mixed loss, see `objective`; rows are dealt to its two parts within each group."""
+        """The mixed loss, see `objective`. Each group divides its own rows between both losses."""
         law = self.law
         rows = len(ids) // self.groups
         split = objective.make_split(rows, law.decode_fraction, law.self_cond_fraction)
@@ -111,7 +111,7 @@ class ELFMethod:
         return sums.denoise + sums.decode, sums._asdict()
 
     def metrics(self, loss, sums, positions):
-        """The mixed loss, each of its parts on its own, and the accuracy of decode mode."""
+        """The mixed loss, its two parts, and the accuracy of decode mode."""
         q = self.law.decode_fraction
         return {
             "loss": loss,
@@ -121,10 +121,10 @@ class ELFMethod:
         }
 
     def sampler(self, settings, length):
-        """Noise to latents to tokens, see `Method.sampler`.
+        """From noise to latents to tokens, see `Method.sampler`.
 
-        Of the traced settings it reads only whether there is noise to put back, and whether there
-        is guidance on the condition.
+        The traced settings are arguments of the sampler. Only one of them is read here: with
+        cfg_scale=1 the sampler is built without guidance on the condition.
         """
         law, shape = self.law, (length, self.encoder.width)
         is_sde, is_guided = settings.sampler == "sde", settings.cfg_scale != 1
@@ -157,8 +157,8 @@ class ELFMethod:
         return run
 
     def _condition(self, encoder_params, given):
-        """The clean condition. The encoder sees the condition alone: a token of a condition
-        attends to nothing else.
+        """The clean condition. The encoder gets only the condition. Its tokens do not attend to the
+        target, so the result is the same as with the target.
         """
         keep = jnp.zeros(len(given.tokens), bool)
         latents = self.encoder.encode(
@@ -167,7 +167,7 @@ class ELFMethod:
         return Condition(jnp.where(given.is_cond[..., None], latents, 0.0), given.is_cond)
 
     def effective(self, settings):
-        """The sampler's settings; gamma is 0 for the ODE."""
+        """The settings of the sampler. For the ODE, gamma is 0."""
         gamma = settings.gamma if settings.sampler == "sde" else 0.0
         return {name: settings[name] for name in self.settings} | {"gamma": gamma}
 
@@ -177,16 +177,16 @@ class ELFMethod:
         return *fixed, settings.cfg_scale == 1
 
     def constants(self):
-        """Of the path and of the law of times, which gives the time grid."""
+        """Constants of the path, and of the distribution of t, which the time grid also uses."""
         names = ("noise_scale", "time_mean", "time_std", "t_eps")
         return {name: self.law[name] for name in names}
 
     def loss_settings(self):
-        """The laws and weights of both losses."""
+        """The distributions and the weights of both losses."""
         return self.law.to_dict()
 
     def meaning(self):
-        """The latent space, and how much noise the path begins with."""
+        """The latent space, and the noise scale at the start of the path."""
         return {
             "encoder.kind": self.encoder.kind,
             "encoder.mean": self.encoder.mean,
@@ -195,11 +195,11 @@ class ELFMethod:
         }
 
     def save_frozen(self, frozen, directory):
-        """Keeps the embedding, or the measured statistics of a T5."""
+        """Writes the embedding, or the measured statistics of a T5."""
         save_encoder(self.encoder, frozen["encoder"], directory)
 
     def export_frozen(self, frozen, config, directory):
-        """See `Method.export_frozen`; a local T5 is copied."""
+        """See `Method.export_frozen`. A T5 in a local directory is copied."""
         self.save_frozen(frozen, directory)
         config = config.copy_and_resolve_references()
         here = pathlib.Path(config.encoder.path)
@@ -220,8 +220,8 @@ class ELFMethod:
             frozen = f"frozen T5, {settings.path}"
         return {
             "summary": f"A text diffusion model, ELF ([Embedded Language Flows]({PAPER})). It "
-            "denoises text in the embedding space of a frozen encoder and reads the words off in "
-            "the last step.",
+            "denoises text in the embedding space of a frozen encoder and turns the latents into "
+            "words in the last step.",
             "encoder": frozen,
         }
 
@@ -237,7 +237,9 @@ def build(config, vocab_size, mesh, home=None, rows=None):
 
 
 def describe(config, mesh):
-    """See `registry.describe_method`; a T5 is known by its config.json or its published name."""
+    """See `registry.describe_method`. The sizes of a T5 come from its config.json, or from its name
+    if that is a published one.
+    """
     vocab_size, encoder, params = describe_encoder(config, _dtype(config, mesh), mesh)
     return _method(config, vocab_size, mesh, encoder), {"encoder": params}
 

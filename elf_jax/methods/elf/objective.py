@@ -5,13 +5,14 @@
       the batch
     decode:  cross-entropy, the mean over all loss positions of the batch
 
-Every row gets one role: decode, denoise with self-conditioning, or denoise without. Each device's
-rows (a "group") are dealt to the roles at random in fixed numbers, so that one forward and
-backward pass serves both losses, the no-gradient pass sees the self-conditioned rows alone, and
-only decode rows meet the vocabulary. A row's loss is weighted by (probability of its role x rows
-of the group / rows dealt to the role) and divided by the loss positions of the whole batch: the
-expectation over the deals is exactly the loss above, whatever the lengths of the rows. Where a
-group has too few rows for every role, the role of its last row is drawn instead, with weight 1.
+Every row gets one of three roles: decode, denoise with self-conditioning, or denoise without it.
+The rows of one device are a "group". In each group, every role gets a fixed number of rows, and the
+rows are chosen at random (`deal`). So one forward and backward pass is enough for both losses, the
+no-gradient pass has only the self-conditioned rows, and logits are computed only for decode rows.
+The loss of a row is multiplied by (probability of its role x rows of the group / rows with the
+role) and divided by the number of loss positions in the whole batch. The expectation over the
+random choice is exactly the loss above, for rows of any lengths. If a group has too few rows for
+every role, the role of one row is drawn at random, with weight 1.
 """
 
 import dataclasses
@@ -27,15 +28,16 @@ from elf_jax.methods.elf import flow
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-    """How the rows of a group are dealt to the roles: [self-conditioned | plain denoise | decode].
+    """How many rows of a group get each role. In the dealt order, the rows of a group are
+    [self-conditioned | denoise without self-conditioning | decode].
 
     Attributes:
-      rows: rows of a group.
-      self_cond: the first so many rows go through the no-gradient pass.
-      denoise: the first so many rows may denoise.
-      decode: the last so many rows may decode. denoise + decode > rows when the role of a lone
-        row is drawn.
-      decode_fraction: q. self_cond_fraction: part of the denoising rows that is self-conditioned.
+      rows: number of rows in a group.
+      self_cond: so many rows at the start go through the no-gradient pass.
+      denoise: so many rows at the start may denoise.
+      decode: so many rows at the end may decode. If the group is a single row whose role is drawn
+        at random, denoise + decode > rows.
+      decode_fraction: q. self_cond_fraction: part of the denoising rows with self-conditioning.
     """
 
     rows: int
@@ -47,8 +49,8 @@ class Split:
 
 
 def make_split(rows, decode_fraction, self_cond_fraction):
-    """The split of a group of `rows` rows that is nearest to the wanted fractions and leaves no
-    role empty.
+    """The `Split` of a group of `rows` rows that is nearest to the given fractions and gives every
+    role at least one row. If one row is left for several roles, `draw_roles` draws its role.
     """
 
     def share(count, fraction):
@@ -66,11 +68,12 @@ def make_split(rows, decode_fraction, self_cond_fraction):
 
 @flax.struct.dataclass
 class Draws:
-    """Everything random about a batch of B rows.
+    """All random values of a batch of B rows.
 
     Attributes:
-      is_decode, self_cond: [B] bool, the role of each row; False and False is plain denoising.
-      weight: [B] float32, the factor that makes the deal unbiased.
+      is_decode, self_cond: [B] bool, the role of each row. If both are False, the row denoises
+        without self-conditioning.
+      weight: [B] float32, the factor that makes the mixed loss unbiased.
       t, w: [B], time and guidance scale. noise: [B, L, C] standard normal, of the path or of
         decode mode.
       decode_lambda: [B, L], data fraction of each token in decode mode.
@@ -86,7 +89,9 @@ class Draws:
 
 
 class LossSums(NamedTuple):
-    """Weighted sums over the loss positions of both losses, and plain counts for the metrics."""
+    """Weighted sums of both losses over the loss positions, and counts for the metrics: correct
+    tokens, and tokens of decode rows.
+    """
 
     denoise: jax.Array
     decode: jax.Array
@@ -95,11 +100,11 @@ class LossSums(NamedTuple):
 
 
 def deal(keys, split):
-    """Which row of its group each place of the split gets, [B] int32: a random order of every
-    group.
+    """A random order of the rows of every group, the dealt order: [G, B / G] int32, the index in
+    the group of the row at each place.
 
     Args:
-      keys: [B] JAX keys, one a row; B a multiple of split.rows.
+      keys: [B] JAX keys, one per row; B is a multiple of split.rows. G is B / split.rows.
       split: the `Split`.
     """
     order = jnp.argsort(rng.uniform(keys).reshape(-1, split.rows), axis=1)
@@ -107,7 +112,7 @@ def deal(keys, split):
 
 
 def permute(array, order):
-    """Rows of `array` [B, ...] in the dealt order [G, B / G]; local to each group."""
+    """Rows of `array` [B, ...] in the dealt order [G, B / G]. Rows stay in their group."""
     grouped = array.reshape(order.shape + array.shape[1:])
     index = order.reshape(order.shape + (1,) * (array.ndim - 1))
     return jnp.take_along_axis(grouped, index, axis=1).reshape(array.shape)
@@ -141,7 +146,8 @@ def draw_roles(keys, split):
 
 
 def draw(keys, split, length, latent_width, settings):
-    """All `Draws` of rows in the dealt order, row i from keys[i] alone.
+    """All `Draws` of rows in the dealt order. Those of row i depend on keys[i] and on its place,
+    not on other rows.
 
     Args:
       keys: [B] JAX keys. split: the `Split`. length: L. latent_width: C.
@@ -178,22 +184,21 @@ def mixed_loss(predictor, params, x, batch, loss_mask, draws, split, settings, d
       dropout_key: JAX key for dropout, or None.
 
     Returns:
-      `LossSums`: divide `denoise + decode` by the loss positions of the whole batch to get the
-      loss.
+      `LossSums`. The loss is (denoise + decode) / (number of loss positions in the whole batch).
     """
     is_cond = batch.is_cond[..., None]
     self_cond = draws.self_cond[:, None, None]
     z = _noisy(x, batch.is_cond, draws, settings)
     clean = jnp.where(is_cond, x, 0.0)
 
-    # x_u = net([z, 0]) without gradient, and only for the rows that need it.
+    # x_u = net([z, 0]), without gradient, only for the rows with self-conditioning.
     rows = 0, split.self_cond
     z_u, clean_u, t_u, w_u = (_take(a, split, *rows) for a in (z, clean, draws.t, draws.w))
     x_u = jax.lax.stop_gradient(predictor.denoise(params, z_u, clean_u, t_u, w_u))
     x_u = _spread(x_u, split, *rows, len(x))
     x_prev = jnp.where(self_cond & ~is_cond, x_u, clean)
 
-    # The one pass with gradients, both modes together; then each head on the rows of its mode.
+    # One pass with gradients for the rows of both modes. Then each head gets the rows of its mode.
     hidden = predictor.hidden(params, z, x_prev, draws.t, draws.w, draws.is_decode, dropout_key)
 
     rows = 0, split.denoise
@@ -219,7 +224,9 @@ def mixed_loss(predictor, params, x, batch, loss_mask, draws, split, settings, d
 
 
 def _noisy(x, is_cond, draws, settings):
-    """z_t with the clean condition in the rows that denoise; z~, noisy all over, in the others."""
+    """The input latents: z_t with the clean condition in rows that denoise; in decode rows, latents
+    with noise at all positions.
+    """
     z_t = flow.interpolate(x, draws.noise, draws.t, settings.noise_scale)
     z_t = jnp.where(is_cond[..., None], x, z_t)
     z_decode = flow.interpolate(x, draws.noise, draws.decode_lambda, settings.decode_noise_scale)
@@ -227,7 +234,7 @@ def _noisy(x, is_cond, draws, settings):
 
 
 def _take(array, split, start, stop):
-    """Rows start to stop of every group, [G * (stop - start), ...]; local to each device."""
+    """Rows start to stop of every group, [G * (stop - start), ...]. Rows stay on their device."""
     groups = array.shape[0] // split.rows
     grouped = array.reshape((groups, split.rows) + array.shape[1:])[:, start:stop]
     return grouped.reshape((groups * (stop - start),) + array.shape[1:])

@@ -1,8 +1,8 @@
-"""The one owner of the network's input [z, x_prev], its modes and its guidance.
+"""The inputs of the network, [z, x_prev] and its modes, and guidance.
 
-Other code asks for an x-prediction or for logits; how the network is fed is decided here alone. In
-decode mode t is 1, the mode tokens are on, and x_prev is zero whatever the caller gives (ELF, arXiv
-2605.10938).
+Only this module builds the inputs of the network. Other code asks it for an x-prediction or for
+logits. In decode mode t is 1, the mode tokens are on, and x_prev is zero, whatever the caller gives
+(ELF, arXiv 2605.10938).
 """
 
 import dataclasses
@@ -20,25 +20,29 @@ from elf_jax.networks.elf import ELF
 
 @dataclasses.dataclass(frozen=True)
 class Condition:
-    """A clean prefix: latents [B, L, C] that hold wherever mask [B, L] is True."""
+    """A clean prefix: its latents [B, L, C] are valid where mask [B, L] is True."""
 
     latents: Latents
     mask: Mask
 
     def restore(self, latents, instead=None):
-        """`latents` with the condition's positions set to the clean condition (or to `instead`)."""
+        """`latents` with the positions of the condition set to the condition (or to `instead`)."""
         clean = self.latents if instead is None else instead
         return jnp.where(self.mask[..., None], clean, latents)
 
 
 @dataclasses.dataclass(frozen=True)
 class Predictor:
-    """An ELF network, used by its parts. Parameters are passed in: live, EMA or teacher."""
+    """An ELF network. Each method runs a part of it. The caller passes the parameters, which may be
+    the live, the averaged (EMA) or a teacher's parameters.
+    """
 
     network: ELF
 
     def init(self, key, length):
-        """Fresh float32 parameters; `length` only shapes the tracing."""
+        """New float32 parameters. They do not depend on `length`, which is only the length of the
+        rows that are traced.
+        """
         inputs = jnp.zeros((1, length, 2 * self.network.latent_width))
         one = jnp.ones(1)
         variables = self.network.init(key, inputs, one, one, one > 0, method=ELF.everything)
@@ -59,10 +63,9 @@ class Predictor:
 
         Args:
           params: the network's parameters.
-          z: latents. x_prev: previous estimate; zero in the rows that decode.
-          t: times, not used in the rows that decode. w: guidance scales. is_decode: each row's
-            mode.
-          dropout_key: JAX key; without one there is no dropout.
+          z: latents. x_prev: previous x-prediction; it is set to zero in decode rows.
+          t: times; not used in decode rows. w: guidance scales. is_decode: the mode of each row.
+          dropout_key: JAX key. None: no dropout.
         """
         x_prev = jnp.where(is_decode[:, None, None], 0.0, x_prev)
         t = jnp.where(is_decode, 1.0, t)
@@ -84,7 +87,7 @@ class Predictor:
         return self.network.apply({"params": params}, hidden, method=ELF.logit_head)
 
     def token_losses(self, params, hidden, tokens, rows=None):
-        """Cross-entropy [B, L] float32 of tokens [B, L] under hidden states [B, L, D], and where
+        """Cross-entropy [B, L] float32 of tokens [B, L] given hidden states [B, L, D], and whether
         the likeliest token is the right one, [B, L] bool. See `vocabulary.token_losses`.
         """
         logits = partial(self.logit_head, params)
@@ -110,14 +113,14 @@ class Predictor:
     def guided(
         self, params, w, condition: Condition | None = None, cfg_scale=1.0
     ) -> Callable[[Latents, PerExample, Latents], Latents]:
-        """A function predict(z, t, x_prev) -> x_hat for the sampler, guided.
+        """A function predict(z, t, x_prev) -> x_hat for the sampler, with guidance.
 
         Args:
           params: the network's parameters.
           w: self-conditioning guidance scale, an input of the network; 1 is no guidance.
           condition: the clean prefix, if there is one.
-          cfg_scale: c; classifier-free guidance on the condition costs a second forward pass
-            unless c is a Python 1.
+          cfg_scale: c, scale of classifier-free guidance on the condition. It needs a second
+            forward pass, except if c is the Python number 1.
         """
         is_guided = condition is not None and (isinstance(cfg_scale, jax.Array) or cfg_scale != 1)
 
@@ -128,7 +131,8 @@ class Predictor:
                 return x_hat
             nothing = jnp.zeros_like(z)
             dropped = condition.restore(z, nothing), condition.restore(x_prev, nothing)
-            # z is the same in both passes at the target's positions, so guiding x guides v as well.
+            # At the positions of the target, z is the same in both passes. So guidance of x is also
+            # guidance of v.
             return flow.guide(x_hat, self.denoise(params, *dropped, t, scale), cfg_scale)
 
         return predict

@@ -1,7 +1,7 @@
-"""Names of the published implementation's parameters, translated to ours.
+"""Translates the parameter names of the published implementation to the names of this package.
 
-It keeps one subtree for each layer (`blocks_0`, `blocks_1`, ...). Ours stack all layers along a
-leading axis.
+The published implementation has one subtree for each layer (`blocks_0`, `blocks_1`, ...). Here, all
+layers are stacked along a leading axis.
 """
 
 import re
@@ -38,10 +38,10 @@ NAMES = {
 
 
 def from_published(flat):
-    """Our parameter tree from the published implementation's parameters.
+    """The parameter tree of this package from the parameters of the published implementation.
 
     Args:
-      flat: dict of "a/b/c" names to arrays, as it writes them.
+      flat: {"a/b/c": array}, with the published names and shapes.
 
     Returns:
       Nested dict of float32 arrays; layers stacked along axis 0.
@@ -56,7 +56,7 @@ def from_published(flat):
             layers.setdefault(f"blocks/{block[2]}", {})[int(block[1])] = np.asarray(value)
         else:
             value = np.asarray(value)
-            # Learned tokens carry a batch axis of 1 there.
+            # The published learned tokens have a batch axis of size 1.
             ours[_translate(name)] = value[0] if name.endswith("_tokens") else value
     for name, by_depth in layers.items():
         ours[_translate(name)] = np.stack([by_depth[depth] for depth in range(len(by_depth))])

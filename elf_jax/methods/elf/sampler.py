@@ -1,8 +1,8 @@
 """ODE and SDE sampling as one scan over any predict(z, t, x_prev) -> x_hat (ELF, arXiv 2605.10938).
 
-An SDE step first goes back towards noise (flow, equation 7) and then takes the Euler step from
-there; gamma = 0 goes nowhere and is the ODE. The last step is always an ODE step. The estimate of
-one step is the self-condition of the next.
+An SDE step first adds noise (equation 7 of `flow`) and then takes an Euler step from that point.
+With gamma = 0 no noise is added, and the step is an ODE step. The last step is always an ODE step.
+The x-prediction of one step is the self-conditioning input of the next step.
 """
 
 import jax
@@ -23,18 +23,19 @@ def sample(
     t_eps=0.05,
     condition: Condition | None = None,
 ):
-    """Carries latents from noise to data.
+    """Moves latents from noise to data.
 
     Args:
       predict: function of z [B, L, C], t [B], x_prev [B, L, C] to the x-prediction [B, L, C].
-      z: [B, L, C], the start, already scaled: s eps. Condition positions are overwritten.
+      z: [B, L, C], the noise at t = 0, already scaled: s eps. The positions of the condition are
+        overwritten.
       times: [N + 1], increasing from 0 to 1.
-      gamma: how much noise an SDE step puts back. The Python number 0 is the ODE, and computes no
-        noise. With an array [] noise is always computed.
+      gamma: strength of the noise that an SDE step adds. With the Python number 0 the sampler is
+        the ODE, and no noise is computed. With an array of shape [] noise is always computed.
       noise: function of the step index (a traced integer, 0 to N - 2) to eps [B, L, C]; not needed
         if gamma is 0.
       noise_scale: s. t_eps: see `flow.velocity`.
-      condition: clean prefix that never moves.
+      condition: clean prefix, which stays fixed.
 
     Returns:
       [B, L, C], latents at t = 1.

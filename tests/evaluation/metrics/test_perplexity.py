@@ -1,4 +1,4 @@
-"""Which tokens are scored, and what they come to."""
+"""The tokens that are scored, and their perplexity."""
 
 import math
 
@@ -13,9 +13,9 @@ EOS = 9
 @pytest.mark.parametrize(
     "ids, seen",
     [
-        ([1, 2], [1, 2, EOS]),  # the end is scored too
-        ([1, 2, EOS, 3, EOS], [1, 2, EOS]),  # and nothing after the first one
-        ([1, 2, 3, 4], [1, 2, 3, 4]),  # where there is room for it
+        ([1, 2], [1, 2, EOS]),  # EOS is scored too
+        ([1, 2, EOS, 3, EOS], [1, 2, EOS]),  # tokens after the first EOS are not scored
+        ([1, 2, 3, 4], [1, 2, 3, 4]),  # no room for EOS
         ([1, 2, 3, 4, 5], [1, 2, 3, 4]),
         ([], []),
         ([EOS, 1], []),
@@ -26,7 +26,7 @@ def test_scored_tokens(ids, seen):
 
 
 def test_perplexity_weighs_tokens_not_samples():
-    # 1 token at 1/2, 3 tokens at 1/4 each: the geometric mean of all four.
+    # One token has probability 1/2 and three tokens have 1/4: the geometric mean of all four.
     nll = [math.log(2), 3 * math.log(4)]
     assert perplexity(nll, [1, 3]) == pytest.approx((2 * 4**3) ** 0.25)
     assert perplexity([], []) is None

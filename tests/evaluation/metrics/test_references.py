@@ -11,10 +11,10 @@ REFERENCES = ["the cat sat on a mat", "A dog barks"]
 
 
 def test_bleu_by_hand():
-    # Matches: 5 of 6 words, 3 of 5 pairs, 2 of 4 triples, 1 of 3 fours; no brevity penalty.
+    # Matches: 5 of 6 words, 3 of 5 bigrams, 2 of 4 trigrams, 1 of 3 4-grams; no brevity penalty.
     numbers = bleu(["the cat sat on the mat"], ["the cat sat on a mat"])
     assert numbers["bleu"] == pytest.approx(100 * (5 / 6 * 3 / 5 * 2 / 4 * 1 / 3) ** 0.25)
-    # Too short for a 4-gram: nothing by the standard, right as far as it goes by effective order.
+    # A text without 4-grams has BLEU 0. With effective order, only its shorter n-grams count.
     short = bleu(["a b c"], ["a b c"])
     assert short["bleu"] == 0 and short["bleu_lowercase"] == pytest.approx(100)
 
@@ -31,12 +31,13 @@ def test_bleu_tells_its_settings():
 
 
 def test_rouge_by_hand():
-    # Stemmed: "the cat sat" and "the cat sit". The second pair is right, the mean is over both.
+    # After stemming: "the cat sat" and "the cat sit". The second pair matches. The score is the
+    # mean over both pairs.
     numbers = rouge(["The cats sat", "yes"], ["the cat sits", "Yes."])
     assert numbers["rouge1"] == pytest.approx(100 * (2 / 3 + 1) / 2)
-    assert numbers["rouge2"] == pytest.approx(100 * (1 / 2 + 0) / 2)  # one word has no pairs
+    assert numbers["rouge2"] == pytest.approx(100 * (1 / 2 + 0) / 2)  # one word has no bigrams
     assert numbers["rouge_l"] == pytest.approx(100 * (2 / 3 + 1) / 2)
-    # Precision and recall differ: 1 and 1/2 give F1 2/3. Order counts for L alone.
+    # Precision 1 and recall 1/2 give F1 2/3. The order of words matters only for ROUGE-L.
     assert rouge(["a"], ["a b"])["rouge1"] == pytest.approx(100 * 2 / 3)
     turned = rouge(["one two"], ["two one"])
     assert turned["rouge1"] == pytest.approx(100) and turned["rouge_l"] == pytest.approx(50)

@@ -1,4 +1,4 @@
-"""Equations of the flow: identities, laws and grids."""
+"""Equations of the flow: identities, distributions and time grids."""
 
 import jax
 import jax.numpy as jnp

@@ -30,7 +30,7 @@ def built():
 
 
 def parts(value):
-    """A value and all that is in its fields, keys, elements and closures."""
+    """A value, and everything in its fields, keys, elements and closures."""
     yield value
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         inner = [getattr(value, field.name) for field in dataclasses.fields(value)]
@@ -59,7 +59,7 @@ def test_a_frozen_dataclass_without_arrays(built, kind):
     assert dataclasses.is_dataclass(method) and arrays(method) == []
     with pytest.raises(dataclasses.FrozenInstanceError):
         method.groups = 2
-    # The search finds what it looks for, in fields and in closures.
+    # The search can find arrays in fields and in closures.
     table = np.zeros(2)
     encoder = dataclasses.replace(method.encoder, raw=lambda params, tokens, groups: table)
     assert arrays(dataclasses.replace(method, encoder=encoder))
@@ -86,13 +86,13 @@ def test_what_it_says_of_its_settings(built):
     assert set(method.traced) <= set(method.settings)
     assert set(method.scales) <= set(method.settings)
     assert set(config.sweep) - {"num_samples", "seeds"} <= set(method.settings)
-    # What is compiled anew stands in front, so that a sweep compiles little.
+    # Settings that need a new compilation come first, so that a sweep compiles little.
     fixed = [name for name in method.settings if name not in method.traced]
     assert list(method.settings)[: len(fixed)] == fixed
 
 
 def settings_of(**values):
-    """A section `sample`."""
+    """A section `sample` with these values."""
     values = {"sampler": "sde", "gamma": 1.0, "cfg_scale": 2.0, "steps": 2, **values}
     return tiny_config(**{f"sample.{name}": value for name, value in values.items()}).sample
 

@@ -1,5 +1,5 @@
-"""The objective against the reference's losses and gradients, the laws of its draws, and the mixing
-of both losses.
+"""The objective compared with the reference's losses and gradients, the distributions of its random
+values, and the mixing of both losses.
 """
 
 import jax
@@ -74,7 +74,7 @@ def tiny(vocab=16, width=16, latent=8):
     network = ELF(latent, vocab, depth=1, width=width, heads=2, bottleneck=8)
     predictor = Predictor(network)
     params = predictor.init(jax.random.key(0), 6)
-    # The zero-initialised head would hide most gradients.
+    # With the zero-initialised head, most gradients would be zero.
     head = jax.random.normal(jax.random.key(1), params["x_out"]["kernel"].shape)
     return predictor, {**params, "x_out": {**params["x_out"], "kernel": head}}
 
@@ -87,7 +87,7 @@ def rows_of_any_length(count, length=6):
 
 
 def mixed_gradient(predictor, params, split, law, batch, x):
-    """key -> gradient of the mixed loss over the batch, dealt and drawn as in training."""
+    """key -> gradient of the mixed loss over the batch, with roles and draws as in training."""
     mask = counted_positions(batch, False)
 
     def gradient(key):
@@ -110,7 +110,7 @@ def mixed_gradient(predictor, params, split, law, batch, x):
 
 
 def single_gradient(predictor, params, decode, law, batch, x):
-    """key -> gradient of one loss over all rows, with nothing dealt and no weights."""
+    """key -> gradient of one loss over all rows, without random roles and without weights."""
     mask = counted_positions(batch, False)
     rows, length = batch.tokens.shape
     split = Split(rows, 0, 0, rows, 1.0, 0.5) if decode else Split(rows, rows, rows, 0, 0.0, 0.5)
@@ -138,8 +138,8 @@ def single_gradient(predictor, params, decode, law, batch, x):
 
 @pytest.mark.parametrize("rows", [1, 2, 5, 16])
 def test_mixing_is_unbiased(rows):
-    """The mean gradient over many draws is 0.8 x denoise + 0.2 x decode, within the error of the
-    mean.
+    """The mean gradient over many draws is 0.8 x denoise + 0.2 x decode, within four standard
+    errors.
     """
     predictor, params = tiny()
     law = defaults.get_config().objective
@@ -150,7 +150,7 @@ def test_mixing_is_unbiased(rows):
     directions = np.asarray(jax.random.normal(jax.random.key(9), (8, size)))
 
     def mean_and_error(gradient):
-        """Of the gradient's components along eight fixed directions."""
+        """(mean, standard error) of the gradient's components along eight fixed directions."""
 
         def project(key):
             leaves = jax.tree.leaves(gradient(key))
@@ -168,13 +168,13 @@ def test_mixing_is_unbiased(rows):
     error = np.sqrt(mixed_error**2 + (0.8 * denoise_error) ** 2 + (0.2 * decode_error) ** 2)
     z = (mixed - (0.8 * denoise + 0.2 * decode)) / error
     assert np.all(np.abs(z) < 4), z
-    # The check can fail: another mixture is many errors away.
+    # The check can fail: another mixture differs by more than five standard errors.
     other = (mixed - (0.5 * denoise + 0.5 * decode)) / error
     assert np.max(np.abs(other)) > 5, other
 
 
 def test_splits():
-    """[decode | self-conditioned | plain] rows of groups of many sizes, and no role left empty."""
+    """Numbers of rows for each role, for many sizes of a group. Every role has a row."""
     sizes = {}
     for rows in range(1, 40):
         split = objective.make_split(rows, 0.2, 0.5)
@@ -208,7 +208,7 @@ def test_draws_follow_their_laws():
     logit = np.log(draws.decode_lambda / (1 - draws.decode_lambda))
     assert p_value(logit, stats.norm(0.8, 0.8).cdf) > 1e-3
     assert p_value(draws.noise, stats.norm.cdf) > 1e-3
-    # Per token, independent: the tokens of a row differ.
+    # The values of the tokens in a row are independent.
     assert abs(np.corrcoef(logit[:, 0], logit[:, 1])[0, 1]) < 0.03
     assert np.sum(draws.is_decode) == 4000 and np.sum(draws.self_cond) == 8000
 

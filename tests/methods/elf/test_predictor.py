@@ -1,4 +1,4 @@
-"""The vocabulary head in parts: the same losses, gradients and tokens as in one piece."""
+"""Logits computed in parts give the same losses, gradients and tokens as all at once."""
 
 import jax
 import jax.numpy as jnp
@@ -32,7 +32,7 @@ def losses(golden_predictor, params, hidden, tokens):
 def test_parts_equal_the_whole(
     positions, golden_predictor, golden_params, hidden, tokens, monkeypatch
 ):
-    """16 positions in parts of 3 or 5, which do not divide them."""
+    """16 positions, in parts of 3 or 5, which do not divide 16."""
     whole = losses(golden_predictor, golden_params, hidden, tokens)
     monkeypatch.setattr(vocabulary, "LOGIT_BYTES", positions * 3 * 64 * 4)
     calls = []

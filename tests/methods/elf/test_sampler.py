@@ -1,4 +1,4 @@
-"""The sampler against the reference's runs, and its properties."""
+"""The sampler compared with runs of the reference, and its properties."""
 
 import jax
 import jax.numpy as jnp
@@ -46,7 +46,7 @@ def test_matches_the_reference(name, golden, golden_predictor, golden_params):
 
 
 def toy_predict(z, t, x_prev):
-    """Depends on every argument, so that a sampler that drops one is found out."""
+    """A prediction that depends on every argument, so a sampler that ignores one fails."""
     return jnp.tanh(z) * (1 - t[:, None, None]) + 0.5 * jnp.cos(x_prev)
 
 
