@@ -131,7 +131,8 @@ def _given(mode):
     """{name: value} of the flags that the user gave."""
     names = ("config", "format", *TEXTS, *SETTINGS)
     given = {name: flags.FLAGS[name].value for name in names}
-    given = {name: value for name, value in given.items() if value is not None}
+    # An empty text, as of a shell variable that is not set, is no value.
+    given = {name: value for name, value in given.items() if value not in (None, "")}
     added = translate(_ADDED)
     _ADDED.clear()
     if "config" in given:

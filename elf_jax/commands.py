@@ -26,8 +26,8 @@ import sys
 
 import jax
 
+from elf_jax.core import checks, processes, store
 from elf_jax.core import config as config_module
-from elf_jax.core import processes, store
 from elf_jax.core.errors import UserError
 from elf_jax.core.files import open_text
 from elf_jax.core.workdir import CONFIG, ENCODER, EXPORT
@@ -128,7 +128,7 @@ def samples(workdir=None, config=None, checkpoint=None, source=None, **settings)
     if source is not None:
         yield from _answers(trained, source, settings.get("num_samples"))
     else:
-        yield from _samples(trained, origin)
+        yield from _samples(trained, origin, checkpoint)
 
 
 def _answers(trained, source, limit):
@@ -145,13 +145,13 @@ def _answers(trained, source, limit):
         print(note, file=sys.stderr)
 
 
-def _samples(trained, origin):
+def _samples(trained, origin, checkpoint):
     from elf_jax.generation.generate import generate_texts
 
     config, rows, sources = trained.config, None, itertools.repeat(None)
     count = config.sample.num_samples
     if config.data.source_field:
-        dataset = _held_out(trained, origin)
+        dataset = _held_out(trained, origin, checkpoint)
         rows, count = dataset.validation, min(count, len(dataset.validation))
         sources = [example.source for example in dataset.validation_examples]
     texts = generate_texts(trained, count, config.sample.seed, rows)
@@ -215,17 +215,19 @@ def _score(run, workdir, config, checkpoint, scorer, keys):
 
     origin, config = _model(workdir, config, checkpoint)
     config_module.update(config, keys)
+    checks.check_evaluation(config)
     with _workdir(_workdir_of_results(origin, workdir, checkpoint)) as directory:
         trained = load_trained(origin, config)
-        return run(trained, _held_out(trained, origin), directory, scorer)
+        return run(trained, _held_out(trained, origin, checkpoint), directory, scorer)
 
 
-def export(workdir=None, config=None, checkpoint=None, output=None, weights=None):
+def export(workdir=None, config=None, checkpoint=None, output=None, **settings):
     """Exports a trained model as a directory that needs no other files, with a model card.
 
     Args:
-      workdir, config, checkpoint: see the module.
-      output: directory; None: WORKDIR/export. weights: "ema" or "live"; None: as in the config.
+      workdir, config, checkpoint, **settings: see the module. The settings become the defaults of
+        the exported model.
+      output: directory; None: WORKDIR/export.
 
     Returns:
       Path of the directory.
@@ -236,8 +238,7 @@ def export(workdir=None, config=None, checkpoint=None, output=None, weights=None
     from elf_jax.evaluation.card import model_card
 
     origin, config = _model(workdir, config, checkpoint)
-    if weights is not None:
-        config_module.update(config, {"sample.weights": weights})
+    config_module.update(config, {f"sample.{name}": value for name, value in settings.items()})
     home = origin.path if origin.kind == "workdir" else None
     if output is None and home is None:
         raise UserError("--output is missing: name the directory to export to")
@@ -257,10 +258,9 @@ def prepare(config):
     Returns:
       The manifest, a dict.
     """
-    from elf_jax.core import checks
     from elf_jax.data.prepare import prepare as run
 
-    checks.check(config)
+    checks.check_data(config.data)
     return run(config.data)
 
 
@@ -354,12 +354,18 @@ def _workdir_of_results(origin, workdir, checkpoint):
     return workdir
 
 
-def _held_out(trained, origin):
-    """The `Dataset` of a trained model. Only its held-out part must be there."""
-    from elf_jax.checkpoints.origins import tokenizer_path
+def _held_out(trained, origin, checkpoint):
+    """The `Dataset` of a trained model; its held-out part is enough.
+
+    In the workdir of the model it must be the data of the training. With `checkpoint` the user may
+    name other data.
+    """
+    from elf_jax.checkpoints.origins import load_config, tokenizer_path
     from elf_jax.data.dataset import load_held_out
     from elf_jax.training.begin import read_summary
 
-    data = trained.config.data
-    kept = None if origin.kind != "workdir" else read_summary(origin.path)
+    data, kept = trained.config.data, None
+    if origin.kind == "workdir":
+        is_its_own = not checkpoint or data.to_dict() == load_config(origin).data.to_dict()
+        kept = read_summary(origin.path) if is_its_own else None
     return load_held_out(data, tokenizer_path(origin, data), processes.share(kept))

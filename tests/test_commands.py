@@ -1,13 +1,15 @@
 """The functions behind the modes, with plain arguments, as a notebook calls them."""
 
 import json
+import shutil
 
 import pytest
 
 from elf_jax import commands
+from elf_jax.core.config import read_config, write_config
 from elf_jax.core.errors import UserError
 from tests.command import ROOT
-from tests.tiny import QUICK
+from tests.tiny import NAMES, QUICK
 
 KEYS = {**QUICK, "mesh.data": 1, "train.duration.steps": 2, "sample.steps": 2}
 
@@ -69,3 +71,40 @@ def test_what_is_missing_is_said(workdir, tmp_path):
         commands.evaluate(tmp_path)
     with pytest.raises(UserError, match="unknown config key 'sample.stepz'"):
         list(commands.samples(workdir, stepz=3))
+
+
+def test_with_checkpoint_the_held_out_text_may_be_another(workdir, tmp_path):
+    """The model of a workdir, evaluated on a file of the user's: numbers of that file."""
+    names = NAMES.read_text().splitlines()
+    losses = []
+    for part in (names[:60], names[60:120]):
+        held_out = tmp_path / "held_out.jsonl"
+        held_out.write_text("\n".join(part) + "\n")
+        config = read_config(workdir)
+        config.data.validation_path = str(held_out)
+        numbers = commands.evaluate(
+            tmp_path / "numbers", config, checkpoint=workdir, num_samples=2, steps=1
+        )
+        losses.append(numbers["validation_loss"])
+    assert losses[0] != losses[1]
+
+
+def test_a_scorer_of_other_data_is_refused(workdir, tmp_path):
+    other = tmp_path / "other.jsonl"
+    other.write_text("\n".join(NAMES.read_text().splitlines()[:100]) + "\n")
+    config = read_config(workdir)
+    config.data.path = str(other)
+    with pytest.raises(UserError, match="the data has changed since"):
+        commands.train_scorer(workdir, config)
+    assert not (workdir / "scorer").exists()
+
+
+def test_a_value_that_sampling_does_not_use_is_not_in_its_way(workdir, tmp_path):
+    """Version 0.1 wrote such configs; only what needs the value refuses it."""
+    run = shutil.copytree(workdir, tmp_path / "run")
+    config = read_config(run)
+    config.scorer.length, config.evaluate.num_samples = 64, 0
+    write_config(run, config)
+    assert len(list(commands.samples(run, num_samples=2))) == 2
+    with pytest.raises(UserError, match="evaluate.num_samples is 0"):
+        commands.evaluate(run)

@@ -56,7 +56,7 @@ def load_trained(origin, config=None):
     """
     origin = origin if isinstance(origin, Origin) else workdir_origin(origin)
     config = load_config(origin) if config is None else config
-    checks.check(config)
+    checks.check_model(config)
     tokenizer = load_tokenizer(tokenizer_path(origin, config.data))
     mesh = sharding.make_mesh(config.mesh)
     method, frozen = build_method(config, vocab_size(tokenizer), mesh, origin.home)

@@ -140,12 +140,19 @@ METRICS_OF_TEXT = METRICS[:1]
 def check(config):
     """Raises UserError for the first value in a whole config that is not allowed; names the key."""
     check_values(config)
-    check_data(config.data)
+    check_model(config)
     _check_durations(config)
-    _check_encoder(config.encoder)
-    _check_heads(config)
-    _check_evaluation(config)
+    check_evaluation(config)
     _check_scorer(config)
+
+
+def check_model(config):
+    """`check` of what a trained model and its samples depend on."""
+    for name in ("encoder", "model", "objective", "sample", "mesh"):
+        check_values(config[name], f"{name}.")
+    check_data(config.data)
+    _check_encoder(config.encoder)
+    _check_heads(config.model)
 
 
 def check_values(config, prefix=""):
@@ -222,20 +229,18 @@ def _check_encoder(encoder):
         )
 
 
-def _check_heads(config):
-    model, scorer = config.model, config.scorer
+def _check_heads(model):
     if model.width % (2 * model.heads):
         raise UserError(
             f"config.model.width={model.width} with heads={model.heads}: the width of a head "
             "must be a whole even number, for the rotary embedding"
         )
-    if scorer.width % scorer.heads:
-        raise UserError(
-            f"config.scorer.width={scorer.width} does not divide into heads={scorer.heads}"
-        )
 
 
-def _check_evaluation(config):
+def check_evaluation(config):
+    """`check` of the sections `evaluate` and `sweep`."""
+    for name in ("evaluate", "sweep"):
+        check_values(config[name], f"{name}.")
     conditional = bool(config.data.source_field)
     for name in ("evaluate", "sweep"):
         if not (config[name].num_samples or conditional):
@@ -276,6 +281,11 @@ def resolve_metrics(asked, conditional):
 
 
 def _check_scorer(config):
+    scorer = config.scorer
+    if scorer.width % scorer.heads:
+        raise UserError(
+            f"config.scorer.width={scorer.width} does not divide into heads={scorer.heads}"
+        )
     length = config.scorer.length or config.data.length
     if not 2 <= length <= config.data.length:
         raise UserError(

@@ -98,16 +98,17 @@ def load_held_out(settings, tokenizer_directory, kept=None):
 
     If the held-out part is apart from the training data (in settings.validation_path, or in
     prepared shards), the training data need not be there. Otherwise it is split off
-    settings.path, and the training texts are loaded with it. Samples of whole texts are looked up
-    in the training texts, which are loaded for that if they are there.
+    settings.path. If the training text is there, all is loaded: samples of whole texts are looked
+    up in it, and the fingerprint of the data is that of the training.
 
     Args:
       settings, tokenizer_directory: see `load_dataset`.
       kept: the `summary` of the training, from WORKDIR/dataset.json, or None.
 
     Returns:
-      A `Dataset` with train=None. Its summary is `kept`, if given; otherwise it has what is known
-      of the held-out part, with its fingerprint in both places.
+      A `Dataset`, with train=None if only the held-out part was loaded. Its summary is `kept`, if
+      given. Otherwise it has what is known: without the training text, the fingerprint of the
+      held-out part stands in both places.
 
     Raises:
       UserError: the held-out part is gone, cannot be used, or has changed since the training.
@@ -131,8 +132,7 @@ def load_held_out(settings, tokenizer_directory, kept=None):
 
 def _check_unchanged(settings, kept, dataset):
     """Raises UserError if the validation rows are not those of the training."""
-    before, now = kept.get("held_out_fingerprint"), dataset.summary["held_out_fingerprint"]
-    if before in (None, now):  # version 0.1 did not keep it
+    if _is_same(kept, dataset.summary):
         return
     keys = [key for key in ("prepared", "validation_path", "path") if settings[key]]
     remedy = "use the version of Python that it was trained with"  # of unicode_names
@@ -144,45 +144,47 @@ def _check_unchanged(settings, kept, dataset):
     )
 
 
+def _is_same(before, now):
+    """Whether two summaries are of the same held-out data, as far as they can tell."""
+    if "held_out_fingerprint" in before:
+        keys = ["held_out_fingerprint"]
+    elif now["fingerprint"] != now["held_out_fingerprint"]:
+        keys = ["fingerprint"]  # version 0.1 kept that of all the data only
+    else:
+        keys = ["validation_texts", "validation_rows"]  # the training text is gone
+    return all(before.get(key) == now[key] for key in keys)
+
+
 def _held_out_files(settings, tokenizer_directory):
-    train_examples, validation_examples = _held_out_examples(settings)
-    tokenizer = get_tokenizer(settings, train_examples, tokenizer_directory)
-    validation, cut = _pack(settings, tokenizer, validation_examples, "validation")
+    try:
+        return load_dataset(settings, tokenizer_directory)
+    except MissingFiles as error:
+        if not settings.validation_path or error.key != "path":
+            raise
+    examples = load_validation_examples(settings)
+    tokenizer = get_tokenizer(settings, None, tokenizer_directory)
+    validation, cut = _pack(settings, tokenizer, examples, "validation")
+    fingerprint = _fingerprint(validation)
     return Dataset(
         tokenizer,
         None,
         validation,
-        train_examples,
-        validation_examples,
+        None,
+        examples,
         resolve_packing(settings) == "rows",
         bool(settings.source_field),
         cut,
-        _held_out_summary(tokenizer, validation_examples, validation, _fingerprint(validation)),
+        _held_out_summary(tokenizer, examples, validation, fingerprint, fingerprint),
     )
 
 
-def _held_out_examples(settings):
-    """(training texts or None, held-out texts): the first are read where they are of use, because
-    samples are looked up among whole texts, and where they are still there.
-    """
-    apart = bool(settings.validation_path)
-    whole = resolve_packing(settings) == "rows" and not settings.source_field
-    if whole or not apart:
-        try:
-            return load_examples(settings)
-        except MissingFiles as error:
-            if not apart or error.key != "path":
-                raise
-    return None, load_validation_examples(settings)
-
-
-def _held_out_summary(tokenizer, examples, rows, fingerprint):
+def _held_out_summary(tokenizer, examples, rows, fingerprint, held_out):
     return {
         "validation_texts": len(examples),
         "validation_rows": len(rows),
         "vocab_size": len(tokenizer),
         "fingerprint": fingerprint,
-        "held_out_fingerprint": fingerprint,
+        "held_out_fingerprint": held_out,
     }
 
 
@@ -256,7 +258,13 @@ def _of_shards(settings, manifest, tokenizer):
         conditional or one_text,
         conditional,
         _cut(manifest["counts"][VALIDATION]),
-        _held_out_summary(tokenizer, examples, validation, held_out_fingerprint(manifest)),
+        _held_out_summary(
+            tokenizer,
+            examples,
+            validation,
+            manifest["fingerprint"],
+            held_out_fingerprint(manifest),
+        ),
     )
 
 

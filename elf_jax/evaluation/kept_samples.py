@@ -107,7 +107,8 @@ class KeptSamples:
             self.programs[program] = jit_sampler(trained)
         rows = self.dataset.validation if self.dataset.conditional else None
         label = f"sampling {protocol.name}, seed {seed}"
-        with tqdm(total=count, desc=label, unit="text", dynamic_ncols=True) as bar:
+        hidden = jax.process_index() != 0
+        with tqdm(total=count, desc=label, unit="text", dynamic_ncols=True, disable=hidden) as bar:
             tokens = generate(trained, count, seed, rows, bar.update, self.programs[program])
         texts = decode(trained.tokenizer, tokens)
         return {"texts": texts, "tokens": [row.tolist() for row in tokens]}

@@ -1,5 +1,6 @@
 """Computes the metrics of samples and of held-out text. docs/evaluation.md defines them."""
 
+import jax
 from tqdm import tqdm
 
 from elf_jax.data.tokenizer import decode, encode
@@ -75,7 +76,10 @@ class MetricSet:
         """Gen. PPL and the diversity of the scorer's tokens; empty without a scorer."""
         if "gen_ppl" not in self.names:
             return {}
-        with tqdm(total=len(texts), desc=label, unit="text", dynamic_ncols=True) as bar:
+        hidden = jax.process_index() != 0
+        with tqdm(
+            total=len(texts), desc=label, unit="text", dynamic_ncols=True, disable=hidden
+        ) as bar:
             numbers = generative_perplexity(self.scorer, texts, bar.update)
         return {
             name if name.startswith("gen_") else f"gen_{name}": value

@@ -130,7 +130,6 @@ def _make_run(config, workdir, dataset, corrupt, task, mesh):
     step = make_train_step(task, optimizer, schedule, StepSettings(counted_targets))
     step = jax.jit(step, donate_argnums=0, out_shardings=(shardings, None))
     step_key = training_key(config.seed, mesh)
-    begin(workdir, config, dataset)
     run = loop.Run(
         workdir=workdir,
         total_steps=total,
@@ -145,6 +144,7 @@ def _make_run(config, workdir, dataset, corrupt, task, mesh):
         remedy=REMEDY,
     )
     resumed = loop.resume(run, shardings)
+    begin(workdir, config, dataset)
     if jax.process_index() == 0:
         _announce(config, run, task, dataset.summary, resumed)
     return run

@@ -49,7 +49,7 @@ class Run:
       iterator: Grain's iterator over the training data. checkpoints: `Checkpoints` of the workdir.
       shown: {metric: short name} of the metrics in the progress bar.
       remedy: advice to the user if the loss is not finite.
-      after_validation: function (run, values) that may change `state` and `kept`.
+      after_validation: function (run, values) that may change `state` and `kept`, or None.
       kept: dict of plain values that are saved in every checkpoint.
       seconds: training time, added up over all resumptions.
     """
@@ -65,7 +65,7 @@ class Run:
     checkpoints: Checkpoints
     shown: dict
     remedy: str
-    after_validation: Callable = lambda run, values: None
+    after_validation: Callable | None = None
     kept: dict = dataclasses.field(default_factory=dict)
     seconds: float = 0.0
 
@@ -175,15 +175,21 @@ def _loop(run, last_step, stop):
         if every.max_minutes and _agreed(run.seconds >= 60 * every.max_minutes):
             last_step = step
         ending = step == last_step or _agreed(bool(stop.signal))
+        save = save or ending
+        # Saved first, so that a failure in validation loses nothing, unless what is saved depends
+        # on it.
+        if save and not run.after_validation:
+            run.checkpoints.save(run.state, run.iterator, _kept(run))
         if validate or step == last_step:
             values.update(run.validate(run.state))
-            run.after_validation(run, values)
-        if save or ending:
+            if run.after_validation:
+                run.after_validation(run, values)
+        if save and run.after_validation:
             run.checkpoints.save(run.state, run.iterator, _kept(run))
         log.write({"step": step, "seconds": round(run.seconds, 2), **values})
         bar.set_postfix_str(_short(run.shown, values), refresh=False)
         bar.update(step - bar.n)
-        if save or ending:
+        if save:
             store.send(run.workdir)
         if ending:
             break

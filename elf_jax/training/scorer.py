@@ -128,13 +128,17 @@ def train_scorer(config, workdir, output=None, until=None):
     workdir = pathlib.Path(workdir)
     output = workdir / SCORER if output is None else pathlib.Path(output)
     if output.exists():
-        raise UserError(f"{output} is there already: remove it to train a new scorer in its place")
+        raise UserError(
+            f"{output} is there already: remove it and {workdir / SCORER_TRAINING} to train a new "
+            "scorer in its place"
+        )
     mesh = sharding.make_mesh(config.mesh)
     sharding.check_batch(config.scorer.batch_size, 1, mesh, "config.scorer.batch_size")
     own = workdir / SCORER_TRAINING
     _check_same(own, config)
     tokenizer = workdir / TOKENIZER
     dataset = load_dataset(config.data, tokenizer if tokenizer.is_dir() else own / TOKENIZER)
+    check_data(workdir, dataset.summary)
     check_data(own, dataset.summary)
     sizes = GPT2Config(
         vocab_size=vocab_size(dataset.tokenizer),
@@ -192,7 +196,6 @@ def _make_run(config, workdir, dataset, task, mesh):
     step = make_train_step(task, optimizer, schedule, StepSettings(counted_tokens))
     step = jax.jit(step, donate_argnums=0, out_shardings=(shardings, None))
     step_key = training_key(config.seed, mesh)
-    begin(workdir, config, dataset)
     every = settings.validate_every or max(settings.steps // VALIDATIONS, 1)
     run = loop.Run(
         workdir=workdir,
@@ -209,6 +212,7 @@ def _make_run(config, workdir, dataset, task, mesh):
         after_validation=_keep_best,
     )
     resumed = loop.resume(run, shardings)
+    begin(workdir, config, dataset)
     if jax.process_index() == 0:
         _announce(config, run, dataset, resumed, mesh)
     return run

@@ -129,14 +129,15 @@ def build_training(config, workdir, checkpoint=None):
         state = state.replace(params=weights, ema=jax.tree.map(jnp.copy, weights))
     step = jit_train_step(config, method, optimizer, schedule, mesh, shardings)
 
+    run = _make_run(config, workdir, dataset, mesh, method, frozen, total, step, state)
+    loop.resume(run, shardings)
+
     def write_more():
         method.save_frozen(frozen, workdir)
         if start is not None:
             save_start(workdir, start, config.sample.weights, start_step)
 
     begin(workdir, config, dataset, write_more)
-    run = _make_run(config, workdir, dataset, mesh, method, frozen, total, step, state)
-    loop.resume(run, shardings)
     name = None if start is None else start.name
     return Training(config, workdir, dataset, mesh, method, frozen, schedule, run, changed, name)
 

@@ -12,7 +12,7 @@ from elf_jax.checkpoints.trained import load_trained
 from elf_jax.checkpoints.weights import fingerprint
 from elf_jax.core import config as config_module
 from elf_jax.core import defaults
-from elf_jax.core.checks import resolve_metrics
+from elf_jax.core.checks import check_evaluation, resolve_metrics
 from elf_jax.core.errors import UserError
 from elf_jax.core.workdir import RECORDS, SAMPLES, TOKENIZER
 from elf_jax.data.dataset import load_dataset
@@ -234,14 +234,14 @@ def test_what_is_missing_is_said_and_the_rest_reported(names, tmp_path, monkeypa
 
 
 def test_what_cannot_be_evaluated(names, tmp_path):
-    workdir, trained, _ = names
+    _, trained, _ = names
     assert resolve_metrics("auto", False) == ("gen_ppl",)
     assert resolve_metrics("auto", True) == ("bleu", "rouge") and resolve_metrics("", True) == ()
     with pytest.raises(UserError, match="'bleu'"):
         resolve_metrics("gen_ppl,bleu", False)
     for key, value in {"evaluate.seeds": 0, "evaluate.num_samples": 0}.items():
         with pytest.raises(UserError, match=key):
-            load_trained(workdir, update(trained.config, {key: value}))
+            check_evaluation(update(trained.config, {key: value}))
     (tmp_path / RECORDS).write_text('{"metric": "x"}\n')
     with pytest.raises(UserError, match="line 1"):
         Records(tmp_path / RECORDS)
