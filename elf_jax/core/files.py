@@ -12,6 +12,47 @@ import pathlib
 import shutil
 import tempfile
 
+from elf_jax.core.errors import UserError
+
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"  # how such a file begins
+
+
+def read_json(path, kind=dict, remedy="restore the file"):
+    """The content of a JSON file.
+
+    Args:
+      path: of the file. kind: type that the content must have.
+      remedy: what the user should do if the file is damaged.
+
+    Raises:
+      UserError: the file cannot be read, is no JSON, or its content is not of type `kind`.
+    """
+    path = pathlib.Path(path)
+    try:
+        value = json.loads(path.read_bytes())
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}): {remedy}") from None
+    except (ValueError, RecursionError) as error:
+        fault = "is a Git LFS pointer, not the file itself: run git lfs pull"
+        if not is_lfs_pointer(path):
+            fault = f"is damaged ({' '.join(str(error).split())[:160]}): {remedy}"
+        raise UserError(f"{path} {fault}") from None
+    if not isinstance(value, kind):
+        found = type(value).__name__
+        raise UserError(
+            f"{path} is damaged (it holds a {found}, not a {kind.__name__}): {remedy}"
+        )
+    return value
+
+
+def is_lfs_pointer(path):
+    """Whether a file is what Git LFS leaves in place of a large file that was not downloaded."""
+    try:
+        with open(path, "rb") as file:
+            return file.read(len(LFS_POINTER)) == LFS_POINTER
+    except OSError:
+        return False
+
 
 def write_bytes(path, data):
     """Writes bytes, whole or not at all."""
