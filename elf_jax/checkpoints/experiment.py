@@ -1,12 +1,20 @@
 """Saves and restores the whole experiment with Orbax: state, data iterator, progress.
 
-Parameters can also be restored alone.
+Parameters can also be restored alone. Each checkpoint has the checksums of its arrays, and what is
+restored is compared with them.
 """
+
+import contextlib
+import hashlib
+import json
+import shutil
+import sys
 
 import jax
 import orbax.checkpoint as ocp
 from etils import epath
 
+from elf_jax.checkpoints.array_sums import array_sums
 from elf_jax.core import store
 from elf_jax.core.errors import UserError
 from elf_jax.core.workdir import CHECKPOINTS, CONFIG
@@ -35,6 +43,11 @@ def check_whole(workdir):
         )
 
 
+SUMS = "checksums"  # the item of a checkpoint with the checksums of the others; 0.2 has none
+# What the errors of a full or closed disk say. They come from several libraries.
+_DISK = ("No space left", "RESOURCE_EXHAUSTED", "quota", "PERMISSION_DENIED", "Permission denied")
+
+
 class Checkpoints:
     """The checkpoints of one workdir, of which the newest `keep` are kept.
 
@@ -47,6 +60,7 @@ class Checkpoints:
             raise UserError(
                 f"no checkpoint in {str(workdir)!r}: train first, or name another --workdir"
             )
+        self.keep = keep
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=create)
         self.manager = ocp.CheckpointManager(self.directory, options=options)
 
@@ -64,19 +78,69 @@ class Checkpoints:
           iterator: the Grain iterator of the training data. Its position is the same on all
             processes.
           progress: JSON-able dict, such as the seconds trained so far.
+
+        Raises:
+          UserError: the disk is full or cannot be written, now or at the save before.
         """
         step = int(state.step)
         if step == self.latest():
             return
-        self.manager.save(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.PyTreeSave(state),
-                # One position for all processes: a run may continue with another number of them.
-                data=ocp.args.JsonSave(iterator.get_state()),
-                progress=ocp.args.JsonSave(progress),
-            ),
-        )
+        # One position for all processes: a run may continue with another number of them.
+        data = iterator.get_state()
+        sums = {
+            "state": array_sums(state),
+            "data": _json_sum(data),
+            "progress": _json_sum(progress),
+        }
+        with self._writing():
+            self.manager.save(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.PyTreeSave(state),
+                    data=ocp.args.JsonSave(data),
+                    progress=ocp.args.JsonSave(progress),
+                    **{SUMS: ocp.args.JsonSave(sums)},
+                ),
+            )
+
+    @contextlib.contextmanager
+    def _writing(self):
+        """Turns the errors of a disk that is full or cannot be written into a UserError."""
+        try:
+            yield
+        except Exception as error:  # Orbax and TensorStore raise many types
+            reason = " ".join(str(error).split())
+            known = next((words for words in _DISK if words in reason), None)
+            if known is None and not isinstance(error, OSError):
+                raise
+            # Orbax puts the whole state of its tasks into the message.
+            reason = known or reason[:160]
+            whole = self._steps()
+            rest = f"; the checkpoint of step {whole[-1]} is whole" if whole else ""
+            raise UserError(
+                f"a checkpoint cannot be written to {self.directory} ({reason}){rest}: make room "
+                "or mend the permissions, and run the same command again"
+            ) from error
+
+    def check_room(self, state):
+        """Raises UserError if the disk has no room for the checkpoints of a training.
+
+        The next checkpoint is written before the oldest is removed. In a store there is no limit.
+
+        Args:
+          state: what will be saved, as arrays.
+        """
+        if store.is_url(str(self.directory)):
+            return
+        size = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+        number = max(self.keep + 1 - len(self._steps()), 1)
+        free = shutil.disk_usage(self.directory).free
+        if free < number * size:
+            raise UserError(
+                f"the disk of {self.directory} has {free / 1e9:.3g} GB free, and {number} "
+                f"checkpoints of {size / 1e9:.3g} GB each must fit: make room, or use another "
+                "--workdir or fewer config.train.keep_checkpoints"
+            )
 
     def restore(self, state, iterator):
         """(state, progress) of the newest checkpoint; moves `iterator` to its saved position.
@@ -93,6 +157,7 @@ class Checkpoints:
             data=ocp.args.JsonRestore(),
             progress=ocp.args.JsonRestore(),
         )
+        self._compare(restored, restored.state)
         iterator.set_state(restored.data)
         return restored.state, restored.progress
 
@@ -110,6 +175,7 @@ class Checkpoints:
             ),
             progress=ocp.args.JsonRestore(),
         )
+        self._compare(restored, restored.state)
         (loaded,) = restored.state.values()
         return loaded, restored.progress, self.latest()
 
@@ -117,7 +183,8 @@ class Checkpoints:
         """The tree of parameters in the newest checkpoint; the leaves have shapes but no values."""
         path = self.directory / str(self.latest()) / "state"
         try:
-            state = ocp.PyTreeCheckpointHandler().metadata(path).tree
+            with _without_late_complaints():
+                state = ocp.PyTreeCheckpointHandler().metadata(path).tree
             return state["ema" if weights == "ema" else "params"]
         except Exception as error:  # as in `_restore`
             raise self._damaged(error) from error
@@ -126,21 +193,69 @@ class Checkpoints:
         step = self.latest()
         if step is None:
             raise UserError(f"no checkpoint in {self.directory}: train first")
+        if (self.directory / str(step) / SUMS).is_dir():
+            items[SUMS] = ocp.args.JsonRestore()
         try:
-            return self.manager.restore(step, args=ocp.args.Composite(**items))
+            with _without_late_complaints():
+                return self.manager.restore(step, args=ocp.args.Composite(**items))
         except Exception as error:  # Orbax and TensorStore raise many types for damaged files
             raise self._damaged(error) from error
 
+    def _compare(self, restored, state):
+        """Compares what was restored with the checksums of the checkpoint, if it has some."""
+        sums = restored.get(SUMS)
+        if sums is None:
+            return  # saved by version 0.2 or earlier
+        found = {f"array {name}": one for name, one in array_sums(state).items()}
+        kept = {f"array {name}": one for name, one in sums["state"].items()}
+        for name in ("data", "progress"):
+            if restored.get(name) is not None:
+                found[name], kept[name] = _json_sum(restored[name]), sums[name]
+        for name, one in found.items():
+            if kept.get(name) != one:
+                raise self._damaged(f"{name} does not have its checksum")
+
     def _damaged(self, error):
-        reason = " ".join(str(error).split())[:160]
+        step, earlier = self.latest(), self._steps()[:-1]
+        remedy = "restore it from a copy"
+        if earlier:
+            remedy = f"remove that directory to use that of step {earlier[-1]}, or restore it"
+        reason = " ".join(str(error).split()).split(" See full TensorStore details")[0][:160]
         return UserError(
-            f"checkpoint {self.directory / str(self.latest())} is damaged or does not fit "
-            f"({reason}): remove that directory to continue from the one before it, or restore it"
+            f"checkpoint {self.directory / str(step)} is damaged or does not fit ({reason}): "
+            f"{remedy}"
         )
+
+    def _steps(self):
+        return sorted(self.manager.all_steps())
 
     def close(self):
         """Waits for pending writes and closes the directory."""
-        self.manager.close()
+        with self._writing():
+            self.manager.close()
+
+
+@contextlib.contextmanager
+def _without_late_complaints():
+    """If the block fails, threads that still read for it do not print that they came too late.
+
+    TensorStore reads many arrays at once. When one fails, Orbax ends the event loop, and each of
+    the others would print a traceback.
+    """
+    before = sys.unraisablehook
+
+    def hook(late):
+        if not (isinstance(late.exc_value, RuntimeError) and "loop is closed" in str(late.exc_value)):
+            before(late)
+
+    sys.unraisablehook = hook
+    yield
+    sys.unraisablehook = before
+
+
+def _json_sum(value):
+    """16 hexadecimal digits that change with a value that JSON can hold."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def abstract(tree, shardings):

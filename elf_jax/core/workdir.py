@@ -39,5 +39,11 @@ OLD_HISTORY = "history.json"  # of an encoder training by version 0.1, in place 
 WEIGHTS = "model.safetensors"
 CARD = "README.md"
 
+# In every directory that is written once.
+SUMS = "SHA256SUMS"  # checksums of the files, as of the program sha256sum
+
+# Of a training that is running.
+LOCK = ".training.lock"  # which process it is
+
 # In the local copy of a workdir that lies in a store.
 STORE = ".store"
