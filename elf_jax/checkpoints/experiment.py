@@ -139,7 +139,7 @@ class Checkpoints:
             raise UserError(
                 f"the disk of {self.directory} has {free / 1e9:.3g} GB free, and {number} "
                 f"checkpoints of {size / 1e9:.3g} GB each must fit: make room, or use another "
-                "--workdir or fewer config.train.keep_checkpoints"
+                "--workdir" + (" or fewer config.train.keep_checkpoints" if self.keep > 1 else "")
             )
 
     def restore(self, state, iterator):
@@ -245,7 +245,9 @@ def _without_late_complaints():
     before = sys.unraisablehook
 
     def hook(late):
-        if not (isinstance(late.exc_value, RuntimeError) and "loop is closed" in str(late.exc_value)):
+        if not (
+            isinstance(late.exc_value, RuntimeError) and "loop is closed" in str(late.exc_value)
+        ):
             before(late)
 
     sys.unraisablehook = hook

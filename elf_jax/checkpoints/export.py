@@ -5,7 +5,6 @@ The directory needs no other files, is written whole or not at all, and holds no
 """
 
 import dataclasses
-import json
 import pathlib
 
 import jax
@@ -14,10 +13,10 @@ import safetensors
 import safetensors.numpy
 from flax import traverse_util
 
-from elf_jax.core import sharding
+from elf_jax.core import checksums, sharding
 from elf_jax.core.config import read_config
 from elf_jax.core.errors import UserError
-from elf_jax.core.files import open_directory, write_bytes, write_json, write_text
+from elf_jax.core.files import open_directory, read_json, write_bytes, write_json, write_text
 from elf_jax.core.workdir import CARD, CONFIG, TOKENIZER, WEIGHTS
 from elf_jax.methods.registry import resolve_paths
 
@@ -64,6 +63,7 @@ def export(trained, output, card):
         head = {"model_type": config.method, "export": dataclasses.asdict(info)}
         write_json(scratch / CONFIG, {**head, **config.to_dict()})
         write_text(scratch / CARD, card)
+        checksums.write_tree(scratch)
 
 
 def check_free(output):
@@ -77,8 +77,8 @@ def is_export(path):
     """Whether `path` is an exported model."""
     file = pathlib.Path(path) / CONFIG
     try:
-        return "export" in json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, TypeError):
+        return "export" in read_json(file)
+    except UserError:
         return False
 
 
@@ -95,7 +95,7 @@ def read_export(path, weights):
     """
     path = pathlib.Path(path)
     try:
-        values = json.loads((path / CONFIG).read_text(encoding="utf-8"))["export"]
+        values = dict(read_json(path / CONFIG)["export"])
         if values.get("format", 0) > FORMAT:
             raise UserError(
                 f"{path} has format {values['format']}, and this version reads up to {FORMAT}: "
@@ -107,7 +107,8 @@ def read_export(path, weights):
                 f"{path} holds the {info.weights} weights only: use --weights={info.weights}, or "
                 f"export with --weights={weights}"
             )
+        checksums.check(path / WEIGHTS)
         flat = safetensors.numpy.load_file(path / WEIGHTS)
-    except (OSError, ValueError, TypeError, safetensors.SafetensorError) as error:
+    except (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:
         raise UserError(f"{path} is damaged ({error}): copy it again") from None
     return traverse_util.unflatten_dict(flat, sep="/"), info

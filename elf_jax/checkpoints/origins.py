@@ -1,16 +1,15 @@
 """Finds where weights come from: a workdir, an exported model, or a published checkpoint."""
 
 import dataclasses
-import json
 import pathlib
 
 from elf_jax.checkpoints.experiment import directory_of, is_begun
 from elf_jax.checkpoints.export import is_export, read_export_config
 from elf_jax.checkpoints.published import fetch, find_published
-from elf_jax.core import store
+from elf_jax.core import checksums, store
 from elf_jax.core.config import read_config
 from elf_jax.core.errors import UserError
-from elf_jax.core.files import write_json
+from elf_jax.core.files import read_json, write_json
 from elf_jax.core.workdir import CHECKPOINTS, CONFIG, START, TOKENIZER
 from elf_jax.data.tokenizer import TRAINED
 
@@ -105,7 +104,10 @@ def starting_point(workdir, given):
     path = workdir / START
     remembered = None
     if path.is_file():
-        remembered = json.loads(path.read_text(encoding="utf-8"))["checkpoint"]
+        checksums.check(path)
+        remembered = read_json(path).get("checkpoint")
+        if not isinstance(remembered, str):
+            raise UserError(f"{path} is damaged (it names no checkpoint): restore the file")
     origin = find_origin(given) if given else None
     if origin is not None and (workdir / CONFIG).is_file() and origin.name != remembered:
         raise UserError(

@@ -11,7 +11,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from elf_jax.core import rng
+from elf_jax.core import checksums, rng
 from elf_jax.core.errors import UserError
 from elf_jax.core.files import write_bytes
 from elf_jax.core.workdir import EMBEDDING
@@ -77,6 +77,7 @@ def _no_rows(path):
 
 
 def _read(path, shape):
+    checksums.check(path)
     try:
         table = safetensors.numpy.load_file(path)[TABLE]
     except (safetensors.SafetensorError, KeyError) as error:

@@ -4,15 +4,15 @@ They are one number each for all channels, as in ELF (arXiv 2605.10938).
 """
 
 import dataclasses
-import json
 import pathlib
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from elf_jax.core import checksums
 from elf_jax.core.errors import UserError
-from elf_jax.core.files import write_json
+from elf_jax.core.files import read_json, write_json
 from elf_jax.core.processes import share
 from elf_jax.core.workdir import STATISTICS
 
@@ -54,10 +54,11 @@ def load(directory):
       UserError: the file is missing or damaged.
     """
     path = pathlib.Path(directory) / STATISTICS
+    checksums.check(path)
+    values = read_json(path)
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
         return float(values["mean"]), float(values["std"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} is damaged ({error}): restore it") from None
 
 

@@ -1,16 +1,56 @@
-"""The files that a training writes into its workdir before the first step, and later checks."""
+"""How a training begins in its workdir: it takes the workdir for itself, writes the files of the
+run before the first step, and checks those that are there.
+"""
 
-import json
+import contextlib
 import pathlib
 
 import jax
 
-from elf_jax.core import processes, store
+from elf_jax.core import checksums, lock, processes, store
 from elf_jax.core.config import write_config
 from elf_jax.core.errors import UserError
-from elf_jax.core.files import write_json
-from elf_jax.core.workdir import DATASET, TOKENIZER
+from elf_jax.core.files import read_json, write_json
+from elf_jax.core.workdir import (
+    CONFIG,
+    DATASET,
+    EMBEDDING,
+    LOCK,
+    START,
+    STATISTICS,
+    TOKENIZER,
+)
 from elf_jax.data.tokenizer import save_tokenizer
+
+# The files of a run that have checksums.
+GUARDED = (CONFIG, DATASET, START, EMBEDDING, STATISTICS)
+
+
+@contextlib.contextmanager
+def hold(workdir):
+    """Holds a workdir for one training. All processes of the training call it together.
+
+    Yields:
+      Function () -> bool, whether another training has taken the workdir over meanwhile.
+
+    Raises:
+      UserError: another training holds the workdir; the message names its process.
+    """
+    fault, held = None, None
+    what = (
+        f"workdir {store.location(workdir)!r} is being trained by {{holder}}: wait until it ends, "
+        "stop it, or use another --workdir"
+    )
+    with contextlib.ExitStack() as stack:
+        if jax.process_index() == 0:
+            try:
+                held = stack.enter_context(lock.hold(workdir, LOCK, what))
+            except UserError as error:
+                fault = str(error)
+        fault = processes.share(fault)
+        if fault:
+            raise UserError(fault)
+        yield lambda: held is not None and held.lost
 
 
 def begin(workdir, config, dataset, write_more=lambda: None):
@@ -24,18 +64,33 @@ def begin(workdir, config, dataset, write_more=lambda: None):
     """
     processes.barrier("built")  # no process still reads the workdir when process 0 writes
     if jax.process_index() == 0:
+        checksums.forget(workdir)
         write_config(workdir, config)
         save_tokenizer(dataset.tokenizer, workdir / TOKENIZER)
         write_more()
         write_json(workdir / DATASET, dataset.summary)
+        checksums.write(workdir, GUARDED)
         store.send(workdir)
     processes.barrier("written")
 
 
 def read_summary(workdir):
-    """The summary of the data that a workdir was made with; None if it has no summary."""
+    """The summary of the data that a workdir was made with; None if it has no summary.
+
+    Raises:
+      UserError: it is damaged.
+    """
     path = pathlib.Path(workdir) / DATASET
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    if not path.is_file():
+        return None
+    checksums.check(path)
+    summary = read_json(path)
+    missing = [
+        key for key in ("fingerprint", "train_rows", "validation_rows") if key not in summary
+    ]
+    if missing:
+        raise UserError(f"{path} is damaged ({missing[0]!r} is missing): restore the file")
+    return summary
 
 
 def check_data(workdir, summary):

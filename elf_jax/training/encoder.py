@@ -13,14 +13,13 @@ from functools import partial
 import jax
 
 from elf_jax.checkpoints.experiment import Checkpoints
-from elf_jax.core import checks, processes, rng, sharding
+from elf_jax.core import checks, checksums, processes, rng, sharding
 from elf_jax.core.config import check_same
 from elf_jax.core.errors import UserError
 from elf_jax.core.files import open_directory
 from elf_jax.core.types import compute_dtype
 from elf_jax.core.workdir import (
     CONFIG,
-    CURVE,
     ENCODER,
     ENCODER_TRAINING,
     METRICS,
@@ -34,7 +33,7 @@ from elf_jax.data.tokenizer import add_sentinels, vocab_size
 from elf_jax.networks.t5 import T5
 from elf_jax.pretrained.t5 import save_t5
 from elf_jax.training import loop
-from elf_jax.training.begin import begin, check_data
+from elf_jax.training.begin import begin, check_data, hold
 from elf_jax.training.curve import draw_curve
 from elf_jax.training.encoder_objective import SpanFilling, counted_targets, t5_config
 from elf_jax.training.metrics_log import read_metrics
@@ -82,12 +81,19 @@ def pretrain_encoder(config, output, until=None):
             f"{str(workdir)!r} is an unfinished training of version 0.1, which this version cannot "
             "resume: remove that directory to start anew"
         )
+    with hold(workdir) as is_lost:
+        return _train(config, workdir, output, until, is_lost)
+
+
+def _train(config, workdir, output, until, is_lost):
+    """`pretrain_encoder` in its own workdir, which this process holds."""
     mesh = sharding.make_mesh(config.mesh)
     sharding.check_batch(config.pretrain.batch_size, 1, mesh, "config.pretrain.batch_size")
     dataset = load_dataset(config.data, workdir / TOKENIZER)
     check_data(workdir, dataset.summary)
     corrupt, task = _make_task(config, dataset.tokenizer, mesh)
     run = _make_run(config, workdir, dataset, corrupt, task, mesh)
+    run.is_lost = is_lost
     if not (loop.carry_out(run, until) and until is None):
         return None
     return _finish(run, task, dataset.tokenizer, output, mesh)
@@ -212,21 +218,29 @@ def _finish(run, task, tokenizer, output, mesh):
     """Writes the finished directory; returns the last metrics."""
     gather = jax.jit(lambda params: params, out_shardings=sharding.replicated(mesh))
     params = gather(run.state.params)
-    end = processes.share(read_metrics(run.workdir)[-1] if jax.process_index() == 0 else None)
+    end = processes.share(_last_line(run.workdir) if jax.process_index() == 0 else None)
     if jax.process_index() != 0:
         return end
     with open_directory(output) as scratch:
         ids = tokenizer.pad_token_id, tokenizer.eos_token_id
         save_t5(scratch, task.network.config, jax.device_get(params), *ids)
         tokenizer.save_pretrained(scratch)
-    draw_curve(run.workdir / METRICS, run.workdir / CURVE, CURVES)
+        checksums.write(scratch)
+    curve = draw_curve(run.workdir, CURVES)
     print(
         f"trained {end['step']} steps in {run.seconds:.0f} s; held out: loss "
         f"{end['validation_loss']:.3f} nats per token, accuracy {end['validation_accuracy']:.3f}; "
-        f"curve: {run.workdir / CURVE}"
+        f"curve: {curve}"
     )
     _announce_use(output)
     return end
+
+
+def _last_line(workdir):
+    lines = read_metrics(workdir)
+    if not lines:
+        raise UserError(f"{workdir / METRICS} has no lines: restore the file")
+    return lines[-1]
 
 
 def _announce_use(output):

@@ -16,9 +16,9 @@ from jax.experimental import multihost_utils
 from tqdm import tqdm
 
 from elf_jax.checkpoints.experiment import Checkpoints, abstract
-from elf_jax.core import store
+from elf_jax.core import processes, store
 from elf_jax.core.errors import UserError
-from elf_jax.training.metrics_log import MetricsLog, forget_after
+from elf_jax.training.metrics_log import MetricsLog, Window
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +50,9 @@ class Run:
       shown: {metric: short name} of the metrics in the progress bar.
       remedy: advice to the user if the loss is not finite.
       after_validation: function (run, values) that may change `state` and `kept`, or None.
+      is_lost: function () -> bool, whether another training has taken the workdir over.
       kept: dict of plain values that are saved in every checkpoint.
+      window: metrics of the steps after the last line of the log.
       seconds: training time, added up over all resumptions.
     """
 
@@ -66,7 +68,9 @@ class Run:
     shown: dict
     remedy: str
     after_validation: Callable | None = None
+    is_lost: Callable = lambda: False
     kept: dict = dataclasses.field(default_factory=dict)
+    window: Window = dataclasses.field(default_factory=Window)
     seconds: float = 0.0
 
 
@@ -86,6 +90,7 @@ def resume(run, shardings):
         return False
     state, kept = run.checkpoints.restore(abstract(run.state, shardings), run.iterator)
     run.state, run.seconds = state, kept.pop("train_seconds")
+    run.window = Window(**kept.pop("window", {}))  # version 0.2 kept none
     run.kept = kept
     return True
 
@@ -106,6 +111,8 @@ def carry_out(run, until=None):
     stop = _Interruption()
     last_step = run.total_steps if until is None else min(until, run.total_steps)
     try:
+        if int(run.state.step) < last_step:
+            run.checkpoints.check_room(run.state)
         with stop:
             _loop(run, last_step, stop)
     finally:
@@ -149,56 +156,103 @@ def _loop(run, last_step, stop):
     every, step = run.every, int(run.state.step)
     if every.max_minutes and run.seconds >= 60 * every.max_minutes:
         last_step = step  # the time limit was reached before
-    forget_after(run.workdir, step)
-    log, pending = MetricsLog(run.workdir), []
-    began = time.monotonic() - run.seconds
+    began, pending = time.monotonic() - run.seconds, []
+    with MetricsLog(run.workdir, step) as log, _bar(run, step) as bar:
+        _catch_up(run, step, log)
+        while step < last_step:
+            batch = run.place(next(run.iterator), step)
+            with jax.transfer_guard("disallow"):  # no transfer to or from the host within a step
+                run.state, metrics = run.train_step(run.state, batch)
+            pending.append(metrics)
+            step += 1
+            due = _Due.at(run, step)
+            # A single process may stop at any step. Several processes must stop at the same step,
+            # so they decide together, and only at steps where all of them check.
+            interrupted = bool(stop.signal) and jax.process_count() == 1
+            if not (due.line or interrupted or step == last_step):
+                continue
+            _collect(run, pending, step)  # waits for the device
+            run.seconds, pending = time.monotonic() - began, []
+            if every.max_minutes and _agreed(run.seconds >= 60 * every.max_minutes):
+                last_step, due = step, _Due(line=True, save=True, validate=True)
+            ending = step == last_step or _agreed(bool(stop.signal))
+            _carry_out_due(run, step, due, ending, log)
+            bar.set_postfix_str(_short(run.shown, log.last), refresh=False)
+            bar.update(step - bar.n)
+            if due.save or ending:
+                store.send(run.workdir)
+            if ending:
+                break
+
+
+def _bar(run, step):
     show = jax.process_index() == 0
-    bar = tqdm(
+    return tqdm(
         total=run.total_steps, initial=step, unit="step", dynamic_ncols=True, disable=not show
     )
-    while step < last_step:
-        batch = run.place(next(run.iterator), step)
-        with jax.transfer_guard("disallow"):  # no transfer to or from the host within a step
-            run.state, metrics = run.train_step(run.state, batch)
-        pending.append(metrics)
-        step += 1
-        due = step % every.log == 0 or step == last_step
-        save = step % every.checkpoint == 0 or step == last_step
-        validate = bool(every.validate) and step % every.validate == 0
-        # A single process may stop at any step. Several processes must stop at the same step, so
-        # they decide together, and only at steps where all of them check.
-        interrupted = bool(stop.signal) and jax.process_count() == 1
-        if not (due or save or validate or interrupted):
-            continue
-        values = _collect(run, pending, step)  # waits for the device
-        run.seconds, pending = time.monotonic() - began, []
-        if every.max_minutes and _agreed(run.seconds >= 60 * every.max_minutes):
-            last_step = step
-        ending = step == last_step or _agreed(bool(stop.signal))
-        save = save or ending
-        # Saved first, so that a failure in validation loses nothing, unless what is saved depends
-        # on it.
-        if save and not run.after_validation:
-            run.checkpoints.save(run.state, run.iterator, _kept(run))
-        if validate or step == last_step:
-            values.update(run.validate(run.state))
-            if run.after_validation:
-                run.after_validation(run, values)
-        if save and run.after_validation:
-            run.checkpoints.save(run.state, run.iterator, _kept(run))
-        log.write({"step": step, "seconds": round(run.seconds, 2), **values})
-        bar.set_postfix_str(_short(run.shown, values), refresh=False)
-        bar.update(step - bar.n)
-        if save:
-            store.send(run.workdir)
-        if ending:
-            break
-    bar.close()
-    log.close()
+
+
+@dataclasses.dataclass(frozen=True)
+class _Due:
+    """What is due after a step. A line of the log is due with everything else."""
+
+    line: bool
+    save: bool
+    validate: bool
+
+    @classmethod
+    def at(cls, run, step):
+        """What is due after `step` by the plan of a run."""
+        every, end = run.every, step == run.total_steps
+        save = end or step % every.checkpoint == 0
+        validate = end or (bool(every.validate) and step % every.validate == 0)
+        return cls(save or validate or step % every.log == 0, save, validate)
+
+
+def _catch_up(run, step, log):
+    """Writes the line of a step that was saved but not logged before the program was killed."""
+    due = _Due.at(run, step)
+    if processes.share(step > log.last_step) and due.line and run.window.count:
+        _write_line(run, step, due, log)
+    if processes.share(step == log.last_step):
+        run.window = Window()
+
+
+def _carry_out_due(run, step, due, ending, log):
+    """Saves, validates and logs.
+
+    A run that was stopped saves the metrics of the last steps and writes no line for them. So its
+    log has the same lines as that of a run that was not stopped.
+    """
+    if _agreed(run.is_lost()):
+        raise UserError(
+            f"another training has taken over {store.location(run.workdir)!r}, because this one "
+            "gave no sign of life for some time: nothing more is saved here"
+        )
+    save = due.save or ending
+    # Saved first, so that a failure in validation loses nothing, unless what is saved depends on
+    # it.
+    if save and not (due.validate and run.after_validation):
+        run.checkpoints.save(run.state, run.iterator, _kept(run))
+    if due.line:
+        _write_line(run, step, due, log, save)
+
+
+def _write_line(run, step, due, log, save=False):
+    values = run.window.means()
+    if due.validate:
+        values.update(run.validate(run.state))
+        if run.after_validation:
+            run.after_validation(run, values)
+            if save:
+                run.checkpoints.save(run.state, run.iterator, _kept(run))
+    log.write({"step": step, "seconds": round(run.seconds, 2), **values})
+    run.window = Window()
 
 
 def _kept(run):
-    return {"train_seconds": run.seconds, **run.kept}
+    window = dataclasses.asdict(run.window)
+    return {"train_seconds": run.seconds, "window": window, **run.kept}
 
 
 def _agreed(condition):
@@ -209,7 +263,7 @@ def _agreed(condition):
 
 
 def _collect(run, pending, step):
-    """Means of the metrics of the last steps.
+    """Adds the metrics of the last steps to the window.
 
     Raises:
       UserError: a loss or a gradient is not finite. The message names the step.
@@ -221,7 +275,7 @@ def _collect(run, pending, step):
                 f"the loss is not finite at step {number}; the last good checkpoint is kept: "
                 f"{run.remedy}"
             )
-    return {name: float(np.mean([value[name] for value in values])) for name in values[0]}
+        run.window.add(value)
 
 
 def _short(shown, values):

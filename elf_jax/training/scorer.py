@@ -18,26 +18,19 @@ import numpy as np
 
 from elf_jax import __version__
 from elf_jax.checkpoints.experiment import Checkpoints
-from elf_jax.core import checks, rng, sharding
+from elf_jax.core import checks, checksums, rng, sharding
 from elf_jax.core.config import check_same
 from elf_jax.core.errors import UserError
 from elf_jax.core.files import open_directory, write_json
 from elf_jax.core.types import compute_dtype
-from elf_jax.core.workdir import (
-    CURVE,
-    METRICS,
-    SCORER,
-    SCORER_SUMMARY,
-    SCORER_TRAINING,
-    TOKENIZER,
-)
+from elf_jax.core.workdir import SCORER, SCORER_SUMMARY, SCORER_TRAINING, TOKENIZER
 from elf_jax.data.dataset import load_dataset
 from elf_jax.data.pipeline import make_iterator
 from elf_jax.data.tokenizer import vocab_size
 from elf_jax.networks.gpt2 import GPT2, GPT2Config, row_nll
 from elf_jax.pretrained.gpt2 import save_gpt2
 from elf_jax.training import loop
-from elf_jax.training.begin import begin, check_data
+from elf_jax.training.begin import begin, check_data, hold
 from elf_jax.training.curve import draw_curve
 from elf_jax.training.optimizer import REFERENCE_BATCH, make_optimizer, make_schedule
 from elf_jax.training.state import TrainState, init_state, training_key
@@ -132,9 +125,15 @@ def train_scorer(config, workdir, output=None, until=None):
             f"{output} is there already: remove it and {workdir / SCORER_TRAINING} to train a new "
             "scorer in its place"
         )
+    own = workdir / SCORER_TRAINING
+    with hold(own) as is_lost:
+        return _train(config, workdir, own, output, until, is_lost)
+
+
+def _train(config, workdir, own, output, until, is_lost):
+    """`train_scorer` in its own workdir, which this process holds."""
     mesh = sharding.make_mesh(config.mesh)
     sharding.check_batch(config.scorer.batch_size, 1, mesh, "config.scorer.batch_size")
-    own = workdir / SCORER_TRAINING
     _check_same(own, config)
     tokenizer = workdir / TOKENIZER
     dataset = load_dataset(config.data, tokenizer if tokenizer.is_dir() else own / TOKENIZER)
@@ -149,6 +148,7 @@ def train_scorer(config, workdir, output=None, until=None):
     )
     task = NextToken(GPT2(sizes, compute_dtype(config.model.dtype)), sharding.row_shards(mesh))
     run = _make_run(config, own, dataset, task, mesh)
+    run.is_lost = is_lost
     if not (loop.carry_out(run, until) and until is None):
         return None
     return _finish(config, run, dataset, task, output, mesh)
@@ -294,7 +294,8 @@ def _finish(config, run, dataset, task, output, mesh):
             save_gpt2(scratch, task.network.config, params, dataset.tokenizer.eos_token_id)
             dataset.tokenizer.save_pretrained(scratch)
             write_json(scratch / SCORER_SUMMARY, summary)
-        draw_curve(run.workdir / METRICS, run.workdir / CURVE, CURVES)
+            checksums.write(scratch)
+        draw_curve(run.workdir, CURVES)
         print(
             f"held out: {summary['validation_nll']:.4f} nats per token, perplexity "
             f"{summary['validation_perplexity']:.2f}, over {summary['validation_tokens']:,} tokens"

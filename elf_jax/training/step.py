@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import optax
 
 from elf_jax.core import rng
+from elf_jax.core.averaging import decay_at
 from elf_jax.methods.method import Context
 from elf_jax.training.optimizer import average
 
@@ -26,13 +27,16 @@ class StepSettings:
       counted: function from a batch to [B, L] bool, the positions whose loss counts.
       groups: number of parts that the rows are split into over the devices. Every micro-batch has
         rows of every part.
-      accumulate: number of micro-batches in a step. ema: decay of the average.
+      accumulate: number of micro-batches in a step.
+      ema, ema_warmup: decay of the average, and whether it is less in the first steps, see
+        `averaging.decay_at`.
     """
 
     counted: Callable
     groups: int = 1
     accumulate: int = 1
     ema: float = 0.0
+    ema_warmup: bool = False
 
 
 def make_train_step(method, optimizer, schedule, settings, shardings=None):
@@ -49,7 +53,8 @@ def make_train_step(method, optimizer, schedule, settings, shardings=None):
     """
 
     def train_step(state, frozen, batch, key):
-        context = Context(rng.stream(key, "train", state.step), state.step, state.ema)
+        key = rng.stream(key, "train", state.step)
+        context = Context(key, state.step, state.ema, _rows(batch))
         positions = _count(settings.counted(batch))
         (loss, sums), grads = _loss_and_gradient(
             method, settings, state.params, frozen, batch, context, positions
@@ -63,7 +68,8 @@ def make_train_step(method, optimizer, schedule, settings, shardings=None):
             "gradient_norm": optax.tree.norm(grads),
             "learning_rate": schedule(state.step),
         }
-        ema = None if state.ema is None else average(state.ema, params, settings.ema)
+        decay = decay_at(state.step, settings.ema, settings.ema_warmup)
+        ema = None if state.ema is None else average(state.ema, params, decay)
         state = state.replace(step=state.step + 1, params=params, ema=ema, opt_state=opt_state)
         return state, metrics
 

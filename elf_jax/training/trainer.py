@@ -12,16 +12,17 @@ from elf_jax.checkpoints.origins import save_start, starting_point, tokenizer_pa
 from elf_jax.checkpoints.trained import TrainedModel
 from elf_jax.checkpoints.weights import load_weights
 from elf_jax.core import checks, rng, sharding, store
+from elf_jax.core.averaging import LARGE_SHARE, share_of_first
 from elf_jax.core.config import check_same
 from elf_jax.core.errors import UserError
 from elf_jax.core.types import Batch, counted_positions
-from elf_jax.core.workdir import CURVE, METRICS, TOKENIZER
+from elf_jax.core.workdir import START, TOKENIZER
 from elf_jax.data.dataset import Dataset, load_dataset
 from elf_jax.data.pipeline import make_iterator
 from elf_jax.data.tokenizer import vocab_size
 from elf_jax.methods.registry import build_method
 from elf_jax.training import loop
-from elf_jax.training.begin import begin, check_data
+from elf_jax.training.begin import begin, check_data, hold
 from elf_jax.training.curve import draw_curve
 from elf_jax.training.optimizer import in_steps, make_optimizer, make_schedule
 from elf_jax.training.state import TrainState, init_state, training_key
@@ -87,14 +88,16 @@ def train(config, workdir, until=None, checkpoint=None):
     Raises:
       UserError: bad config or data, another config in the workdir, a loss that is not finite.
     """
-    training = build_training(config, pathlib.Path(workdir), checkpoint)
-    if until is None:
-        announce(training)
-    done = loop.carry_out(training.run, until) and until is None
+    workdir = pathlib.Path(workdir)
+    with hold(workdir) as is_lost:
+        training = build_training(config, workdir, checkpoint)
+        training.run.is_lost = is_lost
+        if until is None:
+            announce(training)
+        done = loop.carry_out(training.run, until) and until is None
     if done and jax.process_index() == 0:
-        run, picture = training.run, training.workdir / CURVE
-        curves = training.method.curves
-        draw_curve(training.workdir / METRICS, picture, curves, "held out, averaged weights")
+        run = training.run
+        picture = draw_curve(run.workdir, training.method.curves, "held out, averaged weights")
         print(f"trained {int(run.state.step)} steps in {run.seconds:.0f} s; curve: {picture}")
     return training, done
 
@@ -176,6 +179,7 @@ def step_settings(config, mesh):
         groups=sharding.row_shards(mesh),
         accumulate=config.train.accumulate,
         ema=config.optimizer.ema,
+        ema_warmup=config.optimizer.ema_warmup,
     )
 
 
@@ -244,6 +248,9 @@ def announce(training):
     print(f"workdir {store.location(training.workdir)}")
     if training.start is not None:
         print(f"starting from the {config.sample.weights} weights of {training.start}")
+    note = _first_weights(training)
+    if note:
+        print(note)
     step = int(run.state.step)
     if step:
         print(f"resuming from the checkpoint of step {step}")
@@ -251,6 +258,23 @@ def announce(training):
         print(f"config.{name} was {before!r} and is {now!r} from here on")
     if step and any(name.startswith("train.duration.") for name in training.changed):
         print(_new_rate(training, step))
+
+
+def _first_weights(training):
+    """A warning, as one line, if at the end of the training the averaged weights still hold much of
+    the random ones that it began with; else None.
+    """
+    settings, total = training.config.optimizer, training.run.total_steps
+    share = share_of_first(total, settings.ema, settings.ema_warmup)
+    # If the training began with --checkpoint, the first weights are those of a trained model.
+    if share <= LARGE_SHARE or (training.workdir / START).is_file():
+        return None
+    return (
+        f"warning: config.optimizer.ema={settings.ema} is large for {total:,} steps. At the end "
+        "the averaged weights, which are sampled from and validated, will still hold "
+        f"{share:.0%} of the first, random ones: lower it, set config.optimizer.ema_warmup=True, "
+        "or sample with --weights=live"
+    )
 
 
 def _new_rate(training, step):
