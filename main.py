@@ -7,7 +7,7 @@
   python main.py --mode=sweep --workdir=runs/quickstart --steps=16,32 --guidance_scale=1,2,3
   python main.py --mode=export --workdir=runs/quickstart            safetensors with a model card
 
-your own text (.gz, globs, comma-separated; jsonl too):
+your own text (globs, comma-separated, .gz, .zst; jsonl and .parquet too):
   python main.py --config=configs/quickstart.py --workdir=runs/book \\
       --config.data.kind=text --config.data.path=book.txt
 
@@ -25,7 +25,7 @@ flags:
                            a workdir, an export, a published checkpoint (Orbax directory or msgpack
                            file; needs --config), or a name on the Hugging Face hub
 for sample and export:
-  --source=FILE            answer each line, in order (-: standard input; .jsonl: the field
+  --source=FILE            answer each line, in order (-: standard input; .jsonl and .parquet: field
                            config.data.source_field)
   --format=text|jsonl      in text, line breaks inside an answer become spaces
   --output=PATH            the file with the samples, or the exported directory (WORKDIR/export)
@@ -43,8 +43,7 @@ for sample, evaluate and sweep (default: the workdir's config; sweep takes sever
 from absl import app, logging
 
 from elf_jax import command_line, commands
-from elf_jax.core import processes
-from elf_jax.core.errors import UserError
+from elf_jax.core import console, processes
 
 MODES = {
     "train": commands.train,
@@ -63,17 +62,17 @@ command_line.define_flags(MODES)
 def run(argv):
     """Carries out the mode; bad input becomes one line and exit code 2."""
     logging.set_verbosity(logging.WARNING)  # Orbax tells of every file at INFO
-    try:
+    with console.errors_as_one_line():
         command, arguments = command_line.command_of(argv, MODES)
         processes.start()
         command(**arguments)
-    except UserError as error:
-        command_line.fail(error)
 
 
 def parse(argv):
     """The flags of a command line; --help prints the text above."""
-    return command_line.parse(argv, __doc__)
+    console.open_output()
+    with console.errors_as_one_line():
+        return command_line.parse(argv, __doc__)
 
 
 if __name__ == "__main__":

@@ -34,9 +34,16 @@ from elf_jax.data.pipeline import make_iterator
 from elf_jax.data.prepare import prepare
 from elf_jax.data.prepare_unit import CHUNK_CHARACTERS, Plan, UnitPreparer, load_core
 from elf_jax.data.prepare_workers import cores
+from elf_jax.data.records import BadLines
 from elf_jax.data.shards import PreparedRows, row_dtype
 from elf_jax.data.text_files import find_files, read_lines
-from elf_jax.data.tokenizer import load_tokenizer, pad_id, save_tokenizer, train_tokenizer
+from elf_jax.data.tokenizer import (
+    core_text,
+    load_tokenizer,
+    pad_id,
+    save_tokenizer,
+    train_tokenizer,
+)
 
 TOKENIZER_TEXTS = 5000  # number of texts that the benchmark trains a tokenizer on
 
@@ -119,6 +126,8 @@ def _setup(args, scratch):
     settings.update({"path": str(file), "field": "text", "prepared": str(scratch / "prepared")})
     if args.tokenizer:
         tokenizer = load_tokenizer(args.tokenizer)
+        if core_text(tokenizer) is None:
+            raise SystemExit(f"--tokenizer={args.tokenizer} has no tokenizer.json: name another")
     else:
         settings.tokenizer = "bpe"
         some = [Example(text) for text in texts[:TOKENIZER_TEXTS]]
@@ -129,10 +138,10 @@ def _setup(args, scratch):
 
 
 def _texts(settings, path, limit):
-    texts, size = [], 0
+    texts, size, bad = [], 0, BadLines(settings)
     for file in find_files(path):
         for line in read_lines(file):
-            for example in jsonl_examples(settings, file, line.decode()):
+            for example in jsonl_examples(settings, file, line, bad):
                 texts.append(example.text)
                 size += len(example.text)
             if size >= limit:
@@ -174,13 +183,13 @@ def _tokenise(core, texts, clock):
 
 def _one_core(settings, texts, tokenizer, rounds):
     """(tokens/s of the tokenizer alone, tokens/s of preparing, number of tokens)."""
-    core = load_core(tokenizer.backend_tokenizer.to_str())
+    core = load_core(core_text(tokenizer))
     frozen = types.SimpleNamespace(**settings.to_dict())
     corpus = open_corpus(frozen)
     plan = Plan(
         frozen,
         corpus,
-        tokenizer.backend_tokenizer.to_str(),
+        core_text(tokenizer),
         tokenizer.eos_token_id,
         len(tokenizer),
         row_dtype(len(tokenizer), settings.length),
@@ -199,7 +208,7 @@ def _one_core(settings, texts, tokenizer, rounds):
 
 def _threads(texts, tokenizer):
     """tokens/s of the tokenizer alone with its own threads on all cores."""
-    core = load_core(tokenizer.backend_tokenizer.to_str())
+    core = load_core(core_text(tokenizer))
     with mock.patch.dict(os.environ, TOKENIZERS_PARALLELISM="true"):
         seconds, tokens = min(_tokenise(core, texts, time.perf_counter) for _ in range(2))
     return tokens / seconds

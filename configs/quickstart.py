@@ -48,6 +48,7 @@ def get_config() -> ConfigDict:
     config.optimizer.schedule = "linear"
     config.optimizer.warmup = defaults.duration(steps=50)
     config.optimizer.ema = 0.995
+    config.optimizer.ema_warmup = True  # a validation at step 220 would see a third of step 0
 
     config.train.batch_size = 128
     config.train.duration = defaults.duration(steps=1100)

@@ -3,6 +3,7 @@
 Every argument of a command is a flag, and so is every key of the config's section `sample`.
 """
 
+import errno
 import inspect
 import pathlib
 import sys
@@ -11,8 +12,9 @@ from absl import flags
 from ml_collections import config_flags
 
 from elf_jax.commands import SEVERAL
-from elf_jax.core import config, defaults
-from elf_jax.core.errors import UserError
+from elf_jax.core import config, defaults, paths
+from elf_jax.core.console import fail
+from elf_jax.core.errors import UserError, explain
 from elf_jax.core.renames import PROTOCOLS, translate, translate_arguments
 
 SETTINGS = tuple(name for name in defaults.get_config().sample if name != "batch_size")
@@ -54,9 +56,9 @@ def define_flags(modes):
 def parse(argv, text):
     """Parses the flags. A mistake in them ends the program with one line. --help prints `text`."""
     if any(argument in ("--help", "-help", "-h", "--helpfull") for argument in argv[1:]):
-        print(text.strip())
+        print(text.strip(), flush=True)
         sys.exit(0)
-    argv = _without_protocols(translate_arguments(argv))
+    argv = _without_protocols(translate_arguments(_with_home(argv)))
     sys.argv = argv  # here the config's flag looks for keys to set
     try:
         rest = flags.FLAGS(argv)
@@ -70,11 +72,34 @@ def parse(argv, text):
         if key and not any(a.lstrip("-").startswith("config=") for a in argv):
             fail(_WITHOUT_CONFIG.format(key.lstrip("-").removeprefix("config.").split("=")[0]))
         fail(f"{error}: python main.py --help lists all flags")
-    except OSError:
-        given = [a.split("=", 1)[1] for a in argv if a.lstrip("-").startswith("config=")]
-        fail(f"no config at {given[-1]!r}: the folder configs/ has all configs")
+    except OSError as error:
+        fail(_unread_config(argv, error))
     except (flags.Error, TypeError, ValueError) as error:
         fail(error)
+
+
+def _with_home(argv):
+    """The arguments with `~` expanded in the path of the config file, which absl opens."""
+    arguments, before = [], ""
+    for argument in argv:
+        name, equals, value = argument.partition("=")
+        if before.lstrip("-") == "config" and before.startswith("-"):
+            argument = paths.expand(argument)
+        elif equals and name.startswith("-") and name.lstrip("-") == "config":
+            argument = f"{name}={paths.expand(value)}"
+        arguments.append(argument)
+        before = argument
+    return arguments
+
+
+def _unread_config(argv, error):
+    """The message for a config file that was not read."""
+    while error.__cause__ is not None:  # absl raises an error of its own
+        error = error.__cause__
+    if error.errno not in (None, errno.ENOENT):
+        return explain(error) or error
+    given = [a.split("=", 1)[1] for a in argv if a.lstrip("-").startswith("config=")]
+    return f"no config at {given[-1]!r}: the folder configs/ has all configs"
 
 
 def _without_protocols(argv):
@@ -159,9 +184,3 @@ def _default_workdir(given):
         return None
     file = flags.FLAGS["config"].config_filename.split(":")[0]
     return str(pathlib.Path("runs") / pathlib.Path(file).stem)
-
-
-def fail(error):
-    """Prints one line to standard error and exits with code 2."""
-    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-    sys.exit(2)

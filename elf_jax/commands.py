@@ -16,6 +16,7 @@ The functions share these arguments:
     checkpoint (needs a config), or a name on the Hugging Face hub.
   **settings: values of the config's section `sample`, such as steps=32.
 
+In all paths, also in those of a config, `~` at the start is the home directory.
 Bad input raises `elf_jax.core.errors.UserError`, whose message is one line.
 """
 
@@ -28,8 +29,9 @@ import jax
 
 from elf_jax.core import checks, processes, store
 from elf_jax.core import config as config_module
+from elf_jax.core.arguments import expanding
 from elf_jax.core.errors import UserError
-from elf_jax.core.files import open_text
+from elf_jax.core.files import check_directory, check_file, open_text
 from elf_jax.core.workdir import CONFIG, ENCODER, EXPORT
 
 processes.skip_missing_tpu()  # here, because it must come before the first computation
@@ -38,6 +40,7 @@ processes.skip_missing_tpu()  # here, because it must come before the first comp
 SEVERAL = ("steps", "gamma", "guidance_scale", "cfg_scale", "time_grid")
 
 
+@expanding
 def load_config(path, **keys):
     """The config in a file, such as configs/owt.py or configs/owt.py:elf_l, locked.
 
@@ -53,6 +56,7 @@ def load_config(path, **keys):
     return config
 
 
+@expanding
 def train(config, workdir, checkpoint=None):
     """Trains, or continues the training in the workdir. Samples and evaluates at the end if the
     config says so.
@@ -63,6 +67,8 @@ def train(config, workdir, checkpoint=None):
     from elf_jax.training import trainer
 
     with _workdir(workdir) as directory:
+        if config.evaluate.after_training:
+            check_file(directory / config.evaluate.output, "config.evaluate.output")
         training, done = trainer.train(config, directory, checkpoint=checkpoint)
         if done and config.evaluate.after_training:
             _sample_and_evaluate(training)
@@ -80,6 +86,7 @@ def _sample_and_evaluate(training):
     evaluate(trained, training.dataset, training.workdir)
 
 
+@expanding
 def sample(
     workdir=None,
     config=None,
@@ -97,19 +104,25 @@ def sample(
     Args:
       workdir, config, checkpoint, **settings: see the module.
       source: path of a file with one source on each line, or "-" for standard input. In a .jsonl
-        file the source is the field config.data.source_field.
+        or .parquet file the source is the field config.data.source_field. Files may be compressed.
       format: "text" or "jsonl". output: path; None: the screen.
     """
     from elf_jax.generation.answers import format_answer, format_sample
 
     show = format_sample if source is None else format_answer
     first = jax.process_index() == 0
+    if output:
+        check_file(output, "--output")
+    elif sys.stdout is None:
+        raise UserError("standard output is closed: name a file in --output")
     lines = samples(workdir, config, checkpoint, source, **settings)
+    made = list(itertools.islice(lines, 1))  # first, so that a mistake leaves no new directory
     with open_text(output) if output and first else contextlib.nullcontext(sys.stdout) as out:
-        for one in lines:
+        for one in itertools.chain(made, lines):
             print(show(*one, format), file=out, flush=source is not None)
 
 
+@expanding
 def samples(workdir=None, config=None, checkpoint=None, source=None, **settings):
     """Yields the samples that `sample` writes as (source or None, text), as soon as they are made.
 
@@ -158,6 +171,7 @@ def _samples(trained, origin, checkpoint):
     yield from zip(sources, texts, strict=False)
 
 
+@expanding
 def evaluate(workdir=None, config=None, checkpoint=None, scorer=None, **settings):
     """Scores samples by the config's protocols. Prints the numbers and keeps them.
 
@@ -180,6 +194,7 @@ def evaluate(workdir=None, config=None, checkpoint=None, scorer=None, **settings
     return _score(run, workdir, config, checkpoint, scorer, keys)
 
 
+@expanding
 def sweep(workdir=None, config=None, checkpoint=None, scorer=None, **settings):
     """Scores every combination of sampling settings. Keeps the points and draws their frontier.
 
@@ -217,10 +232,12 @@ def _score(run, workdir, config, checkpoint, scorer, keys):
     config_module.update(config, keys)
     checks.check_evaluation(config)
     with _workdir(_workdir_of_results(origin, workdir, checkpoint)) as directory:
+        check_file(directory / config.evaluate.output, "config.evaluate.output")
         trained = load_trained(origin, config)
         return run(trained, _held_out(trained, origin, checkpoint), directory, scorer)
 
 
+@expanding
 def export(workdir=None, config=None, checkpoint=None, output=None, **settings):
     """Exports a trained model as a directory that needs no other files, with a model card.
 
@@ -244,6 +261,7 @@ def export(workdir=None, config=None, checkpoint=None, output=None, **settings):
         raise UserError("--output is missing: name the directory to export to")
     output = home / EXPORT if output is None else pathlib.Path(output)
     check_free(output)
+    check_directory(output.resolve().parent, "--output")
     trained = load_trained(origin, config)
     write(trained, output, model_card(trained, (home or output).absolute().name, home))
     if home is not None:
@@ -252,6 +270,7 @@ def export(workdir=None, config=None, checkpoint=None, output=None, **settings):
     return output
 
 
+@expanding
 def prepare(config):
     """Makes shards of the config's data, which training reads by random access. See docs/data.md.
 
@@ -264,6 +283,7 @@ def prepare(config):
     return run(config.data)
 
 
+@expanding
 def pretrain_encoder(config, workdir):
     """Trains a T5 encoder from scratch on the config's data, into WORKDIR/encoder.
 
@@ -276,6 +296,7 @@ def pretrain_encoder(config, workdir):
         return run(config, directory / ENCODER)
 
 
+@expanding
 def train_scorer(workdir, config=None):
     """Trains a small GPT-2 on the data of the config, or of the workdir's, into WORKDIR/scorer.
 
@@ -290,6 +311,7 @@ def train_scorer(workdir, config=None):
         return run(config, directory)
 
 
+@expanding
 def compile_report(config, topology="", program="train", output=None):
     """Compiles a config's program for chips, which need not be there. Says what it needs.
 
@@ -302,6 +324,8 @@ def compile_report(config, topology="", program="train", output=None):
     """
     from elf_jax.hardware.compile_report import compile_report as run
 
+    if output:
+        check_file(output, "--output")
     return run(config, topology, program, output)
 
 
@@ -311,6 +335,7 @@ def _workdir(path):
     if path is None:
         raise UserError("--workdir is missing: name the directory of a trained model")
     directory = store.fetch(path)
+    check_directory(directory, "--workdir")
     yield directory
     store.send(directory)
 

@@ -89,8 +89,8 @@ def straight(constant, tmp_path_factory):
 
 
 def test_on_another_mesh_with_parameters_split(constant, straight, tmp_path):
-    """Parameters are split over two devices, and rows over two groups. So the rows get other roles,
-    and the losses of the next steps differ a little, although the parameters are the same.
+    """Parameters and rows are split over two devices. The rows keep their roles, which are dealt in
+    two groups on one device too. So the losses are those of the training without interruption.
     """
     workdir = shutil.copytree(constant, tmp_path / "run")
     done = cli(*arguments(workdir, **MORE, **{"mesh.data": 1, "mesh.fsdp": 2}), devices=2)
@@ -99,7 +99,8 @@ def test_on_another_mesh_with_parameters_split(constant, straight, tmp_path):
     assert "config.mesh.fsdp was 1 and is 2 from here on" in done.stdout
     found = losses(workdir)
     assert sorted(found) == [1, 2, 3, 4, 5, 6]
-    assert found[5] == pytest.approx(straight[5], rel=0.15)
+    for step in range(1, 7):
+        assert found[step] == pytest.approx(straight[step], rel=1e-5), step
 
 
 def test_a_tensor_axis_goes_on_with_the_same_losses(constant, straight, tmp_path):
@@ -113,9 +114,11 @@ def test_a_tensor_axis_goes_on_with_the_same_losses(constant, straight, tmp_path
         assert found[step] == pytest.approx(straight[step], rel=1e-5), step
 
 
-def test_on_more_devices_and_in_two_processes(constant, tmp_path):
+def test_on_more_devices_and_in_two_processes(constant, straight, tmp_path):
     """A training of one process with one device is continued by two processes with two devices
-    each, and by one process with four devices. Both give the same losses.
+    each, and by one process with four devices. Both give the same losses. The four devices have
+    four rows each, fewer than in a group of one device. So the rows get other roles, and the losses
+    differ a little from those of one device; `test_objective.py` tests their expectation.
     """
     one, two = (shutil.copytree(constant, tmp_path / name) for name in ("one", "two"))
     done = cli(*arguments(one, **MORE), devices=4)
@@ -143,6 +146,7 @@ def test_on_more_devices_and_in_two_processes(constant, tmp_path):
     assert sorted(alone) == sorted(together) == [1, 2, 3, 4, 5, 6]
     for step, value in alone.items():
         assert together[step] == pytest.approx(value, rel=1e-5), step
+    assert alone[5] == pytest.approx(straight[5], rel=0.15) and alone[5] != straight[5]
 
 
 def test_everything_else_is_refused_by_name(workdir):
@@ -172,6 +176,7 @@ def test_sampling_needs_no_data_and_evaluation_the_held_out_part(finished, tmp_p
     config = json.loads((workdir / "config.json").read_text())
     config["data"]["path"] = str(tmp_path / "gone.jsonl")
     (workdir / "config.json").write_text(json.dumps(config))
+    (workdir / "SHA256SUMS").unlink()  # the advice of the message if one changes the file by hand
     few = [f"--workdir={workdir}", "--num_samples=2", "--steps=2"]
     done = cli("--mode=sample", *few)
     assert done.returncode == 0 and len(done.stdout.splitlines()) >= 2, done.stderr

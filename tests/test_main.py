@@ -1,7 +1,6 @@
 """The command line: modes, flags, config keys, and one line with exit code 2 for every mistake."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import main
+from tests.command import forked
 from tests.tiny import write_book
 
 ROOT = Path(main.__file__).parent
@@ -103,34 +103,23 @@ MISTAKES = [
     ([QUICKSTART, "--config.evaluate.protocols.a.stepz=3"], "did you mean 'evaluate.protocols.a"),
     ([QUICKSTART, "--config.evaluate.protocols.a.steps=x"], "must be of type int, not 'x'"),
     ([QUICKSTART, "--config.data.kind=jsonI"], "did you mean 'jsonl'?"),
+    ([QUICKSTART, "--config.seed=-1"], "config.seed is -1; a seed is a number from 0 to 429496729"),
+    ([QUICKSTART, f"--config.seed={2**70}"], f"config.seed is {2**70}; a seed is a number from 0"),
+    (
+        [QUICKSTART, f"--config.sample.seed={2**32 - 1}", "--config.sweep.seeds=2"],
+        "has 4294967296 as",
+    ),
+    (["--mode=sample", "--workdir=x", "--output=a/b/out.txt"], "no trained model in 'x'"),
 ]
-# Imports take seconds, and parsing takes almost no time. So one process imports everything and
-# forks for every command line.
-FORKING = """
-import json, os, sys
-import main
-for index, argv in enumerate(json.loads(sys.argv[1])):
-    if os.fork() == 0:
-        for number, name in ((1, "out"), (2, "err")):
-            os.dup2(os.open(f"{index}.{name}", os.O_WRONLY | os.O_CREAT), number)
-        os.mkdir(f"{index}.cwd")
-        os.chdir(f"{index}.cwd")
-        sys.argv = ["main.py", *argv]
-        main.app.run(main.run, flags_parser=main.parse)
-    print(os.waitstatus_to_exitcode(os.wait()[1]), flush=True)
-"""
 
 
 def test_mistakes_are_one_line_and_exit_code_2(tmp_path):
-    command = [sys.executable, "-c", FORKING, json.dumps([argv for argv, _ in MISTAKES])]
-    env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    codes = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True).stdout
-    assert codes.split() == ["2"] * len(MISTAKES)
-    for index, (argv, message) in enumerate(MISTAKES):
-        error = (tmp_path / f"{index}.err").read_text()
-        assert message in error and error.startswith("error: "), (argv, error)
-        assert error.count("\n") == 1, (argv, error)
-        assert not list((tmp_path / f"{index}.cwd").iterdir()), argv
+    ran = forked([argv for argv, _ in MISTAKES], tmp_path)
+    for (argv, message), run in zip(MISTAKES, ran, strict=True):
+        assert run.code == 2, (argv, run.err)
+        assert message in run.err and run.err.startswith("error: "), (argv, run.err)
+        assert run.err.count("\n") == 1, (argv, run.err)
+        assert not list(run.cwd.iterdir()), argv
 
 
 def test_help_fits_a_screen(tmp_path):

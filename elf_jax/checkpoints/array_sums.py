@@ -24,8 +24,9 @@ def array_sums(tree):
         over those of all processes, which then call it together.
     """
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
-    # One small program for each shape. All are started before the first result is waited for.
-    sums = jax.device_get([_program(_place(array))(array) for _, array in leaves])
+    arrays = [array for _, array in leaves]
+    # One program, so that all processes add the parts of the arrays up in the same order.
+    sums = jax.device_get(_program(_place(arrays))(arrays))
     return {_name(path): f"{int(one):08x}" for (path, _), one in zip(leaves, sums, strict=True)}
 
 
@@ -33,19 +34,20 @@ def _name(path):
     return "/".join(str(getattr(key, "key", getattr(key, "name", key))) for key in path)
 
 
-def _place(array):
-    """Where the sum goes: to all devices of a mesh, so that every process has it; None without a
+def _place(arrays):
+    """Where the sums go: to all devices of a mesh, so that every process has them; None without a
     mesh.
     """
-    sharding = getattr(array, "sharding", None)
-    if not isinstance(sharding, jax.sharding.NamedSharding):
-        return None
-    return jax.sharding.NamedSharding(sharding.mesh, jax.sharding.PartitionSpec())
+    for array in arrays:
+        sharding = getattr(array, "sharding", None)
+        if isinstance(sharding, jax.sharding.NamedSharding):
+            return jax.sharding.NamedSharding(sharding.mesh, jax.sharding.PartitionSpec())
+    return None
 
 
 @functools.cache
 def _program(place):
-    return jax.jit(_sum, out_shardings=place)
+    return jax.jit(lambda arrays: jnp.stack([_sum(one) for one in arrays]), out_shardings=place)
 
 
 def _sum(array):

@@ -16,6 +16,7 @@ from flax import serialization, traverse_util
 
 from elf_jax.core import hub
 from elf_jax.core.errors import UserError
+from elf_jax.core.files import check_downloaded
 
 # Pickle files. They are never loaded, so they are not downloaded from the hub.
 _PICKLED = ("*.pt", "*.pth", "*.bin", "*.pkl", "*.pickle", "*.ckpt")
@@ -38,6 +39,8 @@ def load_published(path, weights, translate):
       UserError: the files are damaged, or have other weights or names than the published ones.
     """
     read = _read_orbax if path.is_dir() else _read_msgpack
+    for file in path.rglob("*") if path.is_dir() else (path,):
+        check_downloaded(file)
     try:
         subtree, step = read(path, lambda names: _choose(path, names, weights))
     except UserError:

@@ -14,6 +14,7 @@ from elf_jax.core.renames import PROTOCOLS
 CHOICES = {
     "method": ("elf",),
     "data.kind": ("unicode_names", "text", "jsonl", "tfds", "hf"),
+    "data.bad_lines": ("error", "skip"),
     "data.packing": ("auto", "rows", "stream", "documents"),
     "data.pad": ("pad", "eos"),
     "encoder.kind": ("gaussian", "cooccurrence", "t5"),
@@ -114,6 +115,10 @@ ABOVE = {
     "objective.t_eps": (0, "velocities are divided by it"),
 }
 
+# The largest seed: JAX makes its keys from 32 bits, and would drop all others without a word.
+LARGEST_SEED = 2**32 - 1
+SEEDS = ("seed", "sample.seed")
+
 # Fractions: (lowest, highest, whether the lowest is allowed, whether the highest is allowed).
 FRACTIONS = {
     "data.validation_fraction": (0, 1, True, True),
@@ -182,6 +187,8 @@ def _check_value(name, value, rule=None):
     if rule in ABOVE and not value > ABOVE[rule][0]:
         bound, why = ABOVE[rule]
         raise UserError(f"config.{name} is {value}; it must be above {bound} ({why})")
+    if rule in SEEDS and not 0 <= value <= LARGEST_SEED:
+        raise UserError(f"config.{name} is {value}; a seed is a number from 0 to {LARGEST_SEED}")
     if rule in FRACTIONS:
         low, high, with_low, with_high = FRACTIONS[rule]
         if not (low < value < high or (with_low and value == low) or (with_high and value == high)):
@@ -248,6 +255,14 @@ def check_evaluation(config):
                 f"config.{name}.num_samples is 0, which means all held-out pairs, but the data "
                 "has no pairs: set it to 1 or more"
             )
+        last = config.sample.seed + config[name].seeds - 1
+        if last > LARGEST_SEED:
+            raise UserError(
+                f"config.sample.seed={config.sample.seed} with config.{name}.seeds="
+                f"{config[name].seeds} has {last} as its last seed: the largest is {LARGEST_SEED}"
+            )
+    if not config.evaluate.output:
+        raise UserError("config.evaluate.output is empty: name a file for the numbers")
     resolve_metrics(config.evaluate.metrics, conditional)
     for name, protocol in config.evaluate.protocols.items():
         for key, value in protocol.items():

@@ -11,7 +11,7 @@ import pathlib
 import re
 
 from elf_jax.core.errors import UserError
-from elf_jax.core.files import write_text
+from elf_jax.core.files import check_downloaded, write_text
 from elf_jax.core.workdir import SUMS
 
 _LINE = re.compile(r"([0-9a-f]{64})  (.+)")
@@ -74,8 +74,12 @@ def read(directory):
 
 
 def check(path):
-    """Raises UserError if a file does not have the checksum that stands beside it."""
+    """Raises UserError if a file does not have the checksum that stands beside it.
+
+    The same for a Git LFS pointer, whose name says what is wrong.
+    """
     path = pathlib.Path(path)
+    check_downloaded(path)
     known = read(path.parent).get(path.name)
     if known is not None and path.is_file() and file_sha256(path) != known:
         raise UserError(

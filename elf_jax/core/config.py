@@ -5,15 +5,15 @@ keys had in earlier versions.
 """
 
 import difflib
-import json
 import pathlib
 import runpy
+import shlex
 
 from ml_collections import ConfigDict
 
-from elf_jax.core import defaults
-from elf_jax.core.errors import UserError
-from elf_jax.core.files import write_json
+from elf_jax.core import checksums, defaults, paths
+from elf_jax.core.errors import UserError, explain
+from elf_jax.core.files import read_json, write_json
 from elf_jax.core.renames import PROTOCOLS, translate
 from elf_jax.core.workdir import CONFIG
 
@@ -52,6 +52,8 @@ def run_config_file(path):
         raise UserError(f"no config at {file!r}: the folder configs/ has all configs")
     try:
         return runpy.run_path(file)["get_config"](*([variant] if variant else []))
+    except OSError as error:
+        raise UserError(explain(error) or f"{file} cannot be read: {error}") from None
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path} gives no config ({error}): check file and variant") from None
 
@@ -167,6 +169,16 @@ def nearest(name, known):
     return f"did you mean {best[0]!r}?" if best else "elf_jax/core/defaults.py lists all keys"
 
 
+def expanded(config):
+    """The config with `~` expanded in its paths; a copy, if there is any."""
+    flat = flatten(config)
+    changes = {key: path for key, path in paths.expand_keys(flat).items() if path != flat[key]}
+    if changes:
+        config = config.copy_and_resolve_references()
+        update(config, changes)
+    return config
+
+
 def write_config(workdir, config):
     """Writes the full config into the workdir."""
     write_json(pathlib.Path(workdir) / CONFIG, config.to_dict())
@@ -184,14 +196,14 @@ def read_config(workdir):
             f"no trained model in {str(workdir)!r} ({CONFIG} is missing): train one with "
             f"--config=CONFIG --workdir={workdir}, or name its workdir"
         )
-    config = defaults.get_config()
+    checksums.check(path)
+    config, values = defaults.get_config(), read_json(path)
     try:
-        values = dict(json.loads(path.read_text(encoding="utf-8")))
         values = {name: value for name, value in values.items() if name not in NOT_SETTINGS}
         update(config, translate(flatten(ConfigDict(values))))
-    except (ValueError, UserError) as error:
+    except (ValueError, TypeError, AttributeError, UserError) as error:
         raise UserError(f"{path} cannot be used ({error}): restore the file") from None
-    return config
+    return expanded(config)
 
 
 def check_same(workdir, config, only=lambda name: True):
@@ -210,7 +222,7 @@ def check_same(workdir, config, only=lambda name: True):
     """
     if not (pathlib.Path(workdir) / CONFIG).is_file():
         return {}
-    before, now = flatten(read_config(workdir)), flatten(config)
+    before, now = flatten(read_config(workdir)), flatten(expanded(config))
     changed = {
         name: (before.get(name), now.get(name))
         for name in sorted(set(before) | set(now))
@@ -224,9 +236,20 @@ def check_same(workdir, config, only=lambda name: True):
     if refused:
         raise UserError(
             f"workdir {str(workdir)!r} was made with another config; it differs in "
-            f"{', '.join(refused)}: use the same values or another --workdir"
+            f"{', '.join(refused)}: use the same values{_as_flags(changed, only)} or another "
+            "--workdir"
         )
     return {name: values for name, values in changed.items() if may_change(name)}
+
+
+def _as_flags(changed, only):
+    """The refused values of the workdir as flags, in brackets; empty if there are many."""
+    flags = [
+        f"--config.{name}={shlex.quote(str(there))}"
+        for name, (there, _) in changed.items()
+        if only(name) and not may_change(name)
+    ]
+    return f" ({' '.join(flags)})" if len(flags) <= 3 else ""
 
 
 def may_change(name):

@@ -2,7 +2,8 @@
 
 The values are those of the paper's unconditional ELF-B (arXiv 2605.10938). A duration has steps,
 epochs and examples: set exactly one of the three. Any key can be set on the command line:
-`--config.optimizer.learning_rate=0.002`. `checks.py` has the allowed values.
+`--config.optimizer.learning_rate=0.002`. `checks.py` has the allowed values. `~` at the start of a
+path is the home directory; the config.json of a workdir has the whole path.
 """
 
 from ml_collections import ConfigDict
@@ -12,7 +13,7 @@ def get_config() -> ConfigDict:
     """Returns the locked default config."""
     config = ConfigDict()
     config.method = "elf"  # the method, a way of modelling text
-    config.seed = 0  # all random numbers of training depend on it
+    config.seed = 0  # 0 to 2**32 - 1; all random numbers of training depend on it
     config.data = _data()
     config.encoder = _encoder()
     config.model = _model()
@@ -39,16 +40,20 @@ def _data():
     """The text, and how it is made into rows of tokens."""
     data = ConfigDict()
     # unicode_names: the names of the characters in Python's unicodedata | text: plain text files
-    # jsonl: JSON lines | tfds: TensorFlow Datasets | hf: Hugging Face datasets
+    # jsonl: JSON lines, or Parquet files | tfds: TensorFlow Datasets | hf: Hugging Face datasets
     data.kind = "text"
-    # text, jsonl: files or globs, separated by commas; .gz files too
+    # text, jsonl: files or globs, separated by commas (\, is a comma in a name); also compressed:
+    # .gz, .bz2, .xz, .zst
     # tfds, hf: the name of a data set (hf: also NAME:CONFIGURATION), or a directory
     data.path = ""
-    # jsonl, tfds, hf: the field with the text; for pairs, with the target. tfds, hf: a.b is the
-    # field b inside the field a
+    # jsonl, tfds, hf: the field with the text; for pairs, with the target. a.b is the field b
+    # inside the field a
     data.field = "text"
     # jsonl, tfds, hf: the field with the source of a pair; empty: text without sources
     data.source_field = ""
+    # jsonl: a line that is not valid JSON, or has no text in its field. error: it is an error
+    # skip: it is left out and counted
+    data.bad_lines = "error"
     data.split = "train"  # tfds, hf: the split for training
     data.validation_split = ""  # tfds, hf: the split for validation
     # Files or a data set for validation. If this and validation_split are empty, a part of `path`
@@ -148,6 +153,9 @@ def _optimizer():
     optimizer.adam_b1 = 0.9
     optimizer.adam_b2 = 0.999
     optimizer.ema = 0.9999  # decay of the averaged parameters, which sampling uses
+    # The decay after n steps is min(ema, (1 + n) / (10 + n)). Without it, the average of a training
+    # of few steps is little more than the first, random weights.
+    optimizer.ema_warmup = False
     return optimizer
 
 
@@ -276,6 +284,7 @@ def _pretrain():
     pretrain.checkpoint_every = 1000  # steps; the last step is always saved
     pretrain.optimizer = _optimizer()  # with these changes:
     del pretrain.optimizer.ema
+    del pretrain.optimizer.ema_warmup
     pretrain.optimizer.name = "adamw"
     pretrain.optimizer.learning_rate = 0.002
     pretrain.optimizer.schedule = "cosine"

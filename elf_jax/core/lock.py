@@ -105,7 +105,8 @@ class _DiskFile:
 
     def __init__(self, directory, name):
         self.path = pathlib.Path(directory) / name
-        self.is_new = not self.path.parent.exists()
+        directories = (self.path.parent, *self.path.parent.parents)
+        self.made = [one for one in directories if not one.exists()]
         self.path.parent.mkdir(parents=True, exist_ok=True)
 
     def read(self):
@@ -132,10 +133,10 @@ class _DiskFile:
         write_text(self.path, text)
 
     def remove(self):
-        """Removes the file, and the directory if it was made for the lock and is still empty."""
+        """Removes the file, and directories that were made for it and are still empty."""
         self.path.unlink(missing_ok=True)
-        if self.is_new and not any(self.path.parent.iterdir()):
-            self.path.parent.rmdir()
+        for directory in self.made:
+            directory.rmdir()  # fails, and ends this, if something else is in it
 
 
 class _StoreFile:

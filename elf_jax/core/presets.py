@@ -44,6 +44,7 @@ def small(config):
     config.optimizer.schedule = "linear"
     config.optimizer.warmup = duration(steps=100)
     config.optimizer.ema = 0.999
+    config.optimizer.ema_warmup = True  # 20 epochs of a small corpus are few steps
     config.train.batch_size = 128
     config.train.duration = duration(epochs=20.0)
     config.train.validate_every = 1000

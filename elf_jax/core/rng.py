@@ -3,6 +3,10 @@
 A key is derived from its purpose. So one more draw changes no other draw, a resumed run continues
 every stream where it stopped, and the noise of an example does not depend on how the batch is split
 over devices or micro-batches.
+
+A choice between rows ("so many of these rows, whichever come first") also depends on which rows are
+compared. These are the rows of a group of `sharding.group_rows`. The groups depend on the batch
+size, and on the devices only where these and the micro-batches together do not divide 8 groups.
 """
 
 import zlib

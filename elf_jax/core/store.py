@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from elf_jax.core.errors import UserError
 from elf_jax.core.files import open_scratch, write_text
-from elf_jax.core.workdir import CHECKPOINTS, STORE
+from elf_jax.core.workdir import CHECKPOINTS, LOCK, STORE, SUMS
 
 _SENT = {}  # (mirror, file) -> (time, size) when it was last sent or fetched
 
@@ -37,10 +37,13 @@ def fetch(path):
     """The local directory of a workdir: itself, or for a URL its mirror, brought up to date.
 
     Raises:
-      UserError: the store cannot be read, or its library is not installed.
+      UserError: a file is there, the store cannot be read, or its library is not installed.
     """
     if not is_url(path):
-        return pathlib.Path(path)
+        path = pathlib.Path(path)
+        if path.exists() and not path.is_dir():
+            raise UserError(f"workdir {str(path)!r} is a file: name a directory")
+        return path
     url, mirror = str(path).rstrip("/"), mirror_of(path)
     mirror.mkdir(parents=True, exist_ok=True)
     write_text(mirror / STORE, url)
@@ -49,7 +52,7 @@ def fetch(path):
         names = store.find(root) if store.exists(root) else []
     for found in names:
         inside = found[len(root) :].strip("/")
-        if CHECKPOINTS not in inside.split("/"):
+        if not {CHECKPOINTS, LOCK} & set(inside.split("/")):
             target = mirror / inside
             target.parent.mkdir(parents=True, exist_ok=True)
             with _reading(url):
@@ -74,13 +77,21 @@ def send(workdir):
     if not is_url(url) or jax.process_index() != 0:
         return
     store, root = _open(url)
-    for file in sorted(workdir.rglob("*")):
+    files = [file for file in workdir.rglob("*") if file.is_file() and file.name != STORE]
+    new = {}
+    for file in files:
         inside = file.relative_to(workdir).as_posix()
-        if file.is_file() and file.name != STORE and _SENT.get((workdir, inside)) != _state(file):
-            state = _state(file)
-            store.makedirs(f"{root}/{inside}".rsplit("/", 1)[0], exist_ok=True)
-            store.put_file(str(file), f"{root}/{inside}")
-            _SENT[workdir, inside] = state
+        if _SENT.get((workdir, inside)) != _state(file):
+            new[inside] = file
+    # If the upload ends too soon, files have no checksums, and not wrong ones.
+    sums = [inside for inside in new if pathlib.PurePosixPath(inside).name == SUMS]
+    for inside in sums:
+        remove(f"{url}/{inside}")
+    for inside in sorted(new, key=lambda inside: (inside in sums, inside)):
+        state = _state(new[inside])
+        store.makedirs(f"{root}/{inside}".rsplit("/", 1)[0], exist_ok=True)
+        store.put_file(str(new[inside]), f"{root}/{inside}")
+        _SENT[workdir, inside] = state
 
 
 @functools.cache
@@ -112,10 +123,35 @@ def copy(url):
     while glob.has_magic(base):
         base = base.rpartition("/")[0]
     paths = {name: directory / name[len(base) :].strip("/") for name in files}
-    for name, path in tqdm(paths.items(), f"copying {url}", disable=len(files) < 2):
-        if not path.is_file():
-            _copy_whole(store, name, path, url)
+    with tqdm(paths.items(), f"copying {url}", disable=len(files) < 2) as bar:
+        for name, path in bar:
+            if not path.is_file():
+                _copy_whole(store, name, path, url)
     return directory, {store.unstrip_protocol(name): str(path) for name, path in paths.items()}
+
+
+def read(url):
+    """The bytes of a small file in a store; None if there is no such file."""
+    store, path = _open(url)
+    store.invalidate_cache()
+    try:
+        return store.cat_file(path)
+    except FileNotFoundError:
+        return None
+
+
+def write(url, data):
+    """Writes bytes to a file in a store."""
+    store, path = _open(url)
+    store.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
+    store.pipe_file(path, data)
+
+
+def remove(url):
+    """Removes a file in a store, if it is there."""
+    store, path = _open(url)
+    with contextlib.suppress(FileNotFoundError):
+        store.rm_file(path)
 
 
 def _copy_whole(store, name, path, url):

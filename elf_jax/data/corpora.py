@@ -14,12 +14,21 @@ import numpy as np
 
 from elf_jax.core.errors import UserError
 from elf_jax.data import examples
+from elf_jax.data.fields import find_field
 from elf_jax.data.libraries import LIBRARIES
-from elf_jax.data.split import TRAIN, VALIDATION, is_held_out, split_example
+from elf_jax.data.long_lines import read_parts
+from elf_jax.data.opening import is_parquet
+from elf_jax.data.records import BadLines, parquet_records
+from elf_jax.data.split import (
+    LONGEST_BLOCK,
+    TRAIN,
+    VALIDATION,
+    is_held_out,
+    split_example,
+)
 from elf_jax.data.text_files import (
     check_apart,
     decode_utf8,
-    find_files,
     plain_newlines,
     read_lines,
 )
@@ -28,13 +37,21 @@ UNIT_BYTES = 64 << 20  # of decompressed files in a unit; they are sent to the w
 UNIT_DOCUMENTS = 32768  # of a data set in a unit
 READ_DOCUMENTS = 256  # of a data set, read in one call
 PIECE_BYTES = 1 << 20  # smallest piece of a file that is read at once
+LINE_BYTES = 1 << 20  # of a part of a line of text; a line of up to twice as many stays whole
 
 SPLIT = "split"  # the side of a unit whose texts are on both sides
 
 
-def unit_sizes():
-    """The sizes that decide where one unit ends and the next begins: a dict."""
-    return {"bytes": UNIT_BYTES, "piece": PIECE_BYTES, "documents": UNIT_DOCUMENTS}
+def unit_sizes(settings):
+    """The sizes that decide where one unit ends and the next begins: a dict.
+
+    Args:
+      settings: config section `data`.
+    """
+    sizes = {"bytes": UNIT_BYTES, "piece": PIECE_BYTES, "documents": UNIT_DOCUMENTS}
+    # Version 0.1 and 0.2 did not cut long lines. What they have begun, they must finish.
+    text_sizes = {"line": LINE_BYTES, "block": LONGEST_BLOCK}
+    return {**sizes, **text_sizes} if settings.kind == "text" else sizes
 
 
 class Unit(NamedTuple):
@@ -50,17 +67,19 @@ class Unit(NamedTuple):
 
 
 class Files:
-    """Text or JSON lines in files.
+    """Text or records (JSON lines, Parquet) in files.
 
     A text file is one document. A file of more than PIECE_BYTES is read in pieces, and each piece
     is a document: it ends at the first blank line after PIECE_BYTES, or at the first line end after
-    twice as many bytes if there is no blank line before.
+    twice as many bytes if there is no blank line before. A line of more than 2 * LINE_BYTES is read
+    in parts (`long_lines.py`), and a piece ends after each. So every piece fits into memory.
 
     Args:
       settings: config section `data`.
 
     Raises:
-      UserError: no files, or files that are both trained on and validated with.
+      UserError: no files, files of a format that is not read, or files that are both trained on and
+        validated with.
     """
 
     pretokenized = False
@@ -73,11 +92,11 @@ class Files:
             self.keys = {TRAIN: "path", VALIDATION: "validation_path"}
         else:
             self.keys = {SPLIT: "path"}
-            self._files(SPLIT)
+        for side in self.keys:
+            self._files(side)
 
     def _files(self, side):
-        key = self.keys[side]
-        return find_files(getattr(self.settings, key), key)
+        return examples.corpus_files(self.settings, self.keys[side])
 
     def revision(self):
         """16 hexadecimal digits that change with the files: a hash of their names and sizes.
@@ -96,41 +115,68 @@ class Files:
         for side in self.keys:
             blocks, size = [], 0
             for file in self._files(side):
-                for block in self._blocks(file):
+                for block, block_size in self._sized_blocks(file):
                     blocks.append(block)
-                    size += len(block[-1])
+                    size += block_size
                     if size >= UNIT_BYTES:
                         yield Unit(side, blocks)
                         blocks, size = [], 0
             if blocks:
                 yield Unit(side, blocks)
 
+    def _sized_blocks(self, file):
+        """Yields (block, its size) of consecutive blocks of a file.
+
+        A block of a table is (file, number of its first row, 0, list of records). Other blocks are
+        those of `_blocks`.
+        """
+        if not is_parquet(file):
+            yield from ((block, len(block[-1])) for block in self._blocks(file))
+            return
+        for first, records in parquet_records(file, examples.fields(self.settings)):
+            # The size of the text, not of its form in memory: then units are always the same ones.
+            yield (file, first, 0, records), sum(map(self._size, records))
+
+    def _size(self, record):
+        values = (find_field(record, name) for name in examples.fields(self.settings))
+        return sum(len(value) for value in values if isinstance(value, str))
+
     def _blocks(self, file):
         """Yields (file, its first line, its first byte, bytes) of consecutive blocks of lines."""
+        is_text = self.settings.kind == "text"
         lines, size, first_line, first_byte = [], 0, 1, 0
-        for number, line in enumerate(read_lines(file), 1):
+        for line in read_parts(file, LINE_BYTES) if is_text else read_lines(file):
             lines.append(line)
             size += len(line)
-            blank = self.settings.kind == "jsonl" or not line.strip()
-            if size >= (PIECE_BYTES if blank else 2 * PIECE_BYTES):
-                yield file, first_line, first_byte, b"".join(lines)
-                first_line, first_byte = number + 1, first_byte + size
+            blank = not is_text or not line.strip()
+            part = is_text and not line.endswith(b"\n")  # of a long line
+            if part or size >= (PIECE_BYTES if blank else 2 * PIECE_BYTES):
+                data = b"".join(lines)
+                yield file, first_line, first_byte, data
+                first_line, first_byte = first_line + data.count(b"\n"), first_byte + size
                 lines, size = [], 0
         if lines:
             yield file, first_line, first_byte, b"".join(lines)
 
-    def read(self, payload):
+    def read(self, payload, bad=None):
         """Yields the `Example`s of a unit, empty ones too.
+
+        Args:
+          payload: of the unit. bad: a `BadLines`, to which the bad lines that are skipped are
+            added.
 
         Raises:
           UserError: a damaged line; names file and line.
         """
+        settings, bad = self.settings, bad or BadLines(self.settings)
         for file, line, byte, data in payload:
-            text = decode_utf8(file, data, line, byte)
-            if self.settings.kind == "jsonl":
-                yield from examples.jsonl_examples(self.settings, file, text, line)
+            if is_parquet(file):
+                yield from examples.record_examples(settings, file, data, bad, line)
+            elif settings.kind == "jsonl":
+                yield from examples.jsonl_examples(settings, file, data, bad, line, byte)
             else:
-                yield from examples.text_examples(self.settings, plain_newlines(text))
+                text = decode_utf8(file, data, line, byte)
+                yield from examples.text_examples(settings, plain_newlines(text))
 
 
 class Documents:
@@ -158,12 +204,16 @@ class Documents:
             for start in range(0, total, UNIT_DOCUMENTS):
                 yield Unit(side, [side, start, min(start + UNIT_DOCUMENTS, total)])
 
-    def read(self, payload):
+    def read(self, payload, bad=None):
         """Yields the `Example`s of a unit, empty ones too; `Tokens` if it is pre-tokenised.
+
+        Args:
+          payload: of the unit. bad: see `Files.read`; a data set has no bad lines.
 
         Raises:
           UserError: a field that is missing or holds no text.
         """
+        del bad
         side, start, stop = payload
         side = VALIDATION if side == VALIDATION else TRAIN
         for first in range(start, stop, READ_DOCUMENTS):

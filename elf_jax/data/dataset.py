@@ -14,6 +14,7 @@ from elf_jax.data.manifest import held_out_fingerprint, read_manifest, shards
 from elf_jax.data.packing import Rows, pack_documents, pack_rows, pack_stream, resolve_packing
 from elf_jax.data.prepare import prepare
 from elf_jax.data.prepared import on_this_machine, open_prepared
+from elf_jax.data.records import BadLines
 from elf_jax.data.shards import PreparedRows, RowTexts
 from elf_jax.data.split import TRAIN, VALIDATION
 from elf_jax.data.text_files import MissingFiles
@@ -64,7 +65,8 @@ def load_dataset(settings, tokenizer_directory):
     """
     if settings.prepared:
         return _load_prepared(settings, tokenizer_directory)
-    train_examples, validation_examples = load_examples(settings)
+    bad = BadLines(settings)
+    train_examples, validation_examples = load_examples(settings, bad)
     tokenizer = get_tokenizer(settings, train_examples, tokenizer_directory)
     train, cut = _pack(settings, tokenizer, train_examples, "training")
     validation, validation_cut = _pack(settings, tokenizer, validation_examples, "validation")
@@ -77,6 +79,7 @@ def load_dataset(settings, tokenizer_directory):
         "fill": float(train.valid_length.mean() / settings.length),
         "vocab_size": len(tokenizer),
         **cut,
+        **_skipped(settings, bad.count),
         "fingerprint": _fingerprint(train, validation),
         "held_out_fingerprint": _fingerprint(validation),
     }
@@ -227,6 +230,7 @@ def _load_prepared(settings, tokenizer_directory):
         "vocab_size": len(tokenizer),
         **_cut(counts[TRAIN]),
         "empty": manifest["empty"],
+        **_skipped(settings, manifest.get("bad_lines", 0)),
         "fingerprint": manifest["fingerprint"],
         "held_out_fingerprint": held_out_fingerprint(manifest),
     }
@@ -275,6 +279,11 @@ def _rows(settings, manifest, tokenizer, side):
 
 def _cut(counts):
     return {name: count for name, count in counts.items() if name.endswith("_cut")}
+
+
+def _skipped(settings, count):
+    """What a summary says of the bad lines: their number, if they may be skipped."""
+    return {"bad_lines": count} if settings.bad_lines == "skip" else {}
 
 
 def _fingerprint(*parts):

@@ -1,10 +1,9 @@
 """Examples: texts and pairs of texts, before they are tokenised.
 
 Three kinds of corpus are read into memory here: the names of Unicode characters, plain text, and
-JSON lines. Larger corpora are read part by part, see `corpora.py`.
+records (JSON lines or Parquet). Larger corpora are read part by part, see `corpora.py`.
 """
 
-import json
 import re
 import unicodedata
 from typing import NamedTuple
@@ -13,8 +12,16 @@ from absl import logging
 
 from elf_jax.core.errors import UserError
 from elf_jax.data.libraries import LIBRARIES
+from elf_jax.data.opening import check_format, is_parquet
+from elf_jax.data.records import BadLine, BadLines, json_records, parquet_records, text_field
 from elf_jax.data.split import split_blocks, split_example
-from elf_jax.data.text_files import check_apart, find_files, plain_newlines, read_text
+from elf_jax.data.text_files import (
+    check_apart,
+    find_files,
+    plain_newlines,
+    read_lines,
+    read_text,
+)
 
 
 class Example(NamedTuple):
@@ -28,11 +35,12 @@ class Example(NamedTuple):
     source: str | None = None
 
 
-def load_examples(settings):
+def load_examples(settings, bad=None):
     """Reads the whole corpus and splits it.
 
     Args:
       settings: config section `data`.
+      bad: a `BadLines`, to which the bad lines that are skipped are added.
 
     Returns:
       (training, validation), two lists of `Example`.
@@ -42,10 +50,11 @@ def load_examples(settings):
         is not read into memory.
     """
     read = _reader(settings)
+    bad = bad or BadLines(settings)
     if settings.validation_path:
         check_apart(settings)
-        return read(settings, "path"), read(settings, "validation_path")
-    examples = read(settings, "path")
+        return read(settings, "path", bad), read(settings, "validation_path", bad)
+    examples = read(settings, "path", bad)
     train, validation = [], []
     for example in examples:
         for out, part in split_example(settings, example):
@@ -62,11 +71,11 @@ def load_examples(settings):
 
 def load_validation_examples(settings):
     """Reads settings.validation_path alone: a list of `Example`. Raises as `load_examples`."""
-    return _reader(settings)(settings, "validation_path")
+    return _reader(settings)(settings, "validation_path", BadLines(settings))
 
 
 def _reader(settings):
-    """The function (settings, key of config.data with the path) -> examples of a kind."""
+    """The function (settings, key of config.data with the path, `BadLines`) -> examples."""
     if settings.kind in LIBRARIES:
         raise UserError(
             f"config.data.kind={settings.kind} is read from prepared shards: set "
@@ -81,14 +90,14 @@ def _reader(settings):
     return READERS[settings.kind]
 
 
-def _unicode_names(settings, key):
+def _unicode_names(settings, key, bad):
     """The names of the characters in `unicodedata`, in lower case.
 
     There are about 26,000, more with a newer Unicode. Names that only count are left out: those
     with a digit or with their own code point (CJK ideographs, hieroglyphs, cuneiform), and the
     Hangul and Yi syllables.
     """
-    del settings, key
+    del settings, key, bad
     names = []
     for code in range(0x110000):
         name = unicodedata.name(chr(code), "")
@@ -99,10 +108,11 @@ def _unicode_names(settings, key):
     return names
 
 
-def _text(settings, key):
+def _text(settings, key, bad):
     """Plain text files. Every file is a document; with packing=rows every block is one."""
+    del bad
     documents = []
-    for file in find_files(getattr(settings, key), key):
+    for file in corpus_files(settings, key):
         text = plain_newlines(read_text(file))
         if not text.strip():
             raise UserError(f"{file} holds no text: remove it from config.data.{key}, or fill it")
@@ -116,16 +126,23 @@ def text_examples(settings, text):
     return [Example(block) for block in blocks]
 
 
-def _jsonl(settings, key):
-    """JSON lines. Every line is a document, or a pair where `source_field` is set."""
-    examples, path = [], getattr(settings, key)
-    for file in find_files(path, key):
-        examples += jsonl_examples(settings, file, read_text(file))
+def _jsonl(settings, key, bad):
+    """Records. Every one is a document, or a pair where `source_field` is set."""
+    examples, before = [], bad.count
+    for file in corpus_files(settings, key):
+        if is_parquet(file):
+            for first, records in parquet_records(file, fields(settings)):
+                examples += record_examples(settings, file, records, bad, first)
+        else:
+            examples += jsonl_examples(settings, file, b"".join(read_lines(file)), bad)
+    bad.check()
+    if bad.count > before:
+        logging.warning("skipped %d bad lines; the first: %s", bad.count - before, bad.first)
     kept = [example for example in examples if not is_empty(example)]
     if settings.source_field and len(kept) < len(examples):
         logging.warning("dropped %d pairs with an empty half", len(examples) - len(kept))
     if not kept:
-        raise UserError(f"{path} holds no examples: check config.data.{key}")
+        raise UserError(f"{getattr(settings, key)} holds no examples: check config.data.{key}")
     return kept
 
 
@@ -137,53 +154,60 @@ def is_empty(example):
     return any(half is not None and (not half or half.isspace()) for half in example)
 
 
-def jsonl_examples(settings, file, text, first_line=1):
+def corpus_files(settings, key):
+    """The files of settings.path or settings.validation_path, see `find_files`.
+
+    Raises:
+      UserError: as `find_files`; or a file whose name says that it cannot be read.
+    """
+    files = find_files(getattr(settings, key), key)
+    for file in files:
+        check_format(file, settings.kind)
+    return files
+
+
+def fields(settings):
+    """The names of the fields with the text and, of pairs, with the source."""
+    return [name for name in (settings.field, settings.source_field) if name]
+
+
+def jsonl_examples(settings, file, data, bad, first_line=1, first_byte=0):
     """Yields the `Example` of every JSON line, empty ones too.
 
     Args:
-      settings: config section `data`. text: the lines.
-      file, first_line: where `text` was read from, for messages.
+      settings: config section `data`. data: bytes, the lines. bad: a `BadLines`.
+      file, first_line, first_byte: where `data` was read from, for messages.
 
     Raises:
       UserError: a line that is not a JSON object with the fields of the config.
     """
-    for number, line in enumerate(text.split("\n"), first_line):
-        if not line.strip():
+    records = json_records(file, data, bad, first_line, first_byte)
+    return _examples(settings, f"{file} line", records, bad)
+
+
+def record_examples(settings, file, records, bad, first_row=1):
+    """Yields the `Example` of every record of a table, empty ones too.
+
+    Args:
+      settings: config section `data`. records: list of dicts. bad: a `BadLines`.
+      file, first_row: where `records` were read from, for messages.
+
+    Raises:
+      UserError: a row that does not have a text in the fields of the config.
+    """
+    return _examples(settings, f"{file} row", enumerate(records, first_row), bad)
+
+
+def _examples(settings, what, numbered, bad):
+    """Yields an `Example` for every (number, record)."""
+    names = (settings.field, settings.source_field)
+    for number, record in numbered:
+        try:
+            text, source = (
+                text_field(record, name, f"{what} {number}") if name else None for name in names
+            )
+        except BadLine as error:
+            bad.add(error, number == 1)
             continue
-        values = _parse(line, file, number)
-        source = None
-        if settings.source_field:
-            source = _field(values, settings.source_field, file, number)
-        yield Example(_field(values, settings.field, file, number), source)
-
-
-def _parse(line, file, number):
-    try:
-        values = json.loads(line)
-    except ValueError as error:
-        raise UserError(
-            f"{file} line {number} is not valid JSON ({error}): mend or remove the line"
-        ) from None
-    if not isinstance(values, dict):
-        raise UserError(
-            f"{file} line {number} is not a JSON object: write one {{...}} on every line"
-        )
-    return values
-
-
-def _field(values, name, file, number):
-    if not isinstance(values.get(name), str):
-        there = ", ".join(sorted(values)) or "none"
-        fault = "is not a string" if name in values else "is missing"
-        raise UserError(
-            f"{file} line {number}: field {name!r} {fault} (fields there: {there}): set "
-            "config.data.field and config.data.source_field"
-        )
-    try:
-        values[name].encode()
-    except UnicodeEncodeError as error:
-        raise UserError(
-            f"{file} line {number}: field {name!r} has half a surrogate pair "
-            f"({values[name][error.start]!a}), which is no character: mend or remove the line"
-        ) from None
-    return values[name]
+        bad.good = True
+        yield Example(text, source)

@@ -8,7 +8,10 @@ it takes its settings along and opens the data there again.
 import pathlib
 
 from elf_jax.core.errors import UserError
+from elf_jax.data.fields import Missing, field_names, find_field, top_key
 from elf_jax.data.split import TRAIN, VALIDATION
+
+FIRST = 1000  # documents, at most, among which there must be one with a value
 
 
 class _Library:
@@ -115,7 +118,7 @@ class TensorFlowDatasets(_Library):
         return columns[0], columns[1] if len(columns) > 1 else [None] * len(documents)
 
     def _text(self, document, name):
-        value = _nested(document, name)
+        value = find_field(document, name)
         if not isinstance(value, bytes | str):
             raise _no_field(self.settings, name, document, value)
         return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
@@ -130,12 +133,19 @@ class HuggingFace(_Library):
 
     def __init__(self, settings):
         super().__init__(settings)
-        document = self._data(TRAIN)[0] if self.size(TRAIN) else {}
-        values = [_nested(document, name) for name in self._fields()]
-        for name, value in zip(self._fields(), values, strict=True):
-            if not isinstance(value, str | list):
-                raise _no_field(settings, name, document, value)
+        values = [self._first_value(name) for name in self._fields()]
         self.pretokenized = all(isinstance(value, list) for value in values)
+
+    def _first_value(self, name):
+        """The first value of a field that is not null, among the first documents."""
+        document, value = {}, Missing
+        for document in self._data(TRAIN).select(range(min(FIRST, self.size(TRAIN)))):
+            value = find_field(document, name)
+            if value is not None and value is not Missing:
+                break
+        if not isinstance(value, str | list):
+            raise _no_field(self.settings, name, document, value)
+        return value
 
     def _load(self, name, split):
         try:
@@ -153,7 +163,8 @@ class HuggingFace(_Library):
         except Exception as error:  # the network or a data set may raise anything
             raise UserError(
                 f"datasets cannot load {name!r} ({_first_line(error)}): give a name on the hub, "
-                "NAME:CONFIGURATION, or a directory made by save_to_disk as config.data.path"
+                "NAME:CONFIGURATION, or a directory made by save_to_disk as config.data.path; "
+                "JSON lines and Parquet files are read with config.data.kind=jsonl"
             ) from None
         if isinstance(data, dict):
             if split not in data:
@@ -163,7 +174,7 @@ class HuggingFace(_Library):
                 )
             data = data[split]
         self._versions[name, split] = data._fingerprint
-        columns = [field.split(".")[0] for field in self._fields()]
+        columns = [top_key(field, data.column_names) for field in self._fields()]
         there = [column for column in dict.fromkeys(columns) if column in data.column_names]
         # Other columns are not read. If one is missing, all stay, so that the error can list them.
         return data.select_columns(there) if len(there) == len(set(columns)) else data
@@ -188,34 +199,28 @@ class HuggingFace(_Library):
         return columns[0], columns[1] if len(columns) > 1 else [None] * len(columns[0])
 
     def _column(self, data, name):
-        first, *rest = name.split(".")
-        values = data.get(first, [])
-        if rest:
-            values = [_nested(value, ".".join(rest)) for value in values]
+        first = top_key(name, data)
+        rows = [{first: value} for value in data.get(first, [])]
+        values = [find_field(row, name) for row in rows]
         kind = list if self.pretokenized else str
-        values = [kind() if value is None else value for value in values]  # empty: dropped later
+        # Null is an empty text, which is dropped later. So is a field of a record that is null.
+        values = [kind() if value is None or value is Missing else value for value in values]
         wrong = [value for value in values if not isinstance(value, kind)]
         if wrong or first not in data:
-            raise _no_field(self.settings, name, data, wrong[0] if wrong else None)
+            raise _no_field(self.settings, name, data, wrong[0] if wrong else Missing)
         return values
 
 
 LIBRARIES = {"tfds": TensorFlowDatasets, "hf": HuggingFace}  # by config.data.kind
 
 
-def _nested(document, name):
-    """The value at a dotted name in nested dicts, or None."""
-    for key in name.split("."):
-        document = document.get(key) if isinstance(document, dict) else None
-    return document
-
-
 def _no_field(settings, name, document, value):
-    there = ", ".join(sorted(document)) or "none"
-    fault = "is missing" if value is None else f"is a {type(value).__name__}, not text"
+    fault = f"is a {type(value).__name__}, not text"
+    if value is Missing or value is None:
+        fault = "is missing" if value is Missing else f"is null in the first {FIRST:,} documents"
     return UserError(
-        f"{settings.path}: field {name!r} {fault} (fields there: {there}): set config.data.field "
-        "and config.data.source_field"
+        f"{settings.path}: field {name!r} {fault} (fields there: {field_names(document)}): set "
+        "config.data.field and config.data.source_field"
     )
 
 

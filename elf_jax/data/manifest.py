@@ -6,6 +6,7 @@ revision     of the corpus: for files a hash of names and sizes, otherwise what 
 pretokenized, dtype, vocab_size
 counts       of each side: documents, rows, tokens, how many texts were cut
 empty        documents, or pairs with an empty half, that were dropped
+bad_lines    lines that were skipped (config.data.bad_lines); version 0.2 and earlier skipped none
 fill         share of the positions of the training rows that hold tokens
 units        for each unit of the corpus its shards with rows, bytes and SHA-256
 fingerprint  of options (without paths), revision and shards: the same for the same rows
@@ -16,7 +17,9 @@ import json
 import pathlib
 
 from elf_jax.core.errors import UserError
+from elf_jax.core.files import is_lfs_pointer, read_json
 from elf_jax.core.renames import translate
+from elf_jax.data.opening import cannot_read
 from elf_jax.data.packing import short_stream
 from elf_jax.data.shards import file_sha256
 from elf_jax.data.split import TRAIN, VALIDATION
@@ -35,15 +38,10 @@ def read_manifest(directory):
       UserError: it cannot be read, or has another format version.
     """
     path = pathlib.Path(directory) / MANIFEST
-    if not path.is_file():
+    if not _is_readable(path):
         return None
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-        version = manifest["version"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"{path} is damaged ({error!r}): delete the directory and prepare the data again"
-        ) from None
+    manifest = read_json(path, remedy="delete the directory and prepare the data again")
+    version = manifest.get("version")
     if version != VERSION:
         raise UserError(
             f"{path} has format version {version}, but this program needs {VERSION}: prepare the "
@@ -70,6 +68,12 @@ def make_manifest(settings, options, revision, about, units):
     """
     units = sorted(units, key=lambda unit: unit["number"])
     counts = {side: _total(units, side) for side in (TRAIN, VALIDATION)}
+    bad, empty = (sum(unit.get(key, 0) for unit in units) for key in ("bad_lines", "empty"))
+    if bad and not empty and not any(count["documents"] for count in counts.values()):
+        raise UserError(
+            f"not one of the {bad:,} lines of {settings.path} is good: leave config.data.bad_lines="
+            "skip out to see what is wrong with the first one"
+        )
     for side in counts:
         if not counts[side]["rows"]:
             raise UserError(_nothing(settings, side, counts[side]))
@@ -84,7 +88,8 @@ def make_manifest(settings, options, revision, about, units):
         "revision": revision,
         **about,
         "counts": counts,
-        "empty": sum(unit["empty"] for unit in units),
+        "empty": empty,
+        "bad_lines": bad,
         "fill": counts[TRAIN]["tokens"] / (counts[TRAIN]["rows"] * settings.length),
         "units": units,
         "fingerprint": digest.hexdigest()[:16],
@@ -124,20 +129,39 @@ def held_out_fingerprint(manifest):
     return hashlib.sha256(sums.encode()).hexdigest()[:16]
 
 
+def _is_readable(path):
+    """Whether a file is there. Raises UserError if it is, but cannot be read."""
+    try:
+        if not path.is_file():
+            return False
+        with open(path, "rb"):
+            return True
+    except OSError as error:
+        raise cannot_read(path, error) from None
+
+
 def fault(directory, shard, whole=False):
     """What is wrong with a shard, as text, or None.
 
     Args:
       directory: of the shard. shard: its entry. whole: whether to compare the checksum too.
+
+    Raises:
+      UserError: the shard cannot be read, so that nobody knows whether it is good.
     """
     path = pathlib.Path(directory) / shard["name"]
-    if not path.is_file():
+    if not _is_readable(path):
         return "is missing"
     size = path.stat().st_size
+    if size != shard["bytes"] and is_lfs_pointer(path):
+        raise UserError(f"{path} is a Git LFS pointer, not the file itself: run git lfs pull")
     if size != shard["bytes"]:
         return f"has {size} bytes, but the manifest says {shard['bytes']}"
-    if whole and file_sha256(path) != shard["sha256"]:
-        return "does not have the checksum in the manifest"
+    try:
+        if whole and file_sha256(path) != shard["sha256"]:
+            return "does not have the checksum in the manifest"
+    except OSError as error:
+        raise cannot_read(path, error) from None
     return None
 
 

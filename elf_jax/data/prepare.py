@@ -32,6 +32,7 @@ from elf_jax.data.packing import resolve_packing
 from elf_jax.data.prepare_unit import Plan
 from elf_jax.data.prepare_workers import cores, run_units
 from elf_jax.data.prepared import (
+    check_bad_lines,
     check_corpus,
     check_options,
     check_revision,
@@ -41,7 +42,7 @@ from elf_jax.data.prepared import (
     not_in_store,
 )
 from elf_jax.data.shards import row_dtype
-from elf_jax.data.tokenizer import save_tokenizer, train_tokenizer, vocab_size
+from elf_jax.data.tokenizer import core_text, save_tokenizer, train_tokenizer, vocab_size
 
 UNFINISHED = "unfinished"  # directory with what the finished units hold
 STARTED = "started.json"  # in UNFINISHED: what the units are made with
@@ -101,9 +102,11 @@ def _is_complete(settings, manifest, run_directory):
     directory = pathlib.Path(settings.prepared)
     tokenizer = kept_tokenizer(settings, run_directory)
     check_options(directory, manifest["options"], describe(settings, tokenizer))
+    check_bad_lines(settings, manifest.get("bad_lines", 0))
     check_corpus(settings, manifest)
     there = [shard for shard in shards(manifest) if (directory / shard["name"]).exists()]
-    verify(directory, tqdm(there, desc="checking", unit="shard", leave=False), whole=True)
+    with tqdm(there, desc="checking", unit="shard", leave=False) as bar:
+        verify(directory, bar, whole=True)
     return len(there) == len(shards(manifest))
 
 
@@ -118,18 +121,19 @@ def _make(settings, before, run_directory, workers):
     revision = corpus.revision()
     tokenizer = find_tokenizer(settings, run_directory) or _train(settings, corpus)
     options = describe(settings, tokenizer)
-    started = before or _started(directory)
+    started = before or _started(settings)
     if started:
         check_options(directory, started["options"], options)
         check_revision(settings, started, revision)
     save_tokenizer(tokenizer, directory / TOKENIZER)
-    start = {"options": options, "revision": revision, "unit": corpora.unit_sizes()}
+    start = {"options": options, "revision": revision, "unit": corpora.unit_sizes(settings)}
     write_json(directory / UNFINISHED / STARTED, start)
     size = vocab_size(tokenizer)
     dtype = row_dtype(size, settings.length)
-    core = tokenizer.backend_tokenizer.to_str()
-    plan = Plan(frozen, corpus, core, tokenizer.eos_token_id, size, dtype)
+    portable = core_text(tokenizer) or directory / TOKENIZER
+    plan = Plan(frozen, corpus, portable, tokenizer.eos_token_id, size, dtype)
     units = _finished(directory, before)
+    check_bad_lines(settings, sum(unit.get("bad_lines", 0) for unit in units.values()))
     _run(plan, units, directory, workers)
     about = {"pretokenized": corpus.pretokenized, "dtype": dtype, "vocab_size": size}
     try:
@@ -188,13 +192,14 @@ def _training_examples(settings, corpus):
                 return
 
 
-def _started(directory):
+def _started(settings):
     """What an interrupted preparation was started with, or None."""
+    directory = pathlib.Path(settings.prepared)
     path = directory / UNFINISHED / STARTED
     if not path.is_file():
         return None
     started = json.loads(path.read_text(encoding="utf-8"))
-    if started["unit"] != corpora.unit_sizes():
+    if started["unit"] != corpora.unit_sizes(settings):
         raise UserError(
             f"the preparation of {str(directory)!r} was begun by another version, with units of "
             "another size: delete the directory and prepare again"
@@ -265,4 +270,6 @@ def _in_words(manifest, settings):
     if manifest["empty"]:
         kind = "pairs with an empty half" if settings.source_field else "empty documents"
         parts.append(f"{manifest['empty']:,} {kind} dropped")
+    if manifest.get("bad_lines"):
+        parts.append(f"{manifest['bad_lines']:,} bad lines skipped")
     return ", ".join(parts)

@@ -5,6 +5,7 @@ It runs in worker processes. So it imports little, and they start quickly.
 
 import contextlib
 import dataclasses
+import functools
 import pathlib
 
 import numpy as np
@@ -13,7 +14,9 @@ import tokenizers
 from elf_jax.core.errors import UserError
 from elf_jax.data.corpora import SPLIT, TRAIN, VALIDATION, is_empty, split_document
 from elf_jax.data.packing import PACKERS, ReadyPacker
+from elf_jax.data.records import BadLines
 from elf_jax.data.shards import open_shard
+from elf_jax.data.tokenizer_errors import encoding
 
 # Limits of what is tokenised in one call: enough to be quick, little enough to save memory.
 CHUNK_CHARACTERS, CHUNK_TEXTS = 1 << 19, 512
@@ -30,13 +33,14 @@ class Plan:
     Attributes:
       settings: the values of the config section `data`, with the packing resolved.
       corpus: of `corpora.open_corpus`.
-      tokenizer: text of a tokenizer.json. eos_id: id of its EOS token.
+      tokenizer: text of a tokenizer.json, or the directory of a tokenizer that has none.
+      eos_id: id of its EOS token.
       vocab_size: V. dtype: of stored rows, see `shards.row_dtype`.
     """
 
     settings: object
     corpus: object
-    tokenizer: str
+    tokenizer: str | pathlib.Path
     eos_id: int
     vocab_size: int
     dtype: str
@@ -53,7 +57,7 @@ class UnitPreparer:
 
     def __init__(self, plan, progress=lambda documents, tokens: None, stopped=lambda: False):
         self.plan, self.progress, self.stopped = plan, progress, stopped
-        self.core = load_core(plan.tokenizer)
+        self.encode = load_encoder(plan.tokenizer)
 
     def run(self, number, unit):
         """Writes the shards of a unit.
@@ -63,28 +67,29 @@ class UnitPreparer:
 
         Returns:
           The unit's entry in the manifest, a dict: "number"; "empty", how many documents or pairs
-          with an empty half were dropped; "sides", {side: {"shard": entry of the shard, "counts":
-          counts of documents, tokens and cuts}}.
+          with an empty half were dropped; "bad_lines", how many were skipped, if any; "sides",
+          {side: {"shard": entry of the shard, "counts": counts of documents, tokens and cuts}}.
 
         Raises:
           UserError: documents that cannot be read. Stopped: see `stopped`.
         """
         sides = (TRAIN, VALIDATION) if unit.side == SPLIT else (unit.side,)
-        empty = 0
+        empty, bad = 0, BadLines(self.plan.settings)
         with contextlib.ExitStack() as stack:
             outputs = {side: _Output(self.plan, side, number, stack) for side in sides}
-            for documents, placed in _chunks(self._placed(unit)):
+            for documents, placed in _chunks(self._placed(unit, bad)):
                 if self.stopped():
                     raise Stopped
                 kept = [(side, document) for side, document in placed if not is_empty(document)]
                 empty += len(placed) - len(kept)
                 self.progress(documents, self._pack(outputs, kept))
             done = {side: output.finish() for side, output in outputs.items()}
-        return {"number": number, "empty": empty, "sides": done}
+        skipped = {"bad_lines": bad.count} if bad.count else {}
+        return {"number": number, "empty": empty, **skipped, "sides": done}
 
-    def _placed(self, unit):
+    def _placed(self, unit, bad):
         """For each document of the unit, yields a list of (side, part of the document)."""
-        for document in self.plan.corpus.read(unit.payload):
+        for document in self.plan.corpus.read(unit.payload, bad):
             if unit.side != SPLIT or is_empty(document):
                 yield [(unit.side, document)]
                 continue
@@ -98,10 +103,10 @@ class UnitPreparer:
             pairs = [(document.target, document.source) for _, document in placed]
             self._check_ids(pairs)
         else:
-            targets = encode_core(self.core, [document.text for _, document in placed])
+            targets = self.encode([document.text for _, document in placed])
             sources = [None] * len(placed)
             if self.plan.settings.source_field:
-                sources = encode_core(self.core, [document.source for _, document in placed])
+                sources = self.encode([document.source for _, document in placed])
             pairs = zip(targets, sources, strict=True)
         for (side, _), pair in zip(placed, pairs, strict=True):
             outputs[side].add(*pair)
@@ -163,6 +168,20 @@ def _size(document):
     return sum(len(half) for half in document if half is not None)
 
 
+def load_encoder(tokenizer):
+    """The function that `tokenizer.encode` is for one tokenizer: texts to a list of int32 arrays.
+
+    Args:
+      tokenizer: as in `Plan`.
+    """
+    if isinstance(tokenizer, str):
+        return functools.partial(encode_core, load_core(tokenizer))
+    # Here, because transformers takes long to start, and most workers do without it.
+    from elf_jax.data.tokenizer import encode, load_tokenizer
+
+    return functools.partial(encode, load_tokenizer(tokenizer))
+
+
 def load_core(text):
     """The `tokenizers.Tokenizer` of a tokenizer.json; special tokens in a text stay text.
 
@@ -178,5 +197,6 @@ def load_core(text):
 
 def encode_core(core, texts):
     """Token ids of each text: a list of int32 arrays, the same ones as `tokenizer.encode` gives."""
-    encoded = core.encode_batch_fast(texts, add_special_tokens=False)
+    with encoding():
+        encoded = core.encode_batch_fast(texts, add_special_tokens=False)
     return [np.array(one.ids, np.int32) for one in encoded]

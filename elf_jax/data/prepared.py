@@ -63,6 +63,15 @@ def check_options(directory, before, now):
         )
 
 
+def check_bad_lines(settings, count):
+    """Raises UserError if shards were made without `count` bad lines, and the config skips none."""
+    if count and settings.bad_lines != "skip":
+        raise UserError(
+            f"{count:,} bad lines were skipped in {settings.prepared!r}: set "
+            "config.data.bad_lines=skip to use it, or delete it, mend the lines and prepare again"
+        )
+
+
 def check_corpus(settings, made):
     """Checks that the config still names the corpus that the shards were made from.
 
@@ -201,6 +210,7 @@ def open_prepared(settings, run_directory=None, held_out=False):
         raise MissingFiles(message, directory, "prepared")
     tokenizer = kept_tokenizer(settings, run_directory)
     check_options(directory, manifest["options"], describe(settings, tokenizer))
+    check_bad_lines(settings, manifest.get("bad_lines", 0))
     if not held_out:
         check_corpus(settings, manifest)
     verify(directory, shards(manifest, VALIDATION if held_out else None))

@@ -9,8 +9,12 @@ import hashlib
 import itertools
 import re
 
+from elf_jax.data.cutting import cut
+
 TRAIN, VALIDATION = "train", "validation"  # the two sides; the second is held out
 BLOCK = 1000  # characters, at least, in every block of a document but the last
+# Characters, at most, in a block. More than in the paragraphs of prose: those stay whole.
+LONGEST_BLOCK = 16 * BLOCK
 
 
 def split_example(settings, example):
@@ -52,8 +56,9 @@ def _pieces(settings, example):
 def split_blocks(text):
     """Cuts a document into blocks of at least BLOCK characters (the last one may be shorter).
 
-    Blocks end at blank lines; in a document without blank lines they end at line ends. All blocks
-    joined are the document.
+    Blocks end at blank lines; in a document without blank lines they end at line ends. A block that
+    would have more than LONGEST_BLOCK characters, such as a whole corpus in one line, is cut at the
+    best ends that are in it, see `cutting.cut`. All blocks joined are the document.
 
     Returns:
       List of strings.
@@ -66,8 +71,12 @@ def split_blocks(text):
         current.append(piece)
         size += len(piece)
         if size >= BLOCK:
-            blocks.append("".join(current))
+            blocks += _bounded("".join(current))
             current, size = [], 0
     if current:
         blocks.append("".join(current))
     return blocks
+
+
+def _bounded(block):
+    return [block] if len(block) <= LONGEST_BLOCK else cut(block, BLOCK, LONGEST_BLOCK)

@@ -1,24 +1,34 @@
 """Tokenizers: text to token ids and back.
 
-A tokenizer is read from a directory, or trained on the data. A trained one is either a byte-level
-BPE, which loses nothing, or a list of words, which suits short texts with few different words.
+A tokenizer is read from a directory, or trained on the data (`tokenizer_training.py`). Most are
+fast ones of the tokenizers library, with a tokenizer.json. Others are written in Python, such as
+ByT5's.
 """
 
 import hashlib
+import json
 import pathlib
+import tempfile
 
 import numpy as np
 import tokenizers
 import transformers
-from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
 from elf_jax.core.errors import UserError
-from elf_jax.core.files import open_directory
+from elf_jax.core.files import check_downloaded, open_directory, read_json
 from elf_jax.core.hub import resolve
+from elf_jax.data.tokenizer_errors import encoding, told
+from elf_jax.data.tokenizer_training import TRAINED, train_tokenizer
 
-PAD, EOS, UNK = "<pad>", "</s>", "<unk>"  # ids 0, 1, 2, in T5's order
-TRAINED = ("bpe", "words")  # kinds that are trained on the data
+# What tokenizers treat in different ways: case, accents, spaces, digits, scripts, special tokens.
+PROBE = "Straße ÀÉ abc  ABC\n\t1234 日本 🎉 </s>."
 SENTINEL = "<extra_id_{}>"  # T5's name for the token that stands for the i-th hidden span
+
+SPACE = "\u2581"  # how T5's tokenizer writes a space
+
+# Files of a tokenizer: the one that makes most others needless, and the ends of all their names.
+WHOLE = "tokenizer.json"
+FILES = (".json", ".model", ".txt", ".bpe", ".tiktoken")
 
 
 def get_tokenizer(settings, examples, directory):
@@ -30,7 +40,7 @@ def get_tokenizer(settings, examples, directory):
       directory: where `save_tokenizer` keeps the tokenizer of a run.
 
     Returns:
-      A `transformers.PreTrainedTokenizerFast` with a pad and an EOS token.
+      A tokenizer of transformers with a pad and an EOS token.
 
     Raises:
       UserError: no tokenizer where the config points, one without EOS, or one that would have to be
@@ -49,18 +59,23 @@ def load_tokenizer(path):
     """The tokenizer in a local directory, or with a name on the Hugging Face hub.
 
     Raises:
-      UserError: there is none, or it has no EOS token.
+      UserError: there is none, it is damaged, it has no vocabulary or no EOS token, or its ids
+        have gaps.
     """
     what = f"tokenizer (config.data.tokenizer; {' and '.join(TRAINED)} are trained on the data)"
-    path = resolve(path, what)
+    path = pathlib.Path(resolve(path, what))
+    _check_downloaded(path)
+    remedy = f"{' or '.join(TRAINED)}, or to a local directory with {WHOLE}"
     try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(str(path), local_files_only=True)
-    except (OSError, ValueError, KeyError) as error:
-        reason = str(error).splitlines()[0][:120]
-        raise UserError(
-            f"no tokenizer at {str(path)!r} ({reason}): set config.data.tokenizer to "
-            f"{' or '.join(TRAINED)}, or to a local directory with tokenizer.json"
-        ) from None
+        with told(f"no tokenizer at {str(path)!r}", f"set config.data.tokenizer to {remedy}"):
+            tokenizer = transformers.AutoTokenizer.from_pretrained(str(path), local_files_only=True)
+            vocabulary = tokenizer.get_vocab()
+    except UserError:
+        for name in (WHOLE, "tokenizer_config.json"):
+            if (path / name).is_file():
+                read_json(path / name, remedy="copy the file again")
+        raise
+    _check_vocabulary(path, tokenizer, vocabulary, remedy)
     if tokenizer.eos_token_id is None:
         raise UserError(f"the tokenizer at {str(path)!r} has no EOS token: set one in its config")
     if tokenizer.pad_token_id is None:
@@ -68,73 +83,47 @@ def load_tokenizer(path):
     return tokenizer
 
 
-def train_tokenizer(settings, examples):
-    """Trains a tokenizer of at most settings.vocab_size tokens.
-
-    Args:
-      settings: config section `data`. examples: iterable of `Example`s; sources are used too.
-
-    Raises:
-      UserError: settings.vocab_size is too small for the kind of tokenizer.
-    """
-    special = [PAD, EOS, UNK]
-    kind = settings.tokenizer
-    if kind == "auto":
-        kind = "words" if settings.kind == "unicode_names" else "bpe"
-    # BPE begins with the 256 bytes. Its trainer would ignore a smaller limit.
-    smallest = len(special) + (256 if kind == "bpe" else 1)
-    if settings.vocab_size < smallest:
+def _check_vocabulary(path, tokenizer, vocabulary, remedy):
+    # transformers makes a tokenizer without words if the files with the vocabulary are missing.
+    if not set(vocabulary) - {SPACE, *tokenizer.all_special_tokens}:
         raise UserError(
-            f"config.data.vocab_size={settings.vocab_size} is too small: {kind} needs {smallest} "
-            "or more"
+            f"no tokenizer at {str(path)!r} (it has no vocabulary): set config.data.tokenizer to "
+            f"{remedy}"
         )
-    make = _bpe if kind == "bpe" else _words
-    core, trainer = make(
-        vocab_size=settings.vocab_size, special_tokens=special, show_progress=False
-    )
-    texts = (text for example in examples for text in example if text is not None)
-    core.train_from_iterator(texts, trainer)
-    return transformers.PreTrainedTokenizerFast(
-        tokenizer_object=core,
-        pad_token=PAD,
-        eos_token=EOS,
-        unk_token=UNK,
-        clean_up_tokenization_spaces=False,
-    )
+    size, largest = vocab_size(tokenizer), max(vocabulary.values())
+    if largest >= size:  # such an id would be outside the model
+        raise UserError(
+            f"the tokenizer at {str(path)!r} has {size} tokens, but ids up to {largest}: use a "
+            "tokenizer whose ids have no gaps"
+        )
 
 
-def _bpe(**keys):
-    """(tokenizer to train, its trainer); `keys` are for the trainer."""
-    core = tokenizers.Tokenizer(models.BPE())
-    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    core.decoder = decoders.ByteLevel()
-    return core, trainers.BpeTrainer(initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), **keys)
-
-
-def _words(**keys):
-    """See `_bpe`."""
-    core = tokenizers.Tokenizer(models.WordLevel(unk_token=UNK))
-    # Every word has a leading space, the first one too. So a word is the same token in every place.
-    core.normalizer = normalizers.Prepend(" ")
-    pattern = tokenizers.Regex(r" ?[^\s\p{P}\p{S}]+| ?[\p{P}\p{S}]|\s")
-    core.pre_tokenizer = pre_tokenizers.Split(pattern, "isolated")
-    core.decoder = decoders.Sequence([decoders.Fuse(), decoders.Strip(" ", 1, 0)])
-    return core, trainers.WordLevelTrainer(**keys)
+def _check_downloaded(directory):
+    """Raises UserError if a file that the tokenizer needs is a Git LFS pointer."""
+    whole = (directory / WHOLE).is_file()
+    for file in sorted(directory.glob("*")):
+        needed = file.name == WHOLE if whole else file.name.endswith(FILES)
+        if needed:
+            check_downloaded(file)
 
 
 def encode(tokenizer, texts):
     """Token ids of each text, without special tokens: a list of int32 arrays.
 
     If a text contains the name of a special token, such as "</s>", it stays ordinary text.
+
+    Raises:
+      UserError: a text that the tokenizer has no tokens for.
     """
     if not len(texts):
         return []
-    encoded = tokenizer(
-        list(texts),
-        add_special_tokens=False,
-        split_special_tokens=True,
-        return_attention_mask=False,
-    )
+    with encoding():
+        encoded = tokenizer(
+            list(texts),
+            add_special_tokens=False,
+            split_special_tokens=True,
+            return_attention_mask=False,
+        )
     return [np.asarray(ids, np.int32) for ids in encoded["input_ids"]]
 
 
@@ -173,13 +162,37 @@ def add_sentinels(tokenizer, count):
 def fingerprint(tokenizer):
     """16 hexadecimal digits that change with the tokenizer.
 
-    They are a hash of its tokenizer.json and of the ids of EOS and padding.
+    They are a hash of its tokenizer.json and of the ids of EOS and padding. In place of that file,
+    a tokenizer without it has its class, its vocabulary and the ids of a short text.
     """
-    core = tokenizers.Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
-    core.no_padding()
-    core.no_truncation()
+    text = core_text(tokenizer)
+    if text is None:
+        about = [type(tokenizer).__name__, sorted(tokenizer.get_vocab().items()), _files(tokenizer)]
+        about.append(encode(tokenizer, [PROBE])[0].tolist())
+        text = json.dumps(about)
+    else:
+        core = tokenizers.Tokenizer.from_str(text)
+        core.no_padding()
+        core.no_truncation()
+        text = core.to_str()
     ids = f"{tokenizer.eos_token_id} {tokenizer.pad_token_id}"
-    return hashlib.sha256(f"{core.to_str()} {ids}".encode()).hexdigest()[:16]
+    return hashlib.sha256(f"{text} {ids}".encode()).hexdigest()[:16]
+
+
+def core_text(tokenizer):
+    """The text of the tokenizer.json of a fast tokenizer; None if it is not one."""
+    core = getattr(tokenizer, "backend_tokenizer", None)
+    return None if core is None else core.to_str()
+
+
+def _files(tokenizer):
+    """SHA-256 of the files with the vocabulary of a tokenizer that is written in Python."""
+    with tempfile.TemporaryDirectory() as scratch:
+        try:
+            files = tokenizer.save_vocabulary(scratch) or ()
+        except NotImplementedError:
+            return []
+        return [hashlib.sha256(pathlib.Path(file).read_bytes()).hexdigest() for file in files]
 
 
 def pad_id(settings, tokenizer):

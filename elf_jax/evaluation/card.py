@@ -6,6 +6,7 @@ import pathlib
 import jax
 from huggingface_hub import EvalResult, ModelCardData
 
+from elf_jax.core.averaging import warn_of_first_weights
 from elf_jax.core.errors import UserError
 from elf_jax.core.workdir import DATASET
 from elf_jax.evaluation.tables import REAL, cell, summary_cell
@@ -23,6 +24,7 @@ def model_card(trained, name, workdir=None):
         is none.
     """
     config, method = trained.config, trained.method
+    warn_of_first_weights(config, trained.step)
     results = {} if workdir is None else read_results(workdir / config.evaluate.output)
     weights = "moving average" if config.sample.weights == "ema" else "live"
     parameters = sum(leaf.size for leaf in jax.tree.leaves(trained.params))

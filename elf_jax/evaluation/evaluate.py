@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from elf_jax import __version__
+from elf_jax.core.averaging import warn_of_first_weights
 from elf_jax.core.checks import resolve_metrics
 from elf_jax.core.files import write_json, write_text
 from elf_jax.core.workdir import RECORDS, SAMPLES, SAMPLES_TEXT
@@ -44,6 +45,7 @@ class Evaluation:
 
     def __init__(self, trained, dataset, workdir, num_samples, scorer=None):
         config, self.notes = trained.config, []
+        warn_of_first_weights(config, trained.step)
         self.trained, self.dataset = trained, dataset
         self.kept = KeptSamples(trained, dataset, workdir)
         self.count = self.kept.count(num_samples)

@@ -9,15 +9,21 @@ import contextlib
 import dataclasses
 import itertools
 import json
-import pathlib
+import os
 import sys
 
+from elf_jax.core.averaging import warn_of_first_weights
 from elf_jax.core.errors import UserError
+from elf_jax.data.opening import cannot_read, check_format, ending, is_parquet, open_bytes
 from elf_jax.data.packing import pack_rows
+from elf_jax.data.records import BadLine, parquet_records, parse_line, text_field
+from elf_jax.data.text_files import decode_utf8
 from elf_jax.data.tokenizer import decode, encode
 from elf_jax.generation.generate import batch_rows, stream, take
 
 STDIN = "-"
+JSON_LINES = (".jsonl", ".ndjson", ".json")  # the endings of files whose lines are JSON objects
+REMEDY = "correct the line, or set config.data.source_field"
 
 
 @dataclasses.dataclass
@@ -33,42 +39,56 @@ def read_sources(file, field):
     """Yields the source in each line of a file. The file is never held in memory as a whole.
 
     Args:
-      file: path, or "-" for standard input. Lines are plain text, or JSON objects if the name ends
-        in .jsonl.
-      field: name of the field in the JSON objects.
+      file: path, or "-" for standard input. Lines are plain text; if the name ends in .jsonl (or in
+        .ndjson or .json) they are JSON objects. A .parquet file has a source in each row.
+        Compressed files (.gz, .bz2, .xz, .zst) are decompressed.
+      field: name of the field in the objects, see `fields.find_field`.
 
     Yields:
       str, "" for an empty line.
 
     Raises:
-      UserError: there is no such file, or a line is not UTF-8 or not such an object.
+      UserError: there is no such file, it cannot be read, or a line is not UTF-8 or not such an
+        object.
     """
-    path = pathlib.Path(file)
-    if file != STDIN and not path.is_file():
-        raise UserError(f"no file at {str(file)!r}: check --source (- is standard input)")
-    opened = contextlib.nullcontext(sys.stdin.buffer) if file == STDIN else open(path, "rb")
-    with opened as lines:
-        for number, line in enumerate(lines, 1):
-            try:
-                line = line.decode("utf-8").rstrip("\r\n")
-            except UnicodeDecodeError as error:
-                raise UserError(
-                    f"{file} line {number} is not UTF-8 ({error.reason}): convert the file, for "
-                    "example with iconv -t UTF-8"
-                ) from None
-            line = line.removeprefix("\ufeff") if number == 1 else line
-            is_json = path.suffix == ".jsonl" and line.strip()
-            yield _source_of(line, field, f"{file} line {number}") if is_json else line
-
-
-def _source_of(line, field, place):
+    file = str(file)
+    if file != STDIN and not os.path.lexists(file):
+        raise UserError(f"no file at {file!r}: check --source (- is standard input)")
     try:
-        return json.loads(line)[field].encode().decode()  # encode() refuses half a surrogate pair
-    except (ValueError, KeyError, TypeError, AttributeError):
+        yield from _rows(file, field) if is_parquet(file) else _lines(file, field)
+    except BadLine as error:
+        raise UserError(f"{error}: {REMEDY}") from None
+
+
+def _lines(file, field):
+    is_json, byte = ending(file) in JSON_LINES, 0
+    check_format(file)
+    with _standard_input() if file == STDIN else open_bytes(file) as lines:
+        for number, line in enumerate(lines, 1):
+            if is_json and line.strip():
+                record = parse_line(file, line, number, byte)
+                yield text_field(record, field, f"{file} line {number}")
+            else:
+                yield decode_utf8(file, line, number, byte).rstrip("\r\n")
+            byte += len(line)
+
+
+@contextlib.contextmanager
+def _standard_input():
+    if sys.stdin is None:
         raise UserError(
-            f"{place} is no JSON object with a string in its field {field!r} "
-            "(config.data.source_field): correct the line"
-        ) from None
+            "standard input is closed: redirect it from a file, or name one in --source"
+        )
+    try:
+        yield sys.stdin.buffer
+    except OSError as error:
+        raise cannot_read("standard input", error) from None
+
+
+def _rows(file, field):
+    for first, records in parquet_records(file, [field], REMEDY):
+        for number, record in enumerate(records, first):
+            yield text_field(record, field, f"{file} row {number}")
 
 
 def translate(trained, sources, seed, counts):
@@ -85,6 +105,7 @@ def translate(trained, sources, seed, counts):
       UserError: the model takes no sources.
     """
     check_takes_sources(trained.config)
+    warn_of_first_weights(trained.config, trained.step)
     sources = iter(sources)
     first = list(itertools.islice(sources, trained.config.sample.batch_size))
     if not first:

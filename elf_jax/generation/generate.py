@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 from elf_jax.core import sharding
+from elf_jax.core.averaging import warn_of_first_weights
 from elf_jax.core.types import Batch
 from elf_jax.data.tokenizer import decode
 
@@ -53,6 +54,7 @@ def generate(trained, num_samples, seed, rows=None, progress=lambda count: None,
 
 def generate_texts(trained, num_samples, seed, rows=None):
     """The samples of `generate` as a list of texts."""
+    warn_of_first_weights(trained.config, trained.step)
     return decode(trained.tokenizer, generate(trained, num_samples, seed, rows))
 
 

@@ -18,11 +18,13 @@ class Context:
       key: JAX key of this step.
       step: int32 scalar, finished steps.
       ema: the averaged parameters, or None if there is no average.
+      rows: number of rows of the whole batch, of all micro-batches. None: there is only one.
     """
 
     key: jax.Array
     step: jax.Array
     ema: dict | None = None
+    rows: int | None = flax.struct.field(pytree_node=False, default=None)
 
 
 class Method(Protocol):

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 
+from elf_jax.core import rng
 from elf_jax.networks.attention import self_attention
 from elf_jax.networks.layers import (
     Dense,
@@ -70,8 +71,9 @@ class Block(nn.Module):
     causal: bool
 
     @nn.compact
-    def __call__(self, x, dropout_rate, angles):
-        drop = partial(_drop, self, rate=dropout_rate) if self.has_rng("dropout") else _keep
+    def __call__(self, x, dropout_rate, angles, ids):
+        has_dropout = self.has_rng("dropout")
+        drop = partial(_drop, self, rate=dropout_rate, ids=ids) if has_dropout else _keep
         how = self.attention, self.mesh, self.causal
         attention = Attention(self.heads, self.dtype, *how, name="attn")
         x = x + drop(attention(RMSNorm(name="norm1")(x), angles))
@@ -131,18 +133,20 @@ class Backbone(nn.Module):
             block,
             variable_axes={"params": 0},
             split_rngs={"params": True, "dropout": True},
-            in_axes=(0, nn.broadcast),
+            in_axes=(0, nn.broadcast, nn.broadcast),
             length=self.depth,
             unroll=self.unroll,
         )(self.heads, self.dtype, self.attention, self.mesh, self.causal)
 
-    def __call__(self, text, scalars=None, switches=None):
+    def __call__(self, text, scalars=None, switches=None, ids=None):
         """Hidden states of the text after the last block, without a final norm.
 
         Args:
           text: [B, L, D] in the dtype of the computation.
           scalars: dict of [B] float32, one for each name in `self.scalars`.
           switches: dict of [B] bool, one for each name in `self.switches`.
+          ids: [B] integers that name the rows: the dropout of a row depends on the RNG and on its
+            name. None: the rows are named by their places.
 
         Returns:
           [B, L, D]. There is dropout if the call is given an RNG "dropout".
@@ -151,7 +155,8 @@ class Backbone(nn.Module):
         num_control = sum(tokens.shape[1] for tokens in control)
         angles = rotary_angles(num_control, text.shape[1], self.width // self.heads)
         x = jnp.concatenate([*control, text], axis=1)
-        x, _ = self.blocks(x, self._dropout_rates(), angles)
+        ids = jnp.arange(len(x)) if ids is None and self.has_rng("dropout") else ids
+        x, _ = self.blocks(x, self._dropout_rates(), angles, ids)
         return x[:, num_control:]
 
     def _control_tokens(self, scalars, switches):
@@ -171,9 +176,12 @@ class Backbone(nn.Module):
         return jnp.where(middle, self.dropout, 0.0)
 
 
-def _drop(module, x, rate):
-    """Dropout with a traced rate: the layers of a scan have different rates."""
-    keep = jax.random.bernoulli(module.make_rng("dropout"), 1 - rate, x.shape)
+def _drop(module, x, rate, ids):
+    """Dropout with a traced rate: the layers of a scan have different rates. The values of a row
+    depend on its name in `ids` [B], not on the rows beside it.
+    """
+    keys = rng.per_example(module.make_rng("dropout"), ids)
+    keep = rng.uniform(keys, x.shape[1:]) < 1 - rate
     return jnp.where(keep, x / (1 - rate), 0).astype(x.dtype)
 
 

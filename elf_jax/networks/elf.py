@@ -72,19 +72,20 @@ class ELF(nn.Module):
         self.decode_proj = dense(self.latent_width)
         self.unembed = dense(self.vocab_size)
 
-    def __call__(self, inputs, t, w, is_decode):
+    def __call__(self, inputs, t, w, is_decode, ids=None):
         """Hidden states of the text before the final norm. Dropout needs the RNG "dropout".
 
         Args:
           inputs: [B, L, 2C], [z, x_prev].
           t, w: [B] float32, time and guidance scale.
           is_decode: [B] bool, the mode of each row.
+          ids: [B] integers that name the rows for dropout. None: their places.
 
         Returns:
           [B, L, D].
         """
         text = self.text_out(self.text_in(self.self_cond_proj(inputs.astype(self.dtype))))
-        return self.backbone(text, {"time": t, "guidance": w}, {"mode": is_decode})
+        return self.backbone(text, {"time": t, "guidance": w}, {"mode": is_decode}, ids)
 
     def x_head(self, hidden):
         """x-prediction in float32, [B, L, C], from hidden states [B, L, D]."""

@@ -15,8 +15,8 @@ import safetensors
 import safetensors.numpy
 from flax import traverse_util
 
+from elf_jax.core import files
 from elf_jax.core.errors import UserError
-from elf_jax.core.files import write_bytes, write_json
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
@@ -49,9 +49,10 @@ def read_json(directory, kind):
     path = pathlib.Path(directory) / CONFIG
     if not path.is_file():
         raise UserError(f"{path} is missing: a {kind} is a directory with {CONFIG} and {WEIGHTS}")
+    files.check_downloaded(path)
     try:
         return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise UserError(f"{path} is not valid JSON ({error}): copy the file again") from None
 
 
@@ -102,8 +103,8 @@ def write_model(directory, config, params, name_of):
             array = array.T if transposed else array
             tensors[name.format(index)] = np.ascontiguousarray(array)
     # transformers refuses a file that does not name the framework whose layout it has.
-    write_bytes(directory / WEIGHTS, safetensors.numpy.save(tensors, {"format": "pt"}))
-    write_json(directory / CONFIG, config)
+    files.write_bytes(directory / WEIGHTS, safetensors.numpy.save(tensors, {"format": "pt"}))
+    files.write_json(directory / CONFIG, config)
 
 
 class Tensors:
@@ -121,11 +122,10 @@ class Tensors:
         self.directory, self.kind = pathlib.Path(directory), kind
         index = self.directory / INDEX
         if index.is_file():
-            try:
-                weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-                names = sorted(set(weight_map.values()))
-            except (ValueError, KeyError, TypeError, AttributeError):
-                raise UserError(f"{index} is damaged: copy the file again") from None
+            weight_map = files.read_json(index, remedy="copy the file again").get("weight_map")
+            names = sorted(set(weight_map.values())) if isinstance(weight_map, dict) else []
+            if not names or not all(isinstance(name, str) for name in names):
+                raise UserError(f"{index} is damaged (no weight_map): copy the file again")
         else:
             names = [WEIGHTS]
         self.paths = [self.directory / name for name in names]
@@ -137,6 +137,7 @@ class Tensors:
                 pickled = sorted(self.directory.glob("*.bin"))
                 hint = "; pickle files (.bin) are never loaded, convert them" if pickled else ""
                 raise UserError(f"{path} is missing: save the model as safetensors there{hint}")
+            files.check_downloaded(path)
             try:
                 file = safetensors.safe_open(path, framework="flax")
                 self.files.update({name: file for name in file.keys()})

@@ -137,6 +137,9 @@ def test_damage_is_named(exported, tmp_path):
     copy = shutil.copytree(exported, tmp_path / "copy")
     weights = copy / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(UserError, match="model.safetensors has changed since it was written"):
+        load_trained(find_origin(copy))
+    (copy / "SHA256SUMS").unlink()  # as in exports of version 0.2
     with pytest.raises(UserError, match="copy is damaged"):
         load_trained(find_origin(copy))
     config = json.loads((copy / "config.json").read_text())
@@ -144,6 +147,14 @@ def test_damage_is_named(exported, tmp_path):
     (copy / "config.json").write_text(json.dumps(config))
     with pytest.raises(UserError, match="has format 2, and this version reads up to 1"):
         load_trained(find_origin(copy))
+
+
+def test_a_git_lfs_pointer_is_called_by_its_name(exported, tmp_path):
+    for name in ("model.safetensors", "encoder.safetensors", "tokenizer/tokenizer.json"):
+        copy = shutil.copytree(exported, tmp_path / name.replace("/", "-"))
+        (copy / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\n")
+        with pytest.raises(UserError, match=f"{name} is a Git LFS pointer.*run git lfs pull"):
+            load_trained(find_origin(copy))
 
 
 def test_a_local_t5_goes_along(tmp_path):

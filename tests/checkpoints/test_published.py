@@ -133,3 +133,16 @@ def test_a_name_on_the_hub(monkeypatch, golden_params):
     monkeypatch.setattr(huggingface_hub, "snapshot_download", offline)
     assert "point at a local copy" in message("some-one/ELF-B.owt")
     assert "msgpack file) at '/no/where'" in message("/no/where")
+
+
+def test_git_lfs_pointers_are_called_by_their_name(tmp_path):
+    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 5\n"
+    (tmp_path / "checkpoint.msgpack").write_text(pointer)
+    copy = shutil.copytree(ORBAX, tmp_path / "orbax")
+    large = max(
+        (file for file in copy.rglob("*") if file.is_file()), key=lambda f: f.stat().st_size
+    )
+    large.write_text(pointer)
+    for path, name in ((tmp_path / "checkpoint.msgpack", "checkpoint.msgpack"), (copy, large.name)):
+        with pytest.raises(UserError, match=f"{name} is a Git LFS pointer, not the file itself"):
+            load(path)

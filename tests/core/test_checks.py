@@ -12,12 +12,22 @@ import configs
 from configs import owt
 from elf_jax.checkpoints.published import _choose
 from elf_jax.core import checks, defaults, sharding, types
-from elf_jax.core.checks import ABOVE, CHOICES, DURATIONS, FRACTIONS, NOT_EMPTY, SMALLEST
+from elf_jax.core.checks import (
+    ABOVE,
+    CHOICES,
+    DURATIONS,
+    FRACTIONS,
+    LARGEST_SEED,
+    NOT_EMPTY,
+    SEEDS,
+    SMALLEST,
+)
 from elf_jax.core.config import flatten, run_config_file, update
 from elf_jax.core.errors import UserError
 from elf_jax.data.examples import READERS
 from elf_jax.data.libraries import LIBRARIES
 from elf_jax.data.packing import PACKERS, Rows
+from elf_jax.data.records import BadLines
 from elf_jax.data.tokenizer import pad_id
 from elf_jax.latents.build import build_encoder
 from elf_jax.methods.elf import flow
@@ -95,6 +105,7 @@ def _sampler(config):
 
 # For keys without a table: a function of the config, whose result differs for every choice.
 CARRIED_OUT = {
+    "data.bad_lines": lambda config: BadLines(config.data).skip,
     "data.pad": _pad_id,
     "encoder.kind": _latents,
     "optimizer.name": lambda config: _optimizer(config.optimizer),
@@ -120,7 +131,7 @@ def test_every_text_key_has_choices_or_is_free():
 
 def test_rules_are_for_keys_that_there_are():
     flat = flatten(defaults.get_config())
-    for key in (*SMALLEST, *ABOVE, *FRACTIONS):
+    for key in (*SMALLEST, *ABOVE, *FRACTIONS, *SEEDS):
         assert isinstance(flat[key], int | float) and not isinstance(flat[key], bool), key
     for key in DURATIONS:
         assert {f"{key}.{unit}" for unit in ("steps", "epochs", "examples")} <= flat.keys()
@@ -147,6 +158,28 @@ def test_a_number_that_is_too_small(key):
     kind = type(flatten(defaults.get_config())[key])
     refused(f"config.{key} is -?[0-9.]+; it must be", **{key: kind(SMALLEST[key] - 1)})
     checks.check_values(tiny_config(**{key: kind(SMALLEST[key])}))
+
+
+@pytest.mark.parametrize("key", SEEDS)
+def test_a_seed_has_32_bits(key):
+    once = {"evaluate.seeds": 1, "sweep.seeds": 1}
+    for value in (-1, LARGEST_SEED + 1, 2**63, 2**70):
+        refused(f"config.{key} is {value}; a seed is a number from 0", **once, **{key: value})
+    for value in (0, LARGEST_SEED):
+        checks.check(tiny_config(**once, **{key: value}))
+    keys = [jax.random.key_data(jax.random.key(value)) for value in (0, 1, LARGEST_SEED)]
+    assert len({tuple(map(int, key)) for key in keys}) == 3
+
+
+@pytest.mark.parametrize("section", ["evaluate", "sweep"])
+def test_the_last_seed_has_32_bits(section):
+    seeds = {"evaluate.seeds": 1, "sweep.seeds": 1, f"{section}.seeds": 3}
+    checks.check(tiny_config(**seeds, **{"sample.seed": LARGEST_SEED - 2}))
+    refused(
+        f"with config.{section}.seeds=3 has {LARGEST_SEED + 1} as its last seed",
+        **seeds,
+        **{"sample.seed": LARGEST_SEED - 1},
+    )
 
 
 @pytest.mark.parametrize("key", ABOVE)

@@ -1,13 +1,26 @@
 """Shared by the tests of the data."""
 
+import bz2
+import errno
+import gzip
 import json
+import lzma
+import os
 import random
 
+import pyarrow
 import pytest
 
 from elf_jax.core import defaults
 from elf_jax.core.errors import UserError
 
+# By ending: function from bytes to a compressed file of two parts, which readers must join.
+COMPRESS = {
+    ".gz": lambda data: gzip.compress(data[:5]) + gzip.compress(data[5:]),
+    ".bz2": lambda data: bz2.compress(data[:5]) + bz2.compress(data[5:]),
+    ".xz": lambda data: lzma.compress(data[:5]) + lzma.compress(data[5:]),
+    ".zst": lambda data: _zstd(data[:5]) + _zstd(data[5:]),
+}
 WORDS = "the sea was calm and nobody in the harbour spoke of what had been seen at dawn".split()
 
 
@@ -17,6 +30,19 @@ def fails(call, *args, **keys):
         call(*args, **keys)
     assert "\n" not in str(error.value)
     return str(error.value)
+
+
+def _zstd(data):
+    return pyarrow.compress(data, codec="zstd", asbytes=True)
+
+
+def without_permission(monkeypatch):
+    """From now on no file may be read. Tests may run as root, who may read all."""
+
+    def refuse(file, *args, **keys):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(file))
+
+    monkeypatch.setattr("builtins.open", refuse)
 
 
 def text_data(**keys):

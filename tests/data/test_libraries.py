@@ -77,7 +77,8 @@ def pairs(dataset, rows):
     ]
 
 
-ENDED = sorted((f"{de}</s>", f"{en}</s>") for de, en in PAIRS)
+ENDED_BY_NUMBER = [(f"{de}</s>", f"{en}</s>") for de, en in PAIRS]
+ENDED = sorted(ENDED_BY_NUMBER)
 
 
 def test_tfds_directory(tfds_directory, data, tmp_path, monkeypatch):
@@ -130,8 +131,22 @@ def test_hugging_face_directory(data, tmp_path):
     message = fails(prepare, data(**keys, prepared="-", split="dev"))
     assert "no split 'dev' (splits there: train, test)" in message
     message = fails(prepare, data(**keys | {"field": "en"}, prepared="-"))
-    assert "field 'en' is missing (fields there: translation)" in message
+    assert "field 'en' is missing (fields there: translation.de, translation.en)" in message
     assert "save_to_disk" in fails(prepare, data(kind="hf", path=str(tmp_path), prepared="-"))
+
+
+def test_null_values_are_empty_wherever_they_are(data, tmp_path):
+    """Also in the first document. And a name with a dot comes before a field in a field."""
+    columns = {"de.x": [None, *(de for de, _ in PAIRS[1:])], "de": [{"x": "no"}] * 30}
+    path = hugging_face(tmp_path / "hub", **columns, en=[en for _, en in PAIRS[:-1]] + [None])
+    keys = {"kind": "hf", "path": path, "source_field": "de.x", "validation_fraction": 0.3}
+    manifest = prepare(data(**keys), workers=1)
+    dataset = load_dataset(data(**keys), tmp_path / "none")
+    both = pairs(dataset, dataset.train) + pairs(dataset, dataset.validation)
+    assert sorted(both) == sorted(ENDED_BY_NUMBER[1:-1]) and manifest["empty"] == 2
+    path = hugging_face(tmp_path / "null", de=[None] * 30, en=["a"] * 30)
+    message = fails(prepare, data(kind="hf", path=path, prepared=str(tmp_path / "2")))
+    assert "field 'de' is null in the first 1,000 documents" in message
 
 
 def test_pretokenised_rows_are_used_as_they_are(data, tmp_path):

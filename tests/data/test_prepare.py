@@ -8,6 +8,7 @@ import shutil
 import jax
 import numpy as np
 import pytest
+import transformers
 
 from elf_jax.core import defaults
 from elf_jax.data import prepare_workers
@@ -73,6 +74,34 @@ def test_the_number_of_workers_changes_nothing(documents, data, tmp_path):
     assert checksums(tmp_path / "prepared") == checksums(tmp_path / "two")
     left = {path.name for path in (tmp_path / "two").iterdir()}
     assert left == {".lock", "manifest.json", "tokenizer"} | {s["name"] for s in shards(one)}
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("packing", ["documents", "pairs"])
+def test_a_tokenizer_without_tokenizer_json(packing, workers, documents, data, tmp_path):
+    transformers.ByT5Tokenizer().save_pretrained(tmp_path / "byt5")
+    keys = {"tokenizer": str(tmp_path / "byt5"), "packing": packing}
+    with open(documents, "a") as file:
+        file.write('{"text": "Größe</s> <pad>\\n <extra_id_3>"}\n' * 3)
+    if packing == "pairs":
+        path = write_pairs(tmp_path / "pairs.jsonl")
+        keys |= {"packing": "auto", "path": str(path), "field": "target", "source_field": "source"}
+        keys |= {"source_length": 8}
+    memory = load_dataset(data(**keys, prepared=""), tmp_path / "none")
+    prepare(data(**keys), workers=workers)
+    prepared = load_dataset(data(**keys), tmp_path / "none")
+    if packing == "pairs":
+        same_rows(prepared.train, memory.train)
+        same_rows(prepared.validation, memory.validation)
+    else:  # rows of several units: the last row of each stays short
+        assert prepared.summary["train_texts"] == memory.summary["train_texts"]
+        assert prepared.summary["train_tokens"] == memory.summary["train_tokens"]
+    assert prepared.summary["vocab_size"] == 384
+    other = tok.load_tokenizer(tmp_path / "byt5")
+    other.add_tokens(["sea"])
+    other.save_pretrained(tmp_path / "other")
+    message = fails(load_dataset, data(**{**keys, "tokenizer": str(tmp_path / "other")}), "none")
+    assert "config.data.tokenizer" in message and tok.fingerprint(other) in message
 
 
 def test_an_interrupted_preparation_goes_on(documents, data, tmp_path, monkeypatch):

@@ -3,6 +3,7 @@
 import gzip
 
 from elf_jax.data.examples import load_examples
+from elf_jax.data.text_files import split_paths
 from tests.data.helpers import fails
 from tests.data.helpers import text_data as data
 from tests.tiny import write_book
@@ -45,6 +46,42 @@ def test_missing_and_empty_files(tmp_path):
     assert "holds no text" in bad(path=str(tmp_path / "blank.txt"))
     (tmp_path / "short.txt").write_text("one line")
     assert "validation_path" in bad(path=str(tmp_path / "short.txt"))
+
+
+def test_a_directory_in_place_of_files(tmp_path):
+    folder = tmp_path / "books"
+    folder.mkdir()
+    for path in (str(folder), f"{folder}/", f"{tmp_path}/bo*"):
+        message = bad(path=path)
+        assert "matches a directory, not a file" in message
+        assert f"config.data.path='{folder}/*.txt'" in message
+    for name in ("a.jsonl.gz", "b.jsonl.gz", "c.md", ".hidden.txt", ".x.txt", ".y.txt"):
+        write_book(folder / name)
+    assert f"config.data.path='{folder}/*.jsonl.gz'" in bad(path=str(folder))
+    # A glob that matches files too takes the files.
+    write_book(tmp_path / "book.txt")
+    load_examples(data(path=f"{tmp_path}/bo*"))
+
+
+def test_a_comma_in_a_name(tmp_path):
+    book = write_book(tmp_path / "one, two.txt")
+    message = bad(path=str(book))
+    assert "no file matches" in message and r"one\, two.txt'" in message
+    escaped = message.partition("config.data.path='")[2].rstrip("'")
+    once = load_examples(data(path=escaped))
+    assert load_examples(data(path=f"{tmp_path}/one\\,*.txt")) == once
+    write_book(tmp_path / "other.txt", seed=1)
+    both = load_examples(data(path=f"{escaped},{tmp_path}/other.txt"))
+    assert len("".join(e.text for part in both for e in part)) > sum(len(e.text) for e in once[0])
+    assert split_paths(r"a\,b, c,d\\e") == ["a,b", "c", r"d\\e"]
+
+
+def test_a_place_that_may_not_be_looked_into(tmp_path, monkeypatch):
+    def refuse(path, *args, **keys):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("os.stat", refuse)
+    assert "there is no permission to look for" in bad(path=str(tmp_path / "x.txt"))
 
 
 def test_undecodable_bytes_and_broken_gzip(tmp_path):

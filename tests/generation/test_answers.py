@@ -2,11 +2,15 @@
 
 import io
 import json
+import os
 import sys
+import threading
 
+import pyarrow
 import pytest
 from absl import flags
 from absl.testing import flagsaver
+from pyarrow import parquet
 
 import main
 from elf_jax import commands
@@ -23,6 +27,7 @@ from elf_jax.generation.answers import (
     translate,
 )
 from elf_jax.generation.generate import generate_texts
+from tests.data.helpers import COMPRESS, without_permission
 from tests.methods.tracing import traced_samplers
 from tests.tiny import tiny_config
 
@@ -84,7 +89,7 @@ def test_lines_are_read_as_they_stand(tmp_path):
     file.write_bytes(b"\xef\xbb\xbfone\r\n\ntwo \xc2\x85 three")
     assert list(read_sources(file, "")) == ["one", "", "two \x85 three"]
     file.write_bytes(b"one\n\xff\n")
-    with pytest.raises(UserError, match="line 2 is not UTF-8"):
+    with pytest.raises(UserError, match=r"is not UTF-8 at byte 4 \(line 2\)"):
         list(read_sources(file, ""))
     with pytest.raises(UserError, match="no file at"):
         list(read_sources(tmp_path / "none.txt", ""))
@@ -94,10 +99,79 @@ def test_json_lines_are_read_by_field(tmp_path):
     file = tmp_path / "in.jsonl"
     file.write_text('{"de": "a\\nb", "en": "c"}\n\n{"de": ""}\n')
     assert list(read_sources(file, "de")) == ["a\nb", "", ""]
-    for bad in ("{", "[1]", "3", '{"en": "x"}', '{"de": 3}', '{"de": "\\ud800"}'):
-        file.write_text(bad)
-        with pytest.raises(UserError, match="line 1 is no JSON object .*field .de. "):
+    faults = {
+        '{"a": "b"': "is not valid JSON",
+        "[1]": "is not a JSON object",
+        "3": "is not a JSON object",
+        '{"en": "x"}': r"field 'de' is missing \(fields there: en\)",
+        '{"de": null}': "field 'de' is null",
+        '{"de": 3}': "field 'de' is not a string",
+        '{"de": "\\ud800"}': "half a surrogate pair",
+        '{"de": "a\0"}': "has a NUL byte",
+    }
+    for bad, fault in faults.items():
+        file.write_text('{"de": "a"}\n' + bad)
+        with pytest.raises(UserError, match=f"{fault}.*: correct the line") as error:
             list(read_sources(file, "de"))
+        assert "line 2" in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_field_in_a_field(tmp_path):
+    file = tmp_path / "in.jsonl"
+    file.write_text('{"translation": {"en": "a", "ro": "b"}}\n{"translation.en": "c"}\n')
+    assert list(read_sources(file, "translation.en")) == ["a", "c"]
+    with pytest.raises(UserError, match=r"fields there: translation.en, translation.ro"):
+        list(read_sources(file, "en"))
+
+
+def test_compressed_files_and_tables(tmp_path):
+    lines, records = "a\n\nb\r\nc", '{"t": {"de": "a"}}\n\n{"t": {"de": "b"}}\n'
+    for end, compress in COMPRESS.items():
+        (tmp_path / f"in.txt{end}").write_bytes(compress(lines.encode()))
+        assert list(read_sources(tmp_path / f"in.txt{end}", "")) == ["a", "", "b", "c"]
+        (tmp_path / f"in.jsonl{end}").write_bytes(compress(records.encode()))
+        assert list(read_sources(tmp_path / f"in.jsonl{end}", "t.de")) == ["a", "", "b"]
+    rows = [{"t": {"de": text}} for text in ("a", "", "b\n")]
+    parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "in.parquet")
+    assert list(read_sources(tmp_path / "in.parquet", "t.de")) == ["a", "", "b\n"]
+    with pytest.raises(UserError, match="field 'de' is missing .*t.de.*set config.data.source_fie"):
+        list(read_sources(tmp_path / "in.parquet", "de"))
+    rows = [{"de": "a"}, {"de": None}]
+    parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "in.parquet")
+    with pytest.raises(UserError, match="in.parquet row 2: field 'de' is null"):
+        list(read_sources(tmp_path / "in.parquet", "de"))
+
+
+def test_sources_that_cannot_be_read(tmp_path, monkeypatch):
+    def fails(name):
+        with pytest.raises(UserError) as error:
+            list(read_sources(tmp_path / name, "de"))
+        assert "\n" not in str(error.value)
+        return str(error.value)
+
+    (tmp_path / "in.csv").write_text("a,b\n")
+    assert "is a table: write it as JSON lines" in fails("in.csv")
+    assert "config.data.kind" not in fails("in.csv")
+    (tmp_path / "utf16.txt").write_bytes("ab".encode("utf-16"))
+    assert "is UTF-16" in fails("utf16.txt")
+    (tmp_path / "nul.txt").write_bytes(b"ab\n\0\n")
+    assert "has a NUL byte, which no text has, at byte 3 (line 2)" in fails("nul.txt")
+    (tmp_path / "folder").mkdir()
+    assert "it is a directory" in fails("folder")
+    (tmp_path / "cut.gz").write_bytes(COMPRESS[".gz"](b"a\n" * 999)[:-9])
+    assert "cut.gz cannot be read (it is damaged" in fails("cut.gz")
+    (tmp_path / "pointer.txt").write_text("version https://git-lfs.github.com/spec/v1\n")
+    assert "run git lfs pull" in fails("pointer.txt")
+    without_permission(monkeypatch)
+    assert "there is no permission to read it" in fails("nul.txt")
+
+
+def test_a_pipe_is_read_as_a_file_is(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    writer = threading.Thread(target=(tmp_path / "pipe").write_text, args=["a\nb\n"], daemon=True)
+    writer.start()
+    assert list(read_sources(tmp_path / "pipe", "")) == ["a", "b"]
+    writer.join()
 
 
 def test_line_breaks_do_not_break_the_order():
@@ -144,5 +218,5 @@ def test_nothing_is_left_of_an_output_that_failed(pairs_workdir, tmp_path, capsy
     with pytest.raises(SystemExit):
         args = [f"--workdir={pairs_workdir}", f"--source={source}", f"--output={tmp_path}/out"]
         command("--mode=sample", *args)
-    assert "line 4 is not UTF-8" in capsys.readouterr().err
+    assert "is not UTF-8 at byte 6 (line 4)" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["in.txt"]

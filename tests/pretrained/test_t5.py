@@ -91,6 +91,25 @@ def test_no_config(copy):
     assert "config.json is missing" in fails(copy)
 
 
+def test_git_lfs_pointers_are_called_by_their_name(copy):
+    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 5\n"
+    for name in ("model.safetensors", "config.json", "model.safetensors.index.json"):
+        file = copy / name
+        before = file.read_bytes() if file.exists() else None
+        file.write_text(pointer)
+        assert f"{name} is a Git LFS pointer, not the file itself: run git lfs pull" in fails(copy)
+        if before is not None:
+            file.write_bytes(before)
+
+
+@pytest.mark.parametrize(
+    "text", ["{", "[]", "{}", '{"weight_map": []}', '{"weight_map": {"a": 1}}']
+)
+def test_a_damaged_index(copy, text):
+    (copy / "model.safetensors.index.json").write_text(text)
+    assert "model.safetensors.index.json is damaged" in fails(copy)
+
+
 def split_in_two(directory):
     """Writes the tensors as two shards in half precision, with an index."""
     tensors = load_file(directory / "model.safetensors")

@@ -14,7 +14,7 @@ from elf_jax.checkpoints.trained import load_trained
 from elf_jax.core import rng
 from elf_jax.core.config import read_config
 from elf_jax.core.errors import UserError
-from elf_jax.core.workdir import CONFIG, METRICS
+from elf_jax.core.workdir import CONFIG, METRICS, SUMS
 from elf_jax.data.tokenizer import vocab_size
 from elf_jax.generation.generate import generate
 from elf_jax.training import loop, trainer
@@ -175,7 +175,7 @@ def test_a_damaged_checkpoint_is_named(workdir_copy):
     for path in (workdir_copy / "checkpoints" / "6" / "state").rglob("*"):
         if path.is_file():
             path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    with pytest.raises(UserError, match="checkpoints/6 is damaged.*the one before"):
+    with pytest.raises(UserError, match="checkpoints/6 is damaged.*to use that of step 3"):
         trainer.train(tiny_config(), workdir_copy)
     with pytest.raises(UserError, match="checkpoints/6 is damaged"):
         load_trained(workdir_copy)
@@ -211,6 +211,43 @@ def test_training_that_starts_from_a_checkpoint_goes_on_by_itself(trained_workdi
     # argument `checkpoint`.
     assert starting_point(tmp_path, None) is None
     assert starting_point(tmp_path, trained_workdir) is None
+
+
+@pytest.mark.parametrize(
+    "keys, share",
+    [
+        ({}, "53%"),  # 0.9 to the power of 6
+        ({"optimizer.ema": 0.9999}, "100%"),
+        ({"optimizer.ema_warmup": True}, None),
+        ({"train.duration.steps": 22}, None),  # 9.8%
+        ({"checkpoint": True}, None),  # the first weights are not random
+    ],
+)
+def test_an_average_that_stays_at_the_first_weights(keys, share, trained_workdir, tmp_path, capsys):
+    start = trained_workdir if keys.pop("checkpoint", False) else None
+    for checkpoint in (start, None):  # at the beginning, and when the training goes on
+        training = trainer.build_training(tiny_config(**keys), tmp_path / "run", checkpoint)
+        capsys.readouterr()
+        trainer.announce(training)
+        lines = [line for line in capsys.readouterr().out.splitlines() if "warning" in line]
+        assert len(lines) == (share is not None)
+        if share:
+            assert f"will still hold {share} of the first, random ones" in lines[0]
+            for remedy in ("optimizer.ema=", "optimizer.ema_warmup=True", "--weights=live"):
+                assert remedy in lines[0]
+
+
+def test_a_workdir_keeps_its_law_of_averaging(workdir_copy):
+    """One that was made before there was the key optimizer.ema_warmup had no warm-up."""
+    config = json.loads((workdir_copy / CONFIG).read_text())
+    del config["optimizer"]["ema_warmup"]
+    (workdir_copy / CONFIG).write_text(json.dumps(config))
+    (workdir_copy / SUMS).unlink(missing_ok=True)  # nor the checksums of its files
+    message = r"optimizer.ema_warmup \(False there, True now\).*--config.optimizer.ema_warmup=False"
+    with pytest.raises(UserError, match=message):
+        trainer.build_training(tiny_config(**{"optimizer.ema_warmup": True}), workdir_copy)
+    run = trainer.build_training(tiny_config(), workdir_copy).run
+    assert int(run.state.step) == 6
 
 
 def test_weights_are_ema_or_live(trained_workdir):

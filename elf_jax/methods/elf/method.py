@@ -32,8 +32,8 @@ class ELFMethod:
     Attributes:
       predictor: the network with its inputs. encoder: the frozen encoder, without its arrays.
       law: config section `objective`.
-      groups: number of parts of a batch. Each part divides its own rows between the two losses.
-        There is one part for each device along the row axes of the mesh.
+      groups: the fewest groups that a micro-batch is dealt in, see `objective`: one for each device
+        along the row axes of the mesh, because the rows of a group are on one device.
     """
 
     predictor: Predictor
@@ -90,23 +90,24 @@ class ELFMethod:
 
     def loss(self, params, frozen, batch, counted, ids, context):
         """The mixed loss, see `objective`. Each group divides its own rows between both losses."""
-        law = self.law
-        rows = len(ids) // self.groups
+        law, device_rows = self.law, len(ids) // self.groups
+        rows = sharding.group_rows(context.rows or len(ids), device_rows)
         split = objective.make_split(rows, law.decode_fraction, law.self_cond_fraction)
         keys = rng.per_example(context.key, ids)
         order = objective.deal(jax.vmap(lambda k: rng.stream(k, "deal"))(keys), split)
-        batch, counted, keys = jax.tree.map(
-            lambda array: objective.permute(array, order), (batch, counted, keys)
+        batch, counted, keys, ids = jax.tree.map(
+            lambda array: objective.permute(array, order), (batch, counted, keys, ids)
         )
         drop = rng.uniform(jax.vmap(lambda k: rng.stream(k, "drop"))(keys)) < law.condition_dropout
         x = self.encoder.encode(
             frozen["encoder"], batch.tokens, batch.is_cond, batch.is_valid, drop
         )
         draws = objective.draw(keys, split, *x.shape[1:], law)
-        dropout = self.predictor.network.dropout
-        dropout_key = rng.stream(context.key, "dropout", ids[0]) if dropout else None
+        has_dropout = self.predictor.network.dropout > 0
+        dropout = rng.stream(context.key, "dropout") if has_dropout else None, ids
+        drawn = draws, split, law, *dropout
         sums = objective.mixed_loss(
-            self.predictor, params, x, batch, counted, draws, split, law, dropout_key
+            self.predictor, params, x, batch, counted, *drawn, device_rows=device_rows
         )
         return sums.denoise + sums.decode, sums._asdict()
 

@@ -6,9 +6,18 @@
     decode:  cross-entropy, the mean over all loss positions of the batch
 
 Every row gets one of three roles: decode, denoise with self-conditioning, or denoise without it.
-The rows of one device are a "group". In each group, every role gets a fixed number of rows, and the
-rows are chosen at random (`deal`). So one forward and backward pass is enough for both losses, the
-no-gradient pass has only the self-conditioned rows, and logits are computed only for decode rows.
+The batch is dealt in groups of consecutive rows. In each group, every role gets a fixed number of
+rows, and the rows are chosen at random (`deal`). So one forward and backward pass is enough for
+both losses, the no-gradient pass has only the self-conditioned rows, and logits are computed only
+for decode rows.
+
+A group is on one device and in one micro-batch, so that dealing moves no rows between devices. The
+size of the groups is that of `sharding.group_rows`: 8 groups in a batch, whether it is on 1, 2, 4
+or 8 devices or in as many micro-batches (fewer in small batches). So the roles, and with them the
+losses, are the same to rounding. Where devices x micro-batches do not divide these groups, each
+part of the batch is a group, and the roles depend on the number of parts. The expectation is the
+same for groups of all sizes; small groups have more variance.
+
 The loss of a row is multiplied by (probability of its role x rows of the group / rows with the
 role) and divided by the number of loss positions in the whole batch. The expectation over the
 random choice is exactly the loss above, for rows of any lengths. If a group has too few rows for
@@ -172,7 +181,19 @@ def draw(keys, split, length, latent_width, settings):
     )
 
 
-def mixed_loss(predictor, params, x, batch, loss_mask, draws, split, settings, dropout_key=None):
+def mixed_loss(
+    predictor,
+    params,
+    x,
+    batch,
+    loss_mask,
+    draws,
+    split,
+    settings,
+    dropout_key=None,
+    ids=None,
+    device_rows=None,
+):
     """Sums of both losses over a batch in the dealt order.
 
     Args:
@@ -181,7 +202,8 @@ def mixed_loss(predictor, params, x, batch, loss_mask, draws, split, settings, d
       batch: the `Batch`. loss_mask: [B, L] bool, where losses count.
       draws: the batch's `Draws`. split: the `Split`.
       settings: config section `objective` (noise_scale, decode_noise_scale, t_eps).
-      dropout_key: JAX key for dropout, or None.
+      dropout_key, ids: for dropout, see `Predictor.hidden`.
+      device_rows: how many of the B rows one device holds. None: all of them.
 
     Returns:
       `LossSums`. The loss is (denoise + decode) / (number of loss positions in the whole batch).
@@ -199,7 +221,8 @@ def mixed_loss(predictor, params, x, batch, loss_mask, draws, split, settings, d
     x_prev = jnp.where(self_cond & ~is_cond, x_u, clean)
 
     # One pass with gradients for the rows of both modes. Then each head gets the rows of its mode.
-    hidden = predictor.hidden(params, z, x_prev, draws.t, draws.w, draws.is_decode, dropout_key)
+    inputs = z, x_prev, draws.t, draws.w, draws.is_decode
+    hidden = predictor.hidden(params, *inputs, dropout_key, ids)
 
     rows = 0, split.denoise
     x_hat = predictor.x_head(params, _take(hidden, split, *rows))
@@ -212,7 +235,10 @@ def mixed_loss(predictor, params, x, batch, loss_mask, draws, split, settings, d
 
     rows = split.rows - split.decode, split.rows
     cross_entropy, correct = predictor.token_losses(
-        params, _take(hidden, split, *rows), _take(batch.tokens, split, *rows), split.decode
+        params,
+        _take(hidden, split, *rows),
+        _take(batch.tokens, split, *rows),
+        (device_rows or len(x)) // split.rows * split.decode,
     )
     counted = _take(loss_mask & draws.is_decode[:, None], split, *rows)
     return LossSums(

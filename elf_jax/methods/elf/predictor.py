@@ -58,6 +58,7 @@ class Predictor:
         w: PerExample,
         is_decode: ExampleMask,
         dropout_key=None,
+        ids=None,
     ):
         """Hidden states [B, L, D] of a batch that may mix both modes.
 
@@ -66,6 +67,7 @@ class Predictor:
           z: latents. x_prev: previous x-prediction; it is set to zero in decode rows.
           t: times; not used in decode rows. w: guidance scales. is_decode: the mode of each row.
           dropout_key: JAX key. None: no dropout.
+          ids: [B] integers that name the rows for dropout. None: their places.
         """
         x_prev = jnp.where(is_decode[:, None, None], 0.0, x_prev)
         t = jnp.where(is_decode, 1.0, t)
@@ -75,6 +77,7 @@ class Predictor:
             t,
             w,
             is_decode,
+            ids,
             rngs=None if dropout_key is None else {"dropout": dropout_key},
         )
 

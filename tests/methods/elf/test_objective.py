@@ -136,8 +136,8 @@ def single_gradient(predictor, params, decode, law, batch, x):
     return gradient
 
 
-@pytest.mark.parametrize("rows", [1, 2, 5, 16])
-def test_mixing_is_unbiased(rows):
+@pytest.mark.parametrize("rows, groups", [(1, 1), (2, 1), (5, 1), (16, 1), (4, 2)])
+def test_mixing_is_unbiased(rows, groups):
     """The mean gradient over many draws is 0.8 x denoise + 0.2 x decode, within four standard
     errors.
     """
@@ -160,7 +160,7 @@ def test_mixing_is_unbiased(rows):
         values = jax.jit(lambda: jax.lax.map(project, keys, batch_size=50))()
         return np.mean(values, 0), np.std(values, 0) / np.sqrt(count)
 
-    split = objective.make_split(rows, law.decode_fraction, law.self_cond_fraction)
+    split = objective.make_split(rows // groups, law.decode_fraction, law.self_cond_fraction)
     args = law, batch, x
     mixed, mixed_error = mean_and_error(mixed_gradient(predictor, params, split, *args))
     denoise, denoise_error = mean_and_error(single_gradient(predictor, params, False, *args))
@@ -188,6 +188,20 @@ def test_splits():
     assert objective.make_split(8, 0.0, 0.5).decode == 0
     assert objective.make_split(8, 1.0, 0.5) == Split(8, 0, 0, 8, 1.0, 0.5)
     assert objective.make_split(1, 0.0, 1.0) == Split(1, 1, 1, 0, 0.0, 1.0)
+
+
+@pytest.mark.parametrize("groups", [1, 2, 4, 8, 16, 24, 48])
+def test_the_weights_of_each_role_add_up_to_its_probability(groups):
+    """In a batch of 48 rows, dealt in any number of groups: exactly where all roles are dealt, on
+    the average where the role of a lone row is drawn. So a training may go on on other devices.
+    """
+    split = objective.make_split(48 // groups, 0.2, 0.5)
+    keys = rng.per_example(jax.random.key(0), jnp.arange(48 * 400))
+    is_decode, self_cond, weight = objective.draw_roles(keys, split)
+    shares = [
+        float(jnp.mean(weight * role)) for role in (is_decode, self_cond, ~is_decode & ~self_cond)
+    ]
+    np.testing.assert_allclose(shares, [0.2, 0.4, 0.4], atol=1e-6 if split.rows > 2 else 0.015)
 
 
 def test_draws_follow_their_laws():

@@ -1,0 +1,41 @@
+"""`~` at the start of a path: the home directory, as in a shell.
+
+A shell does not expand the `~` in --workdir=~/run, and a notebook has no shell. So the commands
+expand it: in their arguments and in the keys of the config that are paths.
+"""
+
+import os
+
+# Keys of a config that are a path, and keys that are paths with commas between them.
+PATHS = (
+    "data.prepared",
+    "data.tokenizer",
+    "encoder.path",
+    "evaluate.output",
+    "scorer.path",
+)
+LISTS = ("data.path", "data.validation_path")
+
+
+def expand(path):
+    """A path with the home directory in place of a leading `~` or `~user`.
+
+    URLs, names on the Hugging Face hub, and paths with a `~` further on stay as they are. So does
+    everything that is no path, such as None.
+    """
+    return os.path.expanduser(path) if isinstance(path, str | os.PathLike) else path
+
+
+def expand_keys(flat):
+    """{"section.key": value} of a config, with `expand` applied to the keys that are paths."""
+    expanded = dict(flat)
+    for key in (key for key in PATHS if key in flat):
+        expanded[key] = expand(flat[key])
+    for key in (key for key in LISTS if key in flat):
+        expanded[key] = ",".join(map(_expand_part, flat[key].split(",")))
+    return expanded
+
+
+def _expand_part(part):
+    name = part.lstrip()  # the spaces after a comma stay: unchanged text is the same config
+    return part[: len(part) - len(name)] + expand(name)
