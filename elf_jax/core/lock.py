@@ -206,6 +206,8 @@ def _start_of(pid):
 
 def _is_alive(place, there):
     """Whether the holder of a lock lives. It takes up to PATIENCE where only its beat can tell."""
+    if "token" not in there:
+        return False  # a damaged lock; a holder writes its own whole
     if there.get("machine") and there["machine"] == _machine():
         return there.get("started") is not None and _start_of(there.get("pid")) == there["started"]
     print(

@@ -16,18 +16,20 @@ import hashlib
 import json
 import pathlib
 
+from elf_jax.core import checksums
+from elf_jax.core.checksums import file_sha256
 from elf_jax.core.errors import UserError
 from elf_jax.core.files import is_lfs_pointer, read_json
 from elf_jax.core.renames import translate
 from elf_jax.data.opening import cannot_read
 from elf_jax.data.packing import short_stream
-from elf_jax.data.shards import file_sha256
 from elf_jax.data.split import TRAIN, VALIDATION
 from elf_jax.data.text_files import MissingFiles
 
 VERSION = 1
 MANIFEST = "manifest.json"  # in a prepared directory, like the tokenizer
 TOKENIZER = "tokenizer"
+NEEDED = ("options", "revision", "pretokenized", "dtype", "counts", "empty", "fill", "units")
 CORPUS_PLACES = ("path", "validation_path")  # options that say only where the corpus is
 
 
@@ -40,12 +42,19 @@ def read_manifest(directory):
     path = pathlib.Path(directory) / MANIFEST
     if not _is_readable(path):
         return None
+    checksums.check(path)
     manifest = read_json(path, remedy="delete the directory and prepare the data again")
     version = manifest.get("version")
     if version != VERSION:
         raise UserError(
             f"{path} has format version {version}, but this program needs {VERSION}: prepare the "
             "data again in another directory (config.data.prepared)"
+        )
+    missing = [key for key in NEEDED if key not in manifest]
+    if missing:
+        raise UserError(
+            f"{path} is damaged ({missing[0]!r} is missing): delete the directory and prepare the "
+            "data again"
         )
     return {**manifest, "options": translate_options(manifest["options"])}
 

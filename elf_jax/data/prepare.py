@@ -5,7 +5,6 @@ workers, and an interrupted preparation goes on with the units that are missing.
 """
 
 import contextlib
-import json
 import pathlib
 import shutil
 import time
@@ -13,9 +12,9 @@ import types
 
 from tqdm import tqdm
 
-from elf_jax.core import store
+from elf_jax.core import checksums, lock, store
 from elf_jax.core.errors import UserError
-from elf_jax.core.files import write_json
+from elf_jax.core.files import read_json, write_json
 from elf_jax.data import corpora
 from elf_jax.data.corpora import SPLIT, TRAIN, VALIDATION, is_empty, open_corpus, split_document
 from elf_jax.data.manifest import (
@@ -44,6 +43,7 @@ from elf_jax.data.prepared import (
 from elf_jax.data.shards import row_dtype
 from elf_jax.data.tokenizer import core_text, save_tokenizer, train_tokenizer, vocab_size
 
+LOCK = ".preparing.lock"
 UNFINISHED = "unfinished"  # directory with what the finished units hold
 STARTED = "started.json"  # in UNFINISHED: what the units are made with
 TOKENIZER_CHARACTERS = 200_000_000  # of text, at most, that a tokenizer is trained on
@@ -144,7 +144,9 @@ def _make(settings, before, run_directory, workers):
     if before and before["units"] == manifest["units"]:
         manifest = before  # the same rows keep their fingerprint, even from an earlier version
     else:
+        checksums.forget(directory)
         write_json(directory / MANIFEST, manifest)
+        checksums.write(directory, [MANIFEST])  # which has those of the shards
     shutil.rmtree(directory / UNFINISHED)
     return manifest
 
@@ -158,15 +160,8 @@ def _frozen(settings):
 @contextlib.contextmanager
 def _lock(directory):
     """Only one process at a time prepares the directory."""
-    import fcntl  # here, because Windows does not have it
-
-    with open(directory / ".lock", "w", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(
-                f"{str(directory)!r} is being prepared by another process: wait until it ends"
-            ) from None
+    what = f"{str(directory)!r} is being prepared by {{holder}}: wait until it ends"
+    with lock.hold(directory, LOCK, what):
         yield
 
 
@@ -198,8 +193,8 @@ def _started(settings):
     path = directory / UNFINISHED / STARTED
     if not path.is_file():
         return None
-    started = json.loads(path.read_text(encoding="utf-8"))
-    if started["unit"] != corpora.unit_sizes(settings):
+    started = read_json(path, remedy="delete the directory and prepare again")
+    if started.get("unit") != corpora.unit_sizes(settings):
         raise UserError(
             f"the preparation of {str(directory)!r} was begun by another version, with units of "
             "another size: delete the directory and prepare again"
@@ -212,13 +207,21 @@ def _finished(directory, manifest):
     if manifest:
         units = manifest["units"]
     else:
-        paths = (directory / UNFINISHED).glob("unit-*.json")
-        units = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+        units = _whole(sorted((directory / UNFINISHED).glob("unit-*.json")))
     return {
         unit["number"]: unit
         for unit in units
         if not any(fault(directory, part["shard"]) for part in unit["sides"].values())
     }
+
+
+def _whole(paths):
+    """Yields the entries of finished units. A unit with a damaged entry is made again."""
+    for path in paths:
+        with contextlib.suppress(UserError):
+            entry = read_json(path)
+            if {"number", "empty", "sides"} <= entry.keys():
+                yield entry
 
 
 def _run(plan, units, directory, workers):

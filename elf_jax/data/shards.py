@@ -17,11 +17,12 @@ The files of a prepared directory:
 
 import collections.abc
 import contextlib
-import hashlib
 import pathlib
 
 import numpy as np
 
+from elf_jax.core.checksums import file_sha256
+from elf_jax.core.errors import UserError
 from elf_jax.core.files import open_scratch
 from elf_jax.data.examples import Example
 from elf_jax.data.packing import Rows, in_batches, spread
@@ -88,12 +89,6 @@ class ShardWriter:
             self.writer.close()
 
 
-def file_sha256(path):
-    """SHA-256 of a file, as hexadecimal digits."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 class PreparedRows:
     """Rows that are read from shards by number, with the methods of `packing.Rows`.
 
@@ -109,7 +104,7 @@ class PreparedRows:
 
         self.dtype, self.length, self.pad_id = np.dtype(dtype), length, pad_id
         self.total = sum(shard["rows"] for shard in shards)
-        directory = pathlib.Path(directory)
+        self.directory = directory = pathlib.Path(directory)
         # With the range, Grain need not open every file to count its rows.
         names = [f"{directory / s['name']}[0:{s['rows']}]" for s in shards if s["rows"]]
         self.stored = grain.sources.ArrayRecordDataSource(names)
@@ -133,10 +128,20 @@ class PreparedRows:
         """See `Rows.subset`."""
         return Rows(*self._read(spread(len(self), count)))
 
+    def _records(self, index):
+        try:
+            return self.stored.__getitems__(index)
+        except Exception as error:  # the library tells of damage and of missing files in many types
+            reason = " ".join(str(error).split())[:120]
+            raise UserError(
+                f"the shards in {self.directory} cannot be read ({reason}): run --mode=prepare "
+                "with the same config, which finds and names the damaged ones"
+            ) from error
+
     def _read(self, index):
         """tokens [n, L] int32, cond_length [n] int32, valid_length [n] int32."""
         index = np.where(index < 0, index + self.total, index)
-        rows = self.stored.__getitems__([int(i) for i in index]) if len(index) else []
+        rows = self._records([int(i) for i in index]) if len(index) else []
         size = np.array([len(row) // self.dtype.itemsize for row in rows], np.int32)
         flat = np.frombuffer(b"".join(rows), self.dtype).astype(np.int32)
         is_head = np.zeros(len(flat), bool)

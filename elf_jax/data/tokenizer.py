@@ -14,6 +14,7 @@ import numpy as np
 import tokenizers
 import transformers
 
+from elf_jax.core import checksums
 from elf_jax.core.errors import UserError
 from elf_jax.core.files import check_downloaded, open_directory, read_json
 from elf_jax.core.hub import resolve
@@ -65,6 +66,7 @@ def load_tokenizer(path):
     what = f"tokenizer (config.data.tokenizer; {' and '.join(TRAINED)} are trained on the data)"
     path = pathlib.Path(resolve(path, what))
     _check_downloaded(path)
+    checksums.check_directory(path, lambda name: name.endswith(FILES))
     remedy = f"{' or '.join(TRAINED)}, or to a local directory with {WHOLE}"
     try:
         with told(f"no tokenizer at {str(path)!r}", f"set config.data.tokenizer to {remedy}"):
@@ -210,3 +212,4 @@ def save_tokenizer(tokenizer, directory):
     if not pathlib.Path(directory).is_dir():
         with open_directory(directory) as scratch:
             tokenizer.save_pretrained(scratch)
+            checksums.write(scratch)

@@ -1,13 +1,12 @@
 """The model card of an exported model: what it is, how to use it, its data, its numbers."""
 
-import json
 import pathlib
 
 import jax
 from huggingface_hub import EvalResult, ModelCardData
 
 from elf_jax.core.averaging import warn_of_first_weights
-from elf_jax.core.errors import UserError
+from elf_jax.core.files import read_json
 from elf_jax.core.workdir import DATASET
 from elf_jax.evaluation.tables import REAL, cell, summary_cell
 
@@ -61,13 +60,7 @@ def read_results(path):
     """
     if not path.is_file():
         return {}
-    try:
-        summary = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
-        summary = None
-    if not isinstance(summary, dict):
-        raise UserError(f"{path} is damaged: remove it and run --mode=evaluate again")
-    return summary
+    return read_json(path, remedy="remove it and run --mode=evaluate again")
 
 
 def _metrics(results):
@@ -121,7 +114,7 @@ def _data(settings, workdir):
     path = None if workdir is None else workdir / DATASET
     if path is None or not path.is_file():
         return f"{lines} The run kept no summary of its data."
-    return f"{lines}\n\n{_table(json.loads(path.read_text(encoding='utf-8')))}"
+    return f"{lines}\n\n{_table(read_json(path))}"
 
 
 def _evaluation(results):

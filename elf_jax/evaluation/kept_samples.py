@@ -14,11 +14,15 @@ from tqdm import tqdm
 
 from elf_jax.checkpoints.weights import fingerprint
 from elf_jax.core import processes
-from elf_jax.core.files import open_text, write_json
+from elf_jax.core.checksums import file_sha256
+from elf_jax.core.errors import UserError
+from elf_jax.core.files import open_text, read_json, write_json
 from elf_jax.core.workdir import SAMPLES
 from elf_jax.data.tokenizer import decode
-from elf_jax.evaluation.records import digest, environment, now
+from elf_jax.evaluation.records import CHECK, digest, environment, now
 from elf_jax.generation.generate import generate, jit_sampler
+
+SHA256 = "sha256"  # of the file with the samples, in the one that says how they were made
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,28 +118,27 @@ class KeptSamples:
         return {"texts": texts, "tokens": [row.tolist() for row in tokens]}
 
     def _read(self, key, count):
-        """The samples that are kept under a key; None if they are not there or not complete."""
+        """The samples that are kept under a key; None if they are not there, not complete or
+        damaged: then they are made again.
+        """
         if jax.process_index():
             return None
         for path in sorted(self.directory.glob(f"*-{key}.jsonl")):
             if not provenance_path(path).is_file():
                 continue
-            with open(path, encoding="utf-8") as lines:
-                rows = [json.loads(line) for line in lines]
-            if len(rows) == count:
-                return {
-                    "texts": [row["text"] for row in rows],
-                    "tokens": [row["tokens"] for row in rows],
-                    "provenance": json.loads(provenance_path(path).read_text(encoding="utf-8")),
-                    "file": path.name,
-                }
+            try:
+                found = _read_samples(path)
+            except (UserError, ValueError, KeyError, TypeError):
+                print(f"{path} is damaged: the samples are made again", flush=True)
+                continue
+            if len(found["texts"]) == count:
+                return found
         return None
 
     def _write(self, found, pairs):
         if jax.process_index():
             return
         path = self.directory / found["file"]
-        write_json(provenance_path(path), found["provenance"])
         lines = zip(found["texts"], found["tokens"], strict=True)
         with open_text(path) as out:
             for index, (text, tokens) in enumerate(lines):
@@ -144,6 +147,29 @@ class KeptSamples:
                     source, reference = pairs[index]
                     line = {"source": source, "reference": reference, **line}
                 out.write(json.dumps(line, ensure_ascii=False) + "\n")
+        # Last, because it has the checksum of the samples, and without it they are not used.
+        content = {**found["provenance"], SHA256: file_sha256(path)}
+        write_json(provenance_path(path), {**content, CHECK: digest(content)})
+
+
+def _read_samples(path):
+    """The samples in a file.
+
+    Raises:
+      UserError, ValueError, KeyError, TypeError: the file or the one beside it is damaged.
+    """
+    provenance = read_json(provenance_path(path))
+    check, sums = provenance.pop(CHECK, None), digest(provenance)
+    if check not in (None, sums) or provenance.pop(SHA256, file_sha256(path)) != file_sha256(path):
+        raise ValueError  # those of version 0.2 have neither
+    with open(path, encoding="utf-8") as lines:
+        rows = [json.loads(line) for line in lines]
+    return {
+        "texts": [row["text"] for row in rows],
+        "tokens": [row["tokens"] for row in rows],
+        "provenance": provenance,
+        "file": path.name,
+    }
 
 
 def provenance_path(path):

@@ -19,6 +19,7 @@ from elf_jax.core.files import write_text
 PACKAGES = ("jax", "flax", "numpy", "transformers", "tokenizers", "sacrebleu", "rouge_score")
 # Keys of a record. Everything else in it is provenance.
 METRIC, VALUE, SIGNATURE, KEY = "metric", "value", "signature", "key"
+CHECK = "check"  # a digest of the rest of the record; those of version 0.2 have none
 
 
 def digest(identity):
@@ -58,15 +59,19 @@ class Records:
         self.lines, self.groups = [], {}
         if jax.process_index() == 0 and self.path.is_file():
             # Not splitlines: it also splits at other characters, which text may hold.
-            self.lines = self.path.read_text(encoding="utf-8").rstrip("\n").split("\n")
+            text = self.path.read_bytes().decode("utf-8", "replace")
+            self.lines = text.rstrip("\n").split("\n")
         for number, line in enumerate(self.lines, 1):
             try:
                 record = json.loads(line)
-                self.groups.setdefault(record[KEY], []).append(record)
-            except (ValueError, KeyError, TypeError):
+                rest = {name: value for name, value in record.items() if name != CHECK}
+                if record.get(CHECK, digest(rest)) != digest(rest):
+                    raise ValueError
+                self.groups.setdefault(rest[KEY], []).append(rest)
+            except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
                 raise UserError(
-                    f"{self.path} line {number} is no record: correct the line, or move the file "
-                    "away"
+                    f"{self.path} line {number} is no record, or has changed since it was written: "
+                    "remove the line, and the number is computed again"
                 ) from None
 
     def once(self, identity, make):
@@ -99,6 +104,7 @@ class Records:
     def _add(self, key, records):
         self.groups[key] = records
         if jax.process_index() == 0:
-            self.lines += [json.dumps(record, ensure_ascii=False) for record in records]
+            checked = [record | {CHECK: digest(record)} for record in records]
+            self.lines += [json.dumps(record, ensure_ascii=False) for record in checked]
             # The whole file is written again, so a group of records is in it whole or not at all.
             write_text(self.path, "".join(f"{line}\n" for line in self.lines))

@@ -203,16 +203,13 @@ def _ids(scorer, texts):
 
 
 def _load_tokenizer(directory, vocab_size):
-    try:
-        # Without files, transformers makes an empty tokenizer for a GPT-2.
-        if not any((directory / name).is_file() for name in TOKENIZER_FILES):
-            raise UserError("no file")
-        tokenizer = load_tokenizer(directory)
-    except UserError:
+    # Without files, transformers makes an empty tokenizer for a GPT-2.
+    if not any((directory / name).is_file() for name in TOKENIZER_FILES):
         raise UserError(
-            f"the scorer at {directory} has no tokenizer with an EOS: put its own tokenizer.json "
-            "and tokenizer_config.json beside its weights"
-        ) from None
+            f"the scorer at {directory} has no tokenizer: put its own tokenizer.json and "
+            "tokenizer_config.json beside its weights"
+        )
+    tokenizer = load_tokenizer(directory)
     if not 0 <= vocab_size - len(tokenizer) < VOCAB_MULTIPLE:
         raise UserError(
             f"the scorer at {directory} has a vocabulary of {vocab_size} but its tokenizer has "

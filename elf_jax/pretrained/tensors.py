@@ -5,7 +5,6 @@ parameter, such as "blocks/attn/qkv/kernel", to the name of its tensor. One func
 and writing. Pickle files are never read.
 """
 
-import json
 import pathlib
 from typing import NamedTuple
 
@@ -15,7 +14,7 @@ import safetensors
 import safetensors.numpy
 from flax import traverse_util
 
-from elf_jax.core import files
+from elf_jax.core import checksums, files
 from elf_jax.core.errors import UserError
 
 CONFIG = "config.json"
@@ -49,11 +48,8 @@ def read_json(directory, kind):
     path = pathlib.Path(directory) / CONFIG
     if not path.is_file():
         raise UserError(f"{path} is missing: a {kind} is a directory with {CONFIG} and {WEIGHTS}")
-    files.check_downloaded(path)
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, TypeError, RecursionError) as error:
-        raise UserError(f"{path} is not valid JSON ({error}): copy the file again") from None
+    checksums.check(path)
+    return files.read_json(path, remedy="copy the file again")
 
 
 def read_parameters(directory, kind, shapes, name_of):
@@ -137,7 +133,7 @@ class Tensors:
                 pickled = sorted(self.directory.glob("*.bin"))
                 hint = "; pickle files (.bin) are never loaded, convert them" if pickled else ""
                 raise UserError(f"{path} is missing: save the model as safetensors there{hint}")
-            files.check_downloaded(path)
+            checksums.check(path)
             try:
                 file = safetensors.safe_open(path, framework="flax")
                 self.files.update({name: file for name in file.keys()})
