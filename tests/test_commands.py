@@ -8,6 +8,7 @@ import pytest
 from elf_jax import commands
 from elf_jax.core.config import read_config, write_config
 from elf_jax.core.errors import UserError
+from elf_jax.core.workdir import SUMS
 from tests.command import ROOT
 from tests.tiny import NAMES, QUICK
 
@@ -105,6 +106,7 @@ def test_a_value_that_sampling_does_not_use_is_not_in_its_way(workdir, tmp_path)
     config = read_config(run)
     config.scorer.length, config.evaluate.num_samples = 64, 0
     write_config(run, config)
+    (run / SUMS).unlink()
     assert len(list(commands.samples(run, num_samples=2))) == 2
     with pytest.raises(UserError, match="evaluate.num_samples is 0"):
         commands.evaluate(run)

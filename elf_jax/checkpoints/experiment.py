@@ -8,13 +8,13 @@ import contextlib
 import hashlib
 import json
 import shutil
-import sys
 
 import jax
 import orbax.checkpoint as ocp
 from etils import epath
 
 from elf_jax.checkpoints.array_sums import array_sums
+from elf_jax.checkpoints.late_errors import hush
 from elf_jax.core import store
 from elf_jax.core.errors import UserError
 from elf_jax.core.workdir import CHECKPOINTS, CONFIG
@@ -60,6 +60,7 @@ class Checkpoints:
             raise UserError(
                 f"no checkpoint in {str(workdir)!r}: train first, or name another --workdir"
             )
+        hush()
         self.keep = keep
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=create)
         self.manager = ocp.CheckpointManager(self.directory, options=options)
@@ -183,8 +184,7 @@ class Checkpoints:
         """The tree of parameters in the newest checkpoint; the leaves have shapes but no values."""
         path = self.directory / str(self.latest()) / "state"
         try:
-            with _without_late_complaints():
-                state = ocp.PyTreeCheckpointHandler().metadata(path).tree
+            state = ocp.PyTreeCheckpointHandler().metadata(path).tree
             return state["ema" if weights == "ema" else "params"]
         except Exception as error:  # as in `_restore`
             raise self._damaged(error) from error
@@ -196,8 +196,7 @@ class Checkpoints:
         if (self.directory / str(step) / SUMS).is_dir():
             items[SUMS] = ocp.args.JsonRestore()
         try:
-            with _without_late_complaints():
-                return self.manager.restore(step, args=ocp.args.Composite(**items))
+            return self.manager.restore(step, args=ocp.args.Composite(**items))
         except Exception as error:  # Orbax and TensorStore raise many types for damaged files
             raise self._damaged(error) from error
 
@@ -233,26 +232,6 @@ class Checkpoints:
         """Waits for pending writes and closes the directory."""
         with self._writing():
             self.manager.close()
-
-
-@contextlib.contextmanager
-def _without_late_complaints():
-    """If the block fails, threads that still read for it do not print that they came too late.
-
-    TensorStore reads many arrays at once. When one fails, Orbax ends the event loop, and each of
-    the others would print a traceback.
-    """
-    before = sys.unraisablehook
-
-    def hook(late):
-        if not (
-            isinstance(late.exc_value, RuntimeError) and "loop is closed" in str(late.exc_value)
-        ):
-            before(late)
-
-    sys.unraisablehook = hook
-    yield
-    sys.unraisablehook = before
 
 
 def _json_sum(value):

@@ -73,7 +73,7 @@ def test_the_number_of_workers_changes_nothing(documents, data, tmp_path):
     assert one == two and len(one["units"]) >= 7
     assert checksums(tmp_path / "prepared") == checksums(tmp_path / "two")
     left = {path.name for path in (tmp_path / "two").iterdir()}
-    assert left == {".lock", "manifest.json", "tokenizer"} | {s["name"] for s in shards(one)}
+    assert left == {"SHA256SUMS", "manifest.json", "tokenizer"} | {s["name"] for s in shards(one)}
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -197,6 +197,10 @@ def test_what_cannot_be_prepared(data, tmp_path, documents):
     prepare(data(), workers=1)  # the failed attempts left nothing in the directory
     damaged = tmp_path / "prepared" / "manifest.json"
     damaged.write_text("{")
+    assert "manifest.json has changed since it was written" in fails(
+        load_dataset, data(), tmp_path / "none"
+    )
+    (tmp_path / "prepared" / "SHA256SUMS").unlink()  # as of version 0.2
     assert "manifest.json is damaged" in fails(load_dataset, data(), tmp_path / "none")
 
 

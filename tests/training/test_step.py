@@ -77,7 +77,7 @@ DROPOUT = {
 }
 
 
-def steps_of(rows=64, steps=3, **keys):
+def steps_of(rows=128, steps=3, **keys):
     """{metric: values of the first steps} of the step that the trainer makes for a config, on rows
     with a condition.
     """
@@ -134,7 +134,7 @@ def test_two_devices_have_the_losses_of_one_with_muon():
 
 
 def test_more_parts_than_groups(alone):
-    """Sixteen parts of four rows: only their number counts. Roles differ from those of 8 groups."""
+    """Sixteen parts of eight rows: only their number counts. Roles differ from those of 8 groups."""
     one = steps_of(**DROPOUT, **{"mesh.data": 8, "train.accumulate": 2})
     two = steps_of(**DROPOUT, **{"mesh.data": 2, "train.accumulate": 8})
     assert_same_metrics(one, two)
