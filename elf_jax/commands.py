@@ -166,7 +166,7 @@ def _samples(trained, origin, checkpoint):
     if config.data.source_field:
         dataset = _held_out(trained, origin, checkpoint)
         rows, count = dataset.validation, min(count, len(dataset.validation))
-        sources = [example.source for example in dataset.validation_examples]
+        sources = [example.source for example in dataset.validation_examples[:count]]
     texts = generate_texts(trained, count, config.sample.seed, rows)
     yield from zip(sources, texts, strict=False)
 

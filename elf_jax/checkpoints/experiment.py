@@ -62,7 +62,11 @@ class Checkpoints:
             )
         hush()
         self.keep = keep
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=create)
+        # A training removes what an earlier one that was killed left half written. No other program
+        # may: it could be the checkpoint that a training is writing now.
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=keep, create=create, cleanup_tmp_directories=create
+        )
         self.manager = ocp.CheckpointManager(self.directory, options=options)
 
     def latest(self):

@@ -170,6 +170,8 @@ class RowTexts(collections.abc.Sequence):
         return len(self.rows)
 
     def __getitem__(self, index):
+        if not isinstance(index, slice) and not -len(self) <= index < len(self):
+            raise IndexError(index)  # it ends a loop over the texts
         fields = self.rows.take(index)
         if isinstance(index, slice):
             parts = zip(fields["tokens"], fields["is_cond"], fields["is_valid"], strict=True)

@@ -13,6 +13,7 @@ from types import SimpleNamespace
 import pytest
 
 from elf_jax.checkpoints import experiment
+from elf_jax.checkpoints.trained import load_trained
 from elf_jax.core import lock
 from elf_jax.core.errors import UserError
 from elf_jax.training import loop, trainer
@@ -205,6 +206,17 @@ def test_a_full_disk_leaves_the_earlier_checkpoint(tmp_path, monkeypatch, error)
     monkeypatch.undo()
     trainer.train(tiny_config(**KEYS), tmp_path)
     assert read_metrics(tmp_path)[-1]["step"] == 10
+
+
+def test_a_half_written_checkpoint_is_removed_by_the_next_training_only(straight, tmp_path):
+    workdir = shutil.copytree(straight, tmp_path / "run")
+    half = workdir / "checkpoints" / "15.orbax-checkpoint-tmp"
+    half.mkdir()
+    (half / "part").write_bytes(b"0" * 1000)
+    load_trained(workdir)
+    assert half.is_dir()
+    trainer.train(tiny_config(**{**KEYS, "train.duration.steps": 12}), workdir)
+    assert sorted(os.listdir(workdir / "checkpoints")) == ["10", "12"]
 
 
 def test_other_errors_of_a_save_keep_their_traceback(tmp_path, monkeypatch):
