@@ -1,0 +1,76 @@
+"""What the checksums of a checkpoint cost: of the training state, beside saving and restoring it.
+
+python -m benchmarks.checkpoint_sums --config=configs/quickstart.py
+python -m benchmarks.checkpoint_sums --config=configs/owt.py:elf_l --repeats=1
+
+The candidates are: the checksums of all arrays on the devices; a whole save to a temporary
+directory and a whole restore, both with their checksums; and the SHA-256 of a file with the
+averaged parameters, which an export is compared with when it is loaded.
+"""
+
+import pathlib
+import tempfile
+
+import jax
+import safetensors.numpy
+from flax import traverse_util
+
+from benchmarks.common import compare, random_method, run
+from elf_jax.checkpoints.array_sums import array_sums
+from elf_jax.checkpoints.experiment import Checkpoints, abstract
+from elf_jax.core import sharding
+from elf_jax.core.checksums import file_sha256
+from elf_jax.training.optimizer import make_optimizer
+from elf_jax.training.trainer import new_state
+
+
+class _Position:
+    """In place of the iterator of the training data."""
+
+    def get_state(self):
+        """See Grain."""
+        return {"next_index": 0}
+
+    def set_state(self, state):
+        """See Grain."""
+
+
+def main(config):
+    """Times the candidates and prints the table."""
+    mesh = sharding.make_mesh(config.mesh)
+    method, _ = random_method(config, mesh)
+    optimizer = make_optimizer(config.optimizer, lambda step: 1e-3, method.dtype, mesh)
+    state, shardings = new_state(config, method, optimizer, mesh)
+    size = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+    with tempfile.TemporaryDirectory() as directory:
+        directory = pathlib.Path(directory)
+        file = directory / "model.safetensors"
+        flat = traverse_util.flatten_dict(jax.device_get(state.ema), sep="/")
+        safetensors.numpy.save_file(flat, file)
+        del flat
+        target, steps = abstract(state, shardings), iter(range(1, 1000))
+
+        def save():
+            checkpoints = Checkpoints(directory / "run", keep=1)
+            checkpoints.save(state.replace(step=state.step + next(steps)), _Position(), {})
+            checkpoints.close()
+
+        def restore():
+            checkpoints = Checkpoints(directory / "run", create=False)
+            restored = checkpoints.restore(target, _Position())[0]
+            checkpoints.close()
+            return restored
+
+        candidates = {
+            "save": (None, save),
+            "restore": (None, restore),
+            "checksums of the arrays": (None, lambda: array_sums(state)),
+            "SHA-256 of the EMA weights": (None, lambda: file_sha256(file)),
+        }
+        share = file.stat().st_size / size
+        title = f"state of {size / 1e9:.3g} GB, EMA weights {share:.0%} of it"
+        compare(title, candidates, "bytes", size, "save")
+
+
+if __name__ == "__main__":
+    run(main, __doc__)
