@@ -33,7 +33,7 @@ MAY_CHANGE = (
     "scorer.",
 )
 # These may change too if the rows of the data stay the same, which their fingerprint shows.
-PLACES = ("data.path", "data.validation_path", "data.prepared")
+PLACES = ("data.path", "data.validation_path", "data.prepared", "data.bad_lines")
 # Keys of section `sample` that a protocol cannot set: weights are loaded once for all protocols.
 NOT_OF_PROTOCOLS = ("num_samples", "batch_size", "weights", "seed")
 

@@ -85,7 +85,7 @@ def _reader_gone(error):
     """Whether an error says that nobody reads standard output, or standard error, any more."""
     if not isinstance(error, BrokenPipeError):
         return False
-    if error.filename is not None:
+    if error.filename is not None or not hasattr(select, "poll"):  # Windows has none
         return error.filename == STANDARD_OUTPUT
     poll = select.poll()
     poll.register(2, 0)  # progress bars are written there

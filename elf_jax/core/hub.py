@@ -4,9 +4,10 @@ import pathlib
 import re
 
 from elf_jax.core.errors import UserError
+from elf_jax.core.workdir import SUMS
 
 # Weights as safetensors, configs, tokenizers. Pickled weights are never downloaded.
-FILES = ("*.safetensors", "*.json", "*.model", "*.txt")
+FILES = ("*.safetensors", "*.json", "*.model", "*.txt", SUMS)
 _HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 
 
