@@ -26,6 +26,7 @@ setup(
         "gcs": ["etils[epath-gcs]>=1.9", "gcsfs"],
         "test": [
             "datasets>=4",
+            "hypothesis>=6",
             "jax[tpu]>=0.10,<0.12",
             "pytest>=8",
             "pytest-xdist>=3.6",

@@ -52,7 +52,8 @@ def main(config):
 
         def save():
             checkpoints = Checkpoints(directory / "run", keep=1)
-            checkpoints.save(state.replace(step=state.step + next(steps)), _Position(), {})
+            later = state.replace(step=state.step + next(steps))
+            checkpoints.save(later, _Position(), {"train_seconds": 0.0})
             checkpoints.close()
 
         def restore():

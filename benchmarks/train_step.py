@@ -37,9 +37,7 @@ def make_reference_step(method, optimizer, settings):
         )
         draws = objective.draw(keys, split, *x.shape[1:], law)
         counted = settings.counted(batch)
-        sums = objective.mixed_loss(
-            method.predictor, params, x, batch, counted, draws, split, law, device_rows=rows
-        )
+        sums = objective.mixed_loss(method.predictor, params, x, batch, counted, draws, split, law)
         return (sums.denoise + sums.decode) / jnp.sum(counted)
 
     def step(state, frozen, batch, key):

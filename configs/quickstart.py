@@ -11,7 +11,8 @@ What differs from the published setting: 1.4M parameters; words as tokens, and i
 frozen embedding from their co-occurrences (with a Gaussian embedding the same training reaches
 about a quarter as many real names); one token for each control signal instead of four; names padded
 with EOS, as in the paper's conditional tasks; training times less close to noise, because the
-latents are narrower; a learning rate that falls to zero, because the training is short.
+latents are narrower; a learning rate that falls to zero, and an average of the weights that warms
+up, because the training is short.
 """
 
 from ml_collections import ConfigDict

@@ -10,7 +10,7 @@ Expect:    depends on the text. Train a scorer on it (--mode=train_scorer) and c
 What differs from the published setting: instead of T5's, a tokenizer trained on your text and a
 frozen embedding from its co-occurrences (for a contextual encoder set config.encoder.kind=t5 and
 name a pretrained one, or train one with --mode=pretrain_encoder); a network of 14M parameters; a
-learning rate that falls to zero.
+learning rate that falls to zero; an average of the weights that warms up.
 """
 
 from ml_collections import ConfigDict

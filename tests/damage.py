@@ -62,7 +62,9 @@ def build(root):
     """
     root.mkdir(parents=True)
     with contextlib.chdir(root), silent():
-        commands.train(tiny_config(**{**TEXT, "train.duration.steps": 1}), "base")
+        # Other rows, so that its embedding is another one than would be made from those of run.
+        other = {"data.validation_fraction": 0.3, "train.duration.steps": 1}
+        commands.train(tiny_config(**{**TEXT, **other}), "base")
         commands.train(tiny_config(**TEXT), "run", checkpoint="base")
         commands.train_scorer("run")
         commands.evaluate("run")
@@ -190,16 +192,23 @@ class Place:
 
     Args:
       origin: the tree of `build`. root: where the copy goes.
+
+    Attributes:
+      whole: {mode: what it gives without damage}. found: what the last mode gave.
     """
 
     def __init__(self, origin, root):
-        self.origin, self.root, self.whole = origin, root, {}
+        self.origin, self.root, self.whole, self.found = origin, root, {}, None
         shutil.copytree(origin, root)
 
     def files(self, pattern):
         """The names of the files that match a pattern, sorted. An empty file cannot be damaged."""
         files = (path for path in sorted(self.origin.glob(pattern)) if path.is_file())
         return [str(path.relative_to(self.origin)) for path in files if path.stat().st_size]
+
+    def read(self, name):
+        """The undamaged bytes of a file."""
+        return (self.origin / name).read_bytes()
 
     def outcome(self, mode):
         """What a mode gives: its result, or a `Told`. Any other error is raised."""
@@ -229,7 +238,7 @@ class Place:
             if data is not None:
                 (self.root / name).write_bytes(data)
         try:
-            found = self.outcome(mode)
+            found = self.found = self.outcome(mode)
         except Exception as error:
             return f"a bug: {type(error).__name__}: {error}"
         finally:
@@ -254,7 +263,7 @@ def faults(place, names, modes, damage, seed=""):
     """
     lines = []
     for name in names:
-        data = (place.origin / name).read_bytes()
+        data = place.read(name)
         for change in damage:
             draw = random.Random(f"{seed} {name} {change.__name__}")
             changed = {name: change(data, draw)}

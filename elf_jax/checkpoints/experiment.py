@@ -44,6 +44,7 @@ def check_whole(workdir):
 
 
 SUMS = "checksums"  # the item of a checkpoint with the checksums of the others; 0.2 has none
+METADATA = "_CHECKPOINT_METADATA"  # Orbax's file in a checkpoint that names its items
 # What the errors of a full or closed disk say. They come from several libraries.
 _DISK = ("No space left", "RESOURCE_EXHAUSTED", "quota", "PERMISSION_DENIED", "Permission denied")
 
@@ -163,7 +164,10 @@ class Checkpoints:
             progress=ocp.args.JsonRestore(),
         )
         self._compare(restored, restored.state)
-        iterator.set_state(restored.data)
+        try:
+            iterator.set_state(restored.data)
+        except Exception as error:  # Grain raises many types for what is no state of this iterator
+            raise self._damaged(error) from error
         return restored.state, restored.progress
 
     def restore_params(self, params, weights):
@@ -197,7 +201,7 @@ class Checkpoints:
         step = self.latest()
         if step is None:
             raise UserError(f"no checkpoint in {self.directory}: train first")
-        if (self.directory / str(step) / SUMS).is_dir():
+        if _has_sums(self.directory / str(step)):
             items[SUMS] = ocp.args.JsonRestore()
         try:
             return self.manager.restore(step, args=ocp.args.Composite(**items))
@@ -206,14 +210,20 @@ class Checkpoints:
 
     def _compare(self, restored, state):
         """Compares what was restored with the checksums of the checkpoint, if it has some."""
-        sums = restored.get(SUMS)
-        if sums is None:
+        if "train_seconds" not in (restored.progress or {}):
+            raise self._damaged("progress is not complete")
+        if SUMS not in restored.keys():
             return  # saved by version 0.2 or earlier
         found = {f"array {name}": one for name, one in array_sums(state).items()}
-        kept = {f"array {name}": one for name, one in sums["state"].items()}
+        try:
+            sums = restored[SUMS]
+            kept = {f"array {name}": one for name, one in sums["state"].items()}
+            kept |= {name: sums[name] for name in ("data", "progress")}
+        except (KeyError, TypeError, AttributeError):
+            raise self._damaged(f"{SUMS} is not complete") from None
         for name in ("data", "progress"):
-            if restored.get(name) is not None:
-                found[name], kept[name] = _json_sum(restored[name]), sums[name]
+            if name in restored.keys():
+                found[name] = _json_sum(restored[name])
         for name, one in found.items():
             if kept.get(name) != one:
                 raise self._damaged(f"{name} does not have its checksum")
@@ -236,6 +246,13 @@ class Checkpoints:
         """Waits for pending writes and closes the directory."""
         with self._writing():
             self.manager.close()
+
+
+def _has_sums(checkpoint):
+    """Whether a checkpoint has checksums, or had some. Those of version 0.2 have none."""
+    about = checkpoint / METADATA
+    named = about.is_file() and f'"{SUMS}"'.encode() in about.read_bytes()
+    return named or (checkpoint / SUMS).is_dir()
 
 
 def _json_sum(value):

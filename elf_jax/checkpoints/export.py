@@ -33,6 +33,9 @@ class Info:
     train_seconds: float | None
 
 
+SECONDS = int | float | None
+
+
 def export(trained, output, card):
     """Writes a trained model to `output`. An export that is there already is replaced.
 
@@ -102,6 +105,8 @@ def read_export(path, weights):
                 "install a newer version"
             )
         info = Info(**values)
+        if not isinstance(info.step, int) or not isinstance(info.train_seconds, SECONDS):
+            raise TypeError("its step or its train_seconds is no number")
         if weights != info.weights:
             raise UserError(
                 f"{path} holds the {info.weights} weights only: use --weights={info.weights}, or "
@@ -109,6 +114,6 @@ def read_export(path, weights):
             )
         checksums.check(path / WEIGHTS)
         flat = safetensors.numpy.load_file(path / WEIGHTS)
+        return traverse_util.unflatten_dict(flat, sep="/"), info
     except (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:
         raise UserError(f"{path} is damaged ({error}): copy it again") from None
-    return traverse_util.unflatten_dict(flat, sep="/"), info

@@ -103,8 +103,7 @@ def starting_point(workdir, given):
     workdir = pathlib.Path(workdir)
     path = workdir / START
     remembered = None
-    if path.is_file():
-        checksums.check(path)
+    if checksums.is_there(path):
         remembered = read_json(path).get("checkpoint")
         if not isinstance(remembered, str):
             raise UserError(f"{path} is damaged (it names no checkpoint): restore the file")

@@ -74,18 +74,29 @@ def read(directory):
 
 
 def check(path):
-    """Raises UserError if a file does not have the checksum that stands beside it.
+    """Raises UserError if a file does not have the checksum that stands beside it, or is missing
+    although it has one.
 
     The same for a Git LFS pointer, whose name says what is wrong.
     """
     path = pathlib.Path(path)
     check_downloaded(path)
     known = read(path.parent).get(path.name)
-    if known is not None and path.is_file() and file_sha256(path) != known:
+    if known is None:
+        return
+    if not path.is_file():
+        raise UserError(f"{path} is missing, which {SUMS} names: restore the directory")
+    if file_sha256(path) != known:
         raise UserError(
             f"{path} has changed since it was written (its SHA-256 is not the one in {SUMS}): "
             f"restore the file, or remove {path.parent / SUMS} if you changed it on purpose"
         )
+
+
+def is_there(path):
+    """Whether a file is there. Raises UserError as `check`, also for a file that is missing."""
+    check(path)
+    return pathlib.Path(path).is_file()
 
 
 def check_directory(directory, wanted=lambda name: True):
@@ -99,10 +110,6 @@ def check_directory(directory, wanted=lambda name: True):
     """
     directory = pathlib.Path(directory)
     for name in filter(wanted, read(directory)):
-        if not (directory / name).is_file():
-            raise UserError(
-                f"{directory / name} is missing, which {SUMS} names: restore the directory"
-            )
         check(directory / name)
 
 

@@ -98,9 +98,11 @@ def _set(config, name, value):
     section = config
     for parent in parents:
         section = section[parent]
-    if isinstance(section[leaf], tuple):
-        value = _values(config, name, leaf, value)
     try:
+        if value is None:  # a ConfigDict would take it for every type
+            raise TypeError
+        if isinstance(section[leaf], tuple):
+            value = _values(config, name, leaf, value)
         section[leaf] = value
     except TypeError:
         wanted = type(section[leaf]).__name__
@@ -121,6 +123,11 @@ def _values(config, name, key, values):
 
 
 def _set_protocols(config, protocols):
+    is_section = isinstance(protocols, dict | ConfigDict)
+    if not (is_section and all(isinstance(one, dict | ConfigDict) for one in protocols.values())):
+        raise UserError(
+            f"config.{PROTOCOLS} is {protocols!r}: write {PROTOCOLS}.NAME.KEY, such as .steps"
+        )
     with config.unlocked():
         config.evaluate.protocols = ConfigDict()
     for protocol, values in protocols.items():

@@ -43,7 +43,19 @@ _NUMBER = re.compile(r"\bos error:? (\d+)|\bOs \{ code: (\d+)", re.IGNORECASE)
 
 
 class UserError(Exception):
-    """Bad input. The message is one line; it names the fault and says what to do about it."""
+    """Bad input. The message is one line; it names the fault and says what to do about it.
+
+    What a message quotes, such as a file name or the text of a library, may have line ends. They
+    become spaces.
+    """
+
+    def __init__(self, message):
+        super().__init__(one_line(message))
+
+
+def one_line(text):
+    """The text with a space for every line end, and the spaces around it."""
+    return " ".join(line.strip() for line in str(text).splitlines())
 
 
 def explain(error):
@@ -63,7 +75,7 @@ def explain(error):
         # error. A full disk is.
         on_purpose = error is not outer and error is not outer.__cause__
         if number in _OF_THE_DISK or (number in _OF_A_PATH and name and not on_purpose):
-            return _in_words(number, name)
+            return one_line(_in_words(number, name))
         hidden = None if error.__suppress_context__ else error.__context__
         error = error.__cause__ or hidden
     return None

@@ -16,7 +16,7 @@ import time
 import uuid
 
 from elf_jax.core import store
-from elf_jax.core.errors import UserError
+from elf_jax.core.errors import UserError, one_line
 from elf_jax.core.files import write_text
 
 BEAT = 10.0  # seconds between two signs of life
@@ -165,10 +165,15 @@ class _StoreFile:
 
 
 def _parse(data):
+    """The content of a lock; empty if it is damaged."""
     try:
-        return dict(json.loads(data))
-    except (ValueError, TypeError):
+        there = json.loads(data)
+    except (ValueError, RecursionError):
         return {}
+    if not isinstance(there, dict):
+        return {}
+    wanted = {"host": str, "machine": str, "pid": int, "token": str}
+    return there if all(isinstance(there.get(key), type_) for key, type_ in wanted.items()) else {}
 
 
 def _who():
@@ -228,4 +233,4 @@ def _is_alive(place, there):
 def _in_words(there):
     if "pid" not in there:
         return "another process"
-    return f"process {there['pid']} on {there.get('host', 'another machine')}"
+    return one_line(f"process {there['pid']} on {there.get('host', 'another machine')}")

@@ -16,11 +16,6 @@ from elf_jax.core.errors import UserError
 AXES = ("data", "fsdp", "tensor")
 ROWS = P(("data", "fsdp"))
 
-# A batch is dealt in GROUPS groups of rows (`group_rows`), or in fewer if a group would have less
-# than GROUP_ROWS rows. Five rows are the fewest that ELF's roles divide without rounding.
-GROUPS = 8
-GROUP_ROWS = 5
-
 # Rules for parameters: a pattern for the end of the path, and the mesh axes that split the last
 # array axes. The stacked layer axis is never split. The first pattern that matches is used.
 RULES = (
@@ -77,26 +72,6 @@ def whole_rows(count, mesh):
     """`count` rows, rounded up to a multiple of the number of parts that rows are split into."""
     shards = row_shards(mesh)
     return -(-count // shards) * shards
-
-
-def group_rows(batch_rows, part_rows):
-    """How many consecutive rows of a batch make a group. Random choices between rows, such as which
-    of them decode, are made inside each group.
-
-    The number of groups is the largest of 8, 4, 2, 1 that divides the batch and leaves every group
-    at least GROUP_ROWS rows. It does not depend on the devices, so the same choices are made on 1,
-    2, 4 and 8 of them. A group cannot be larger than a part: if the parts are not whole groups,
-    each part is a group.
-
-    Args:
-      batch_rows: rows of the whole batch, of all micro-batches.
-      part_rows: rows that a device has of a micro-batch.
-    """
-    groups = GROUPS
-    while groups > 1 and (batch_rows % groups or batch_rows < groups * GROUP_ROWS):
-        groups //= 2
-    rows = batch_rows // groups
-    return part_rows if part_rows % rows else rows
 
 
 def check_batch(batch_size, accumulate, mesh, name="config.train.batch_size"):

@@ -21,6 +21,8 @@ from elf_jax.core.checksums import file_sha256
 from elf_jax.core.errors import UserError
 from elf_jax.core.files import is_lfs_pointer, read_json
 from elf_jax.core.renames import translate
+from elf_jax.data.manifest_form import CORPUS_PLACES, wrong_key
+from elf_jax.data.manifest_form import MANIFEST as FORM
 from elf_jax.data.opening import cannot_read
 from elf_jax.data.packing import short_stream
 from elf_jax.data.split import TRAIN, VALIDATION
@@ -29,8 +31,6 @@ from elf_jax.data.text_files import MissingFiles
 VERSION = 1
 MANIFEST = "manifest.json"  # in a prepared directory, like the tokenizer
 TOKENIZER = "tokenizer"
-NEEDED = ("options", "revision", "pretokenized", "dtype", "counts", "empty", "fill", "units")
-CORPUS_PLACES = ("path", "validation_path")  # options that say only where the corpus is
 
 
 def read_manifest(directory):
@@ -50,11 +50,12 @@ def read_manifest(directory):
             f"{path} has format version {version}, but this program needs {VERSION}: prepare the "
             "data again in another directory (config.data.prepared)"
         )
-    missing = [key for key in NEEDED if key not in manifest]
-    if missing:
+    manifest = {"bad_lines": 0, **manifest}  # version 0.2 and earlier skipped none
+    key = wrong_key(FORM, manifest)
+    if key:
+        found = "is not as it was written" if key in manifest else "is missing"
         raise UserError(
-            f"{path} is damaged ({missing[0]!r} is missing): delete the directory and prepare the "
-            "data again"
+            f"{path} is damaged ({key!r} {found}): delete the directory and prepare the data again"
         )
     return {**manifest, "options": translate_options(manifest["options"])}
 

@@ -27,6 +27,8 @@ from elf_jax.data.manifest import (
     translate_options,
     verify,
 )
+from elf_jax.data.manifest_form import STARTED as STARTED_FORM
+from elf_jax.data.manifest_form import UNIT, wrong_key
 from elf_jax.data.packing import resolve_packing
 from elf_jax.data.prepare_unit import Plan
 from elf_jax.data.prepare_workers import cores, run_units
@@ -194,6 +196,8 @@ def _started(settings):
     if not path.is_file():
         return None
     started = read_json(path, remedy="delete the directory and prepare again")
+    if wrong_key(STARTED_FORM, started):
+        raise UserError(f"{path} is damaged: delete the directory and prepare again")
     if started.get("unit") != corpora.unit_sizes(settings):
         raise UserError(
             f"the preparation of {str(directory)!r} was begun by another version, with units of "
@@ -220,7 +224,7 @@ def _whole(paths):
     for path in paths:
         with contextlib.suppress(UserError):
             entry = read_json(path)
-            if {"number", "empty", "sides"} <= entry.keys():
+            if not wrong_key(UNIT, entry):
                 yield entry
 
 

@@ -10,7 +10,8 @@ from elf_jax.core import store
 from elf_jax.core.errors import UserError
 from elf_jax.data.corpora import VALIDATION, open_corpus
 from elf_jax.data.libraries import LIBRARIES
-from elf_jax.data.manifest import CORPUS_PLACES, TOKENIZER, read_manifest, shards, verify
+from elf_jax.data.manifest import TOKENIZER, read_manifest, shards, verify
+from elf_jax.data.manifest_form import CORPUS_PLACES
 from elf_jax.data.packing import resolve_packing
 from elf_jax.data.text_files import MissingFiles
 from elf_jax.data.tokenizer import TRAINED, fingerprint, load_tokenizer

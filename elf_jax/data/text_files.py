@@ -93,8 +93,8 @@ def _no_match(pattern, path, key):
             os.stat(pattern)
     except PermissionError:
         return f"there is no permission to look for {pattern!r}: change the rights of its directory"
-    except OSError:
-        pass  # it is not there, which is the usual mistake
+    except (OSError, ValueError):
+        pass  # it is not there, which is the usual mistake; or no file can have this name
     if not directory:
         return f"no file matches {pattern!r}: check config.data.{key}"
     files = os.path.join(glob.escape(directory), f"*{_usual_ending(directory)}")

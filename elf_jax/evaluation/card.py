@@ -5,6 +5,7 @@ import pathlib
 import jax
 from huggingface_hub import EvalResult, ModelCardData
 
+from elf_jax.core import checksums
 from elf_jax.core.averaging import warn_of_first_weights
 from elf_jax.core.files import read_json
 from elf_jax.core.workdir import DATASET
@@ -112,7 +113,7 @@ def _data(settings, workdir):
     named = pathlib.PurePath(settings.path).name if settings.path else ""
     lines = f"Kind: {settings.kind}{f', {named}' if named else ''}."
     path = None if workdir is None else workdir / DATASET
-    if path is None or not path.is_file():
+    if path is None or not checksums.is_there(path):
         return f"{lines} The run kept no summary of its data."
     return f"{lines}\n\n{_table(read_json(path))}"
 

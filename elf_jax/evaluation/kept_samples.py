@@ -128,7 +128,7 @@ class KeptSamples:
                 continue
             try:
                 found = _read_samples(path)
-            except (UserError, ValueError, KeyError, TypeError):
+            except (UserError, ValueError, KeyError, TypeError, RecursionError):
                 print(f"{path} is damaged: the samples are made again", flush=True)
                 continue
             if len(found["texts"]) == count:
@@ -156,7 +156,8 @@ def _read_samples(path):
     """The samples in a file.
 
     Raises:
-      UserError, ValueError, KeyError, TypeError: the file or the one beside it is damaged.
+      UserError, ValueError, KeyError, TypeError, RecursionError: the file or the one beside it is
+        damaged.
     """
     provenance = read_json(provenance_path(path))
     check, sums = provenance.pop(CHECK, None), digest(provenance)
@@ -164,12 +165,18 @@ def _read_samples(path):
         raise ValueError  # those of version 0.2 have neither
     with open(path, encoding="utf-8") as lines:
         rows = [json.loads(line) for line in lines]
+    if not all(isinstance(row["text"], str) and _are_ids(row["tokens"]) for row in rows):
+        raise ValueError
     return {
         "texts": [row["text"] for row in rows],
         "tokens": [row["tokens"] for row in rows],
         "provenance": provenance,
         "file": path.name,
     }
+
+
+def _are_ids(tokens):
+    return isinstance(tokens, list) and all(isinstance(token, int) for token in tokens)
 
 
 def provenance_path(path):

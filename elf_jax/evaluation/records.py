@@ -19,6 +19,7 @@ from elf_jax.core.files import write_text
 PACKAGES = ("jax", "flax", "numpy", "transformers", "tokenizers", "sacrebleu", "rouge_score")
 # Keys of a record. Everything else in it is provenance.
 METRIC, VALUE, SIGNATURE, KEY = "metric", "value", "signature", "key"
+NUMBER = int | float | None  # None: there was nothing to compute it from
 CHECK = "check"  # a digest of the rest of the record; those of version 0.2 have none
 
 
@@ -67,6 +68,8 @@ class Records:
                 rest = {name: value for name, value in record.items() if name != CHECK}
                 if record.get(CHECK, digest(rest)) != digest(rest):
                     raise ValueError
+                if not isinstance(rest[METRIC], str) or not isinstance(rest[VALUE], NUMBER):
+                    raise TypeError
                 self.groups.setdefault(rest[KEY], []).append(rest)
             except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
                 raise UserError(

@@ -43,7 +43,7 @@ def load_or_make(settings, vocab_size, seed=0, directory=None, rows=None):
     """
     path = None if directory is None else pathlib.Path(directory) / EMBEDDING
     shape = vocab_size, settings.width
-    if path is not None and path.is_file():
+    if path is not None and checksums.is_there(path):
         return {TABLE: _read(path, shape)}
     key = rng.stream(jax.random.key(seed), "encoder")
     table = np.array(jax.random.normal(key, shape))
@@ -77,10 +77,11 @@ def _no_rows(path):
 
 
 def _read(path, shape):
-    checksums.check(path)
     try:
         table = safetensors.numpy.load_file(path)[TABLE]
-    except (safetensors.SafetensorError, KeyError) as error:
+        if table.dtype != np.float32:
+            raise ValueError(f"the table is {table.dtype}, not float32")
+    except (safetensors.SafetensorError, KeyError, ValueError) as error:
         raise UserError(f"{path} is damaged ({error}): restore it") from None
     if table.shape != shape:
         raise UserError(

@@ -35,7 +35,7 @@ def load_or_measure(encoder, params, directory=None, rows=None):
       UserError: the file is damaged, or it is missing and there are no rows.
     """
     path = None if directory is None else pathlib.Path(directory) / STATISTICS
-    if path is not None and path.is_file():
+    if path is not None and checksums.is_there(path):
         values = load(directory)
     elif rows is not None:
         values = measure(encoder, params, rows)
@@ -57,7 +57,10 @@ def load(directory):
     checksums.check(path)
     values = read_json(path)
     try:
-        return float(values["mean"]), float(values["std"])
+        mean, std = float(values["mean"]), float(values["std"])
+        if not (np.isfinite(mean) and np.isfinite(std) and std > 0):
+            raise ValueError(f"mean {mean} and std {std} are not possible")
+        return mean, std
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} is damaged ({error}): restore it") from None
 

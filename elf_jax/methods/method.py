@@ -69,7 +69,8 @@ class Method(Protocol):
         Args:
           params, frozen: see the class.
           batch: a `Batch`. counted: [B, L] bool, the positions that count.
-          ids: [B] integers that name the rows, for their random draws. context: a `Context`.
+          ids: [B] integers that name the rows, for their random draws: their places in the whole
+            batch. context: a `Context`.
 
         Returns:
           (sum over the counted positions, {name: sum}). All of them can be added over micro-batches

@@ -101,7 +101,7 @@ def read_config(directory):
         if raw.get(name, supported) != supported:
             raise UserError(f"{path}: {name} is {raw[name]!r}; only {supported!r} is supported")
     config = GPT2Config(**{name: raw[name] for name in _FIELDS if name in raw})
-    if config.activation_function not in ACTIVATIONS:
+    if config.activation_function not in list(ACTIVATIONS):  # it may be anything
         known = ", ".join(ACTIVATIONS)
         raise UserError(
             f"{path}: activation_function is {config.activation_function!r}; supported are {known}"
@@ -110,6 +110,8 @@ def read_config(directory):
     if config.n_inner is None:
         del sizes["n_inner"]
     wrong = [f"{n}={v!r}" for n, v in sizes.items() if not isinstance(v, int) or v < 1]
+    if not isinstance(config.layer_norm_epsilon, int | float):
+        wrong.append(f"layer_norm_epsilon={config.layer_norm_epsilon!r}")
     if wrong or config.n_embd % config.n_head:
         wrong = wrong or [f"n_embd={config.n_embd}", f"n_head={config.n_head}"]
         raise UserError(f"{path} does not describe a {KIND}: {', '.join(wrong)}")

@@ -36,6 +36,16 @@ PUBLISHED = {
 PUBLISHED_TOKENS = 32100
 
 _ACTIVATIONS = {"relu": (False, "relu"), "gated-gelu": (True, "gelu_new")}
+_SIZES = (
+    "vocab_size",
+    "d_model",
+    "d_kv",
+    "d_ff",
+    "num_layers",
+    "num_heads",
+    "relative_attention_num_buckets",
+    "relative_attention_max_distance",
+)
 _EMBEDDING = "encoder/embed/embedding"
 # Encoders that were saved without a decoder have the table under the second name only.
 _TABLES = ("shared.weight", "encoder.embed_tokens.weight")
@@ -66,7 +76,7 @@ def load_t5(directory):
     config = read_config(directory)
     try:
         shapes = _encoder_shapes(config)
-    except (TypeError, ValueError, ZeroDivisionError) as error:
+    except (TypeError, ValueError, OverflowError, ZeroDivisionError) as error:
         reason = " ".join(str(error).split())[:120]
         path = pathlib.Path(directory) / CONFIG
         raise UserError(f"{path} does not describe a {KIND}: {reason}") from None
@@ -129,9 +139,19 @@ def read_config(directory):
     tied = raw.get("scale_decoder_outputs", raw.get("tie_word_embeddings", True))
     sizes.update(gated=gated, activation=activation, tie_word_embeddings=tied)
     try:
-        return T5Config(**sizes)
+        config = T5Config(**sizes)
     except TypeError as error:
         raise UserError(f"{path} does not describe a {KIND}: {error}") from None
+    wrong = [f"{name}={sizes[name]!r}" for name in _SIZES if not _is_size(getattr(config, name))]
+    if not isinstance(config.layer_norm_epsilon, int | float):
+        wrong.append(f"layer_norm_epsilon={config.layer_norm_epsilon!r}")
+    if wrong:
+        raise UserError(f"{path} does not describe a {KIND}: {', '.join(wrong)}")
+    return config
+
+
+def _is_size(value):
+    return isinstance(value, int) and value >= 1
 
 
 def tensor_name(config, path):

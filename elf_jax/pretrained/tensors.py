@@ -119,9 +119,10 @@ class Tensors:
         index = self.directory / INDEX
         if index.is_file():
             weight_map = files.read_json(index, remedy="copy the file again").get("weight_map")
-            names = sorted(set(weight_map.values())) if isinstance(weight_map, dict) else []
+            names = list(weight_map.values()) if isinstance(weight_map, dict) else []
             if not names or not all(isinstance(name, str) for name in names):
                 raise UserError(f"{index} is damaged (no weight_map): copy the file again")
+            names = sorted(set(names))
         else:
             names = [WEIGHTS]
         self.paths = [self.directory / name for name in names]

@@ -22,9 +22,9 @@ def sum_over_held_out(method, sums, rows, batch_size, batches, mesh):
     Returns:
       {"validation_" + metric: value}.
     """
-    # Few rows are filled up to full groups, not only to whole rows of the devices. So 1, 2, 4 and 8
-    # devices deal the same batch in the same groups, and the loss is the same.
-    full = max(-(-len(rows) // sharding.GROUPS), sharding.GROUP_ROWS) * sharding.GROUPS
+    # Few rows are filled up to whole groups, not only to whole rows of the devices. So 1, 2, 4 and
+    # 8 devices have the same batch, and make the same random choices between its rows.
+    full = -(-len(rows) // rng.GROUPS) * rng.GROUPS
     size = sharding.whole_rows(min(batch_size, full), mesh)
     totals = None
     for index, (fields, real) in enumerate(rows.batches(size)):

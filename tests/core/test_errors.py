@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from elf_jax.core.errors import explain
+from elf_jax.core.errors import UserError, explain
 
 
 def caught(raise_it):
@@ -67,3 +67,10 @@ def test_a_bug_while_an_error_is_handled_stays_a_bug():
 )
 def test_a_bug_has_no_explanation(bug):
     assert explain(bug) is None
+
+
+def test_a_message_is_one_line():
+    assert str(UserError("no file at 'a\n  b\r\nc'")) == "no file at 'a b c'"
+    assert str(UserError("two  spaces stay")) == "two  spaces stay"
+    told = explain(FileNotFoundError(errno.ENOENT, "No such file", "a\nb"))
+    assert told.startswith("a b cannot be used")

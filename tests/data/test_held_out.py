@@ -84,7 +84,7 @@ def test_of_a_store_no_training_shard_is_copied(documents, data, tmp_path, monke
     same_held_out(load_held_out(settings, tmp_path / "run", whole.summary), whole)
     copied = [path.name for path in (tmp_path / "cache").rglob("*") if path.is_file()]
     kinds = {name.split("-")[0] for name in copied if not name.startswith(".")}
-    assert kinds == {"validation", "manifest.json"}
+    assert kinds == {"validation", "manifest.json", "SHA256SUMS"}
     store.copy.cache_clear()
     shutil.rmtree(tmp_path / "prepared")
     message = fails(load_held_out, settings, tmp_path / "run", whole.summary)

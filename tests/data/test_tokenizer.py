@@ -156,8 +156,9 @@ LFS = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 5\n"
 
 
 def without(directory, name, text):
-    """What is said about a tokenizer with another text in one of its files."""
+    """What is said about a tokenizer with another text in one of its files, without checksums."""
     (directory / name).write_text(text)
+    (directory / "SHA256SUMS").unlink(missing_ok=True)
     return fails(tok.load_tokenizer, directory)
 
 
@@ -173,6 +174,20 @@ def test_damaged_files_are_named(tmp_path, byt5):
     copy = shutil.copytree(tmp_path / "good", tmp_path / "copy")
     for values in ({}, {"model": []}, {**json.loads(whole), "model": {"type": "other"}}):
         assert f"no tokenizer at '{copy}'" in without(copy, "tokenizer.json", json.dumps(values))
+
+
+def test_exchanged_ids_are_noticed(tmp_path):
+    """The file is still a good tokenizer. Only its checksum tells."""
+    good = tmp_path / "good"
+    tok.save_tokenizer(train("words", ["a b"]), good)
+    text = (good / "tokenizer.json").read_text()
+    values = json.loads(text)
+    vocab = values["model"]["vocab"]
+    vocab[" a"], vocab[" b"] = vocab[" b"], vocab[" a"]
+    (good / "tokenizer.json").write_text(json.dumps(values))
+    assert "tokenizer.json has changed since it was written" in fails(tok.load_tokenizer, good)
+    (good / "tokenizer.json").write_text(text)
+    tok.load_tokenizer(good)
 
 
 def test_a_panic_of_the_library_is_told(tmp_path, monkeypatch):
@@ -233,6 +248,7 @@ def test_a_text_without_tokens_is_told(tmp_path):
     values = json.loads((good / "tokenizer.json").read_text())
     values["model"]["unk_token"] = "<other>"
     (good / "tokenizer.json").write_text(json.dumps(values))
+    (good / "SHA256SUMS").unlink()
     tokenizer = tok.load_tokenizer(good)
     assert len(tok.encode(tokenizer, ["b a"])[0]) == 2
     core = load_encoder(tok.core_text(tokenizer))

@@ -129,12 +129,18 @@ def test_devices_and_micro_batches_change_no_losses(keys, alone):
     assert_same_metrics(alone, steps_of(**DROPOUT, **keys))
 
 
+@pytest.mark.parametrize("rows, parts", [(8, 8), (12, 4)])
+def test_small_batches(rows, parts):
+    keys = {"optimizer.name": "adamw", "mesh.data": parts}
+    assert_same_metrics(steps_of(rows, **{**keys, "mesh.data": 1}), steps_of(rows, **keys))
+
+
 def test_two_devices_have_the_losses_of_one_with_muon():
     assert_same_metrics(steps_of(), steps_of(**{"mesh.data": 2}))
 
 
 def test_more_parts_than_groups(alone):
-    """Sixteen parts of eight rows: only their number counts. Roles differ from those of 8 groups."""
+    """In sixteen parts each has its own cards. Only the number of parts counts."""
     one = steps_of(**DROPOUT, **{"mesh.data": 8, "train.accumulate": 2})
     two = steps_of(**DROPOUT, **{"mesh.data": 2, "train.accumulate": 8})
     assert_same_metrics(one, two)

@@ -32,8 +32,8 @@ class ELFMethod:
     Attributes:
       predictor: the network with its inputs. encoder: the frozen encoder, without its arrays.
       law: config section `objective`.
-      groups: the fewest groups that a micro-batch is dealt in, see `objective`: one for each device
-        along the row axes of the mesh, because the rows of a group are on one device.
+      groups: number of groups that a micro-batch is dealt in, see `objective`: one for each device
+        along the row axes of the mesh.
     """
 
     predictor: Predictor
@@ -89,25 +89,27 @@ class ELFMethod:
         return self.predictor.init(key, length)
 
     def loss(self, params, frozen, batch, counted, ids, context):
-        """The mixed loss, see `objective`. Each group divides its own rows between both losses."""
-        law, device_rows = self.law, len(ids) // self.groups
-        rows = sharding.group_rows(context.rows or len(ids), device_rows)
-        split = objective.make_split(rows, law.decode_fraction, law.self_cond_fraction)
+        """The mixed loss, see `objective`. The rows are divided between both losses."""
+        law, rows = self.law, len(ids) // self.groups
+        deck = rng.deck(context.rows or len(ids), rows)
+        whole = objective.make_split(deck[0], law.decode_fraction, law.self_cond_fraction)
+        split = objective.part_of(whole, deck[0] // rows)
         keys = rng.per_example(context.key, ids)
-        order = objective.deal(jax.vmap(lambda k: rng.stream(k, "deal"))(keys), split)
-        batch, counted, keys, ids = jax.tree.map(
-            lambda array: objective.permute(array, order), (batch, counted, keys, ids)
+        deal_keys = jax.vmap(lambda k: rng.stream(k, "deal"))(keys)
+        cards = rng.cards(rng.stream(context.key, "deal"), deal_keys, ids, *deck)
+        order = objective.deal(deal_keys, split, cards)
+        batch, counted, keys, ids, cards = jax.tree.map(
+            lambda array: objective.permute(array, order), (batch, counted, keys, ids, cards)
         )
         drop = rng.uniform(jax.vmap(lambda k: rng.stream(k, "drop"))(keys)) < law.condition_dropout
         x = self.encoder.encode(
             frozen["encoder"], batch.tokens, batch.is_cond, batch.is_valid, drop
         )
-        draws = objective.draw(keys, split, *x.shape[1:], law)
+        draws = objective.draw(keys, whole, *x.shape[1:], law, cards)
         has_dropout = self.predictor.network.dropout > 0
         dropout = rng.stream(context.key, "dropout") if has_dropout else None, ids
-        drawn = draws, split, law, *dropout
         sums = objective.mixed_loss(
-            self.predictor, params, x, batch, counted, *drawn, device_rows=device_rows
+            self.predictor, params, x, batch, counted, draws, split, law, *dropout
         )
         return sums.denoise + sums.decode, sums._asdict()
 

@@ -6,22 +6,22 @@
     decode:  cross-entropy, the mean over all loss positions of the batch
 
 Every row gets one of three roles: decode, denoise with self-conditioning, or denoise without it.
-The batch is dealt in groups of consecutive rows. In each group, every role gets a fixed number of
-rows, and the rows are chosen at random (`deal`). So one forward and backward pass is enough for
-both losses, the no-gradient pass has only the self-conditioned rows, and logits are computed only
-for decode rows.
+In a batch, every role gets a fixed number of rows (`make_split`). The rows draw cards
+(`rng.cards`), and the card says the role. The rows of one device are a "group" and are put into the
+order of their cards (`deal`). So one forward and backward pass is enough for both losses, the
+no-gradient pass has only the self-conditioned rows, and logits are computed only for decode rows.
 
-A group is on one device and in one micro-batch, so that dealing moves no rows between devices. The
-size of the groups is that of `sharding.group_rows`: 8 groups in a batch, whether it is on 1, 2, 4
-or 8 devices or in as many micro-batches (fewer in small batches). So the roles, and with them the
-losses, are the same to rounding. Where devices x micro-batches do not divide these groups, each
-part of the batch is a group, and the roles depend on the number of parts. The expectation is the
-same for groups of all sizes; small groups have more variance.
+The rows of every role are spread evenly over the devices, and no row moves to another one. A group
+has room for the largest number of rows that each role can have there (`part_of`). On 1, 2, 4 and 8
+devices, or in as many micro-batches, the rows draw the same cards. So the losses are the same to
+rounding. Where the batch does not divide like this, or there are more parts than 8, each part has
+cards of its own (`rng.deck`): then the roles depend on the number of parts, and their expectation
+does not.
 
-The loss of a row is multiplied by (probability of its role x rows of the group / rows with the
-role) and divided by the number of loss positions in the whole batch. The expectation over the
-random choice is exactly the loss above, for rows of any lengths. If a group has too few rows for
-every role, the role of one row is drawn at random, with weight 1.
+The loss of a row is multiplied by (probability of its role x number of rows / rows with the role)
+and divided by the number of loss positions in the whole batch. The expectation over the random
+choice is exactly the loss above, for rows of any lengths. If there are too few rows for every role,
+the role of one row is drawn at random, with weight 1.
 """
 
 import dataclasses
@@ -44,8 +44,8 @@ class Split:
       rows: number of rows in a group.
       self_cond: so many rows at the start go through the no-gradient pass.
       denoise: so many rows at the start may denoise.
-      decode: so many rows at the end may decode. If the group is a single row whose role is drawn
-        at random, denoise + decode > rows.
+      decode: so many rows at the end may decode. If some rows may do either, because their number
+        is not fixed or because the role of a single row is drawn, denoise + decode > rows.
       decode_fraction: q. self_cond_fraction: part of the denoising rows with self-conditioning.
     """
 
@@ -73,6 +73,18 @@ def make_split(rows, decode_fraction, self_cond_fraction):
     lone = denoise == 1 and 0 < self_cond_fraction < 1
     self_cond = 1 if lone else share(denoise, self_cond_fraction)
     return Split(rows, self_cond, denoise, decode, decode_fraction, self_cond_fraction)
+
+
+def part_of(split, parts):
+    """The `Split` of a group that is one of so many equal parts of the rows of `split`. The rows of
+    a role are shared out evenly, so a group has room for their number over `parts`, rounded up.
+    """
+
+    def room(count):
+        return -(-count // parts)
+
+    counts = {name: room(getattr(split, name)) for name in ("self_cond", "denoise", "decode")}
+    return dataclasses.replace(split, rows=split.rows // parts, **counts)
 
 
 @flax.struct.dataclass
@@ -108,16 +120,17 @@ class LossSums(NamedTuple):
     decoded: jax.Array
 
 
-def deal(keys, split):
+def deal(keys, split, cards=None):
     """A random order of the rows of every group, the dealt order: [G, B / G] int32, the index in
     the group of the row at each place.
 
     Args:
       keys: [B] JAX keys, one per row; B is a multiple of split.rows. G is B / split.rows.
-      split: the `Split`.
+      split: the `Split` of a group.
+      cards: [B], see `rng.cards`; the order is theirs. None: each group draws its own.
     """
-    order = jnp.argsort(rng.uniform(keys).reshape(-1, split.rows), axis=1)
-    return order.astype(jnp.int32)
+    values = rng.uniform(keys) if cards is None else cards
+    return jnp.argsort(values.reshape(-1, split.rows), axis=1).astype(jnp.int32)
 
 
 def permute(array, order):
@@ -127,10 +140,15 @@ def permute(array, order):
     return jnp.take_along_axis(grouped, index, axis=1).reshape(array.shape)
 
 
-def draw_roles(keys, split):
-    """(is_decode, self_cond, weight), each [B], of rows that are already in the dealt order."""
+def draw_roles(keys, split, cards=None):
+    """(is_decode, self_cond, weight), each [B], of rows that are already in the dealt order.
+
+    Args:
+      keys: [B] JAX keys. split: the `Split` of all rows that share a deck.
+      cards: [B] in the dealt order. None: each group has its own deck.
+    """
     q, p = split.decode_fraction, split.self_cond_fraction
-    place = jnp.arange(len(keys)) % split.rows
+    place = jnp.arange(len(keys)) % split.rows if cards is None else cards
     u = rng.uniform(keys, (2,))
     if split.denoise + split.decode > split.rows:
         is_decode = u[:, 0] < q
@@ -154,19 +172,19 @@ def draw_roles(keys, split):
     return is_decode, ~is_decode & self_cond, weight * jnp.where(is_decode, 1.0, part)
 
 
-def draw(keys, split, length, latent_width, settings):
-    """All `Draws` of rows in the dealt order. Those of row i depend on keys[i] and on its place,
-    not on other rows.
+def draw(keys, split, length, latent_width, settings, cards=None):
+    """All `Draws` of rows in the dealt order. Those of row i depend on keys[i] and on its card, not
+    on other rows.
 
     Args:
-      keys: [B] JAX keys. split: the `Split`. length: L. latent_width: C.
+      keys, split, cards: see `draw_roles`. length: L. latent_width: C.
       settings: config section `objective`.
     """
 
     def streams(name):
         return jax.vmap(lambda key: rng.stream(key, name))(keys)
 
-    is_decode, self_cond, weight = draw_roles(streams("role"), split)
+    is_decode, self_cond, weight = draw_roles(streams("role"), split, cards)
     lambda_normal = rng.normal(streams("lambda"), (length,))
     return Draws(
         is_decode=is_decode,
@@ -192,7 +210,6 @@ def mixed_loss(
     settings,
     dropout_key=None,
     ids=None,
-    device_rows=None,
 ):
     """Sums of both losses over a batch in the dealt order.
 
@@ -200,10 +217,9 @@ def mixed_loss(
       predictor: a `Predictor`. params: its parameters.
       x: [B, L, C], clean latents, zero at the positions of a dropped condition.
       batch: the `Batch`. loss_mask: [B, L] bool, where losses count.
-      draws: the batch's `Draws`. split: the `Split`.
+      draws: the batch's `Draws`. split: the `Split` of a group.
       settings: config section `objective` (noise_scale, decode_noise_scale, t_eps).
       dropout_key, ids: for dropout, see `Predictor.hidden`.
-      device_rows: how many of the B rows one device holds. None: all of them.
 
     Returns:
       `LossSums`. The loss is (denoise + decode) / (number of loss positions in the whole batch).
@@ -235,10 +251,7 @@ def mixed_loss(
 
     rows = split.rows - split.decode, split.rows
     cross_entropy, correct = predictor.token_losses(
-        params,
-        _take(hidden, split, *rows),
-        _take(batch.tokens, split, *rows),
-        (device_rows or len(x)) // split.rows * split.decode,
+        params, _take(hidden, split, *rows), _take(batch.tokens, split, *rows), split.decode
     )
     counted = _take(loss_mask & draws.is_decode[:, None], split, *rows)
     return LossSums(

@@ -86,17 +86,25 @@ def rows_of_any_length(count, length=6):
     return Batch(tokens, (position < 1) & (lengths > 3), position < lengths)
 
 
-def mixed_gradient(predictor, params, split, law, batch, x):
-    """key -> gradient of the mixed loss over the batch, with roles and draws as in training."""
-    mask = counted_positions(batch, False)
+def mixed_gradient(predictor, params, parts, law, batch, x):
+    """key -> gradient of the mixed loss over the batch, with roles and draws as in training on so
+    many devices.
+    """
+    mask, rows = counted_positions(batch, False), len(batch.tokens)
+    deck = rng.deck(rows, rows // parts)
+    whole = objective.make_split(deck[0], law.decode_fraction, law.self_cond_fraction)
+    split = objective.part_of(whole, deck[0] * parts // rows)
 
     def gradient(key):
-        keys = rng.per_example(key, jnp.arange(len(batch.tokens)))
-        order = objective.deal(jax.vmap(lambda k: rng.stream(k, "deal"))(keys), split)
-        dealt, latents, counted, keys = jax.tree.map(
-            lambda array: objective.permute(array, order), (batch, x, mask, keys)
+        ids = jnp.arange(rows)
+        keys = rng.per_example(key, ids)
+        deal_keys = jax.vmap(lambda k: rng.stream(k, "deal"))(keys)
+        cards = rng.cards(rng.stream(key, "deal"), deal_keys, ids, *deck)
+        order = objective.deal(deal_keys, split, cards)
+        dealt, latents, counted, keys, cards = jax.tree.map(
+            lambda array: objective.permute(array, order), (batch, x, mask, keys, cards)
         )
-        draws = objective.draw(keys, split, *x.shape[1:], law)
+        draws = objective.draw(keys, whole, *x.shape[1:], law, cards)
 
         def loss(params):
             sums = objective.mixed_loss(
@@ -136,8 +144,8 @@ def single_gradient(predictor, params, decode, law, batch, x):
     return gradient
 
 
-@pytest.mark.parametrize("rows, groups", [(1, 1), (2, 1), (5, 1), (16, 1), (4, 2)])
-def test_mixing_is_unbiased(rows, groups):
+@pytest.mark.parametrize("rows, parts", [(1, 1), (2, 1), (5, 1), (16, 1), (16, 8), (6, 3), (4, 4)])
+def test_mixing_is_unbiased(rows, parts):
     """The mean gradient over many draws is 0.8 x denoise + 0.2 x decode, within four standard
     errors.
     """
@@ -160,9 +168,8 @@ def test_mixing_is_unbiased(rows, groups):
         values = jax.jit(lambda: jax.lax.map(project, keys, batch_size=50))()
         return np.mean(values, 0), np.std(values, 0) / np.sqrt(count)
 
-    split = objective.make_split(rows // groups, law.decode_fraction, law.self_cond_fraction)
     args = law, batch, x
-    mixed, mixed_error = mean_and_error(mixed_gradient(predictor, params, split, *args))
+    mixed, mixed_error = mean_and_error(mixed_gradient(predictor, params, parts, *args))
     denoise, denoise_error = mean_and_error(single_gradient(predictor, params, False, *args))
     decode, decode_error = mean_and_error(single_gradient(predictor, params, True, *args))
     error = np.sqrt(mixed_error**2 + (0.8 * denoise_error) ** 2 + (0.2 * decode_error) ** 2)
@@ -190,10 +197,26 @@ def test_splits():
     assert objective.make_split(1, 0.0, 1.0) == Split(1, 1, 1, 0, 0.0, 1.0)
 
 
+@pytest.mark.parametrize("rows", [8, 16, 40, 128, 512])
+def test_a_part_has_room_for_the_rows_of_each_role(rows):
+    whole = objective.make_split(rows, 0.2, 0.5)
+    for parts in (1, 2, 4, 8):
+        split, ids = objective.part_of(whole, parts), jnp.arange(rows)
+        for seed in range(8):
+            key = jax.random.key(seed)
+            cards = rng.cards(key, rng.per_example(key, ids), ids, *rng.deck(rows, split.rows))
+            dealt = np.sort(np.asarray(cards).reshape(parts, -1), axis=1)
+            assert np.all(np.sum(dealt < whole.self_cond, axis=1) <= split.self_cond)
+            assert np.all(np.sum(dealt < whole.denoise, axis=1) <= split.denoise)
+            assert np.all(np.sum(dealt >= whole.denoise, axis=1) <= split.decode)
+        assert split.decode * parts < whole.decode + parts
+
+
 @pytest.mark.parametrize("groups", [1, 2, 4, 8, 16, 24, 48])
 def test_the_weights_of_each_role_add_up_to_its_probability(groups):
-    """In a batch of 48 rows, dealt in any number of groups: exactly where all roles are dealt, on
-    the average where the role of a lone row is drawn. So a training may go on on other devices.
+    """In a batch of 48 rows, with a deck for each of any number of groups: exactly where all roles
+    are dealt, on the average where the role of a lone row is drawn. So a training may go on on
+    other devices.
     """
     split = objective.make_split(48 // groups, 0.2, 0.5)
     keys = rng.per_example(jax.random.key(0), jnp.arange(48 * 400))
