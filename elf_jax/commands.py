@@ -307,6 +307,7 @@ def train_scorer(workdir, config=None):
 
     with _workdir(workdir) as directory:
         config = config_module.read_config(directory) if config is None else config
+        config = config_module.followed(directory, config)
         config_module.check_same(directory, config, lambda name: name.startswith("data."))
         return run(config, directory)
 
@@ -353,6 +354,7 @@ def _model(workdir, config, checkpoint):
     directory = store.fetch(workdir)
     kept = config_module.read_config(directory)
     if config is not None:
+        config = config_module.followed(directory, config)
         changed = config_module.check_same(directory, config)
         for name in (name for name in changed if name.startswith("data.")):
             before, now = changed[name]

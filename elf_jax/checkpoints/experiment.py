@@ -128,23 +128,26 @@ class Checkpoints:
                 "or mend the permissions, and run the same command again"
             ) from error
 
-    def check_room(self, state):
-        """Raises UserError if the disk has no room for the checkpoints of a training.
+    def check_room(self, state, saves):
+        """Compares the room on the disk of this process with the checkpoints of a training.
 
         The next checkpoint is written before the oldest is removed. In a store there is no limit.
 
         Args:
-          state: what will be saved, as arrays.
+          state: what will be saved, as arrays. saves: how often, at most.
+
+        Raises:
+          UserError: the checkpoints do not fit.
         """
         if store.is_url(str(self.directory)):
             return
         size = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
-        number = max(self.keep + 1 - len(self._steps()), 1)
+        number = min(max(self.keep + 1 - len(self._steps()), 1), saves)
         free = shutil.disk_usage(self.directory).free
         if free < number * size:
             raise UserError(
                 f"the disk of {self.directory} has {free / 1e9:.3g} GB free, and {number} "
-                f"checkpoints of {size / 1e9:.3g} GB each must fit: make room, or use another "
+                f"checkpoint(s) of {size / 1e9:.3g} GB must fit: make room, or use another "
                 "--workdir" + (" or fewer config.train.keep_checkpoints" if self.keep > 1 else "")
             )
 

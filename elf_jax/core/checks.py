@@ -35,6 +35,7 @@ CHOICES = {
 # The smallest value of a number.
 SMALLEST = {
     "data.length": 2,
+    "data.longest_block": 0,
     "encoder.width": 1,
     "encoder.std": 0,
     **dict.fromkeys(

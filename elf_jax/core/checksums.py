@@ -12,9 +12,10 @@ import re
 
 from elf_jax.core.errors import UserError
 from elf_jax.core.files import check_downloaded, write_text
+from elf_jax.core.store import location
 from elf_jax.core.workdir import SUMS
 
-_LINE = re.compile(r"([0-9a-f]{64})  (.+)")
+_LINE = re.compile(r"([0-9a-f]{64}) [ *](.+)")  # the star: sha256sum -b
 
 
 def file_sha256(path):
@@ -57,20 +58,15 @@ def forget(directory):
 def read(directory):
     """{name: hexadecimal digits} of a directory; empty if it has no checksums.
 
-    Raises:
-      UserError: SHA256SUMS itself is damaged.
+    Lines that cannot be read are left out, as `sha256sum` does: then a file is not compared. The
+    file may be that of another program, with files of subdirectories; these are left out too.
     """
     path = pathlib.Path(directory) / SUMS
     if not path.is_file():
         return {}
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except UnicodeDecodeError:
-        raise _damaged(path) from None
-    found = [_LINE.fullmatch(line) for line in lines[:-1]]
-    if lines[-1] or not all(found):
-        raise _damaged(path)
-    return {match[2]: match[1] for match in found}
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    found = [match for match in map(_LINE.fullmatch, lines) if match]
+    return {match[2]: match[1] for match in found if "/" not in match[2]}
 
 
 def check(path):
@@ -84,12 +80,14 @@ def check(path):
     known = read(path.parent).get(path.name)
     if known is None:
         return
+    place = location(path)  # of a mirror, the store: there the user must act
     if not path.is_file():
-        raise UserError(f"{path} is missing, which {SUMS} names: restore the directory")
+        raise UserError(f"{place} is missing, which {SUMS} names: restore the directory")
     if file_sha256(path) != known:
         raise UserError(
-            f"{path} has changed since it was written (its SHA-256 is not the one in {SUMS}): "
-            f"restore the file, or remove {path.parent / SUMS} if you changed it on purpose"
+            f"{place} has changed since it was written (its SHA-256 is not the one in {SUMS}): "
+            f"restore the file, or remove {location(path.parent / SUMS)} if you changed it on "
+            "purpose"
         )
 
 
@@ -111,7 +109,3 @@ def check_directory(directory, wanted=lambda name: True):
     directory = pathlib.Path(directory)
     for name in filter(wanted, read(directory)):
         check(directory / name)
-
-
-def _damaged(path):
-    return UserError(f"{path} is damaged: restore the directory, or remove this file")

@@ -8,6 +8,7 @@ import difflib
 import pathlib
 import runpy
 import shlex
+import sys
 
 from ml_collections import ConfigDict
 
@@ -34,6 +35,9 @@ MAY_CHANGE = (
 )
 # These may change too if the rows of the data stay the same, which their fingerprint shows.
 PLACES = ("data.path", "data.validation_path", "data.prepared", "data.bad_lines")
+# A training keeps the values of these keys that it began with, whatever the config says now. A
+# workdir of an earlier version, which did not have the key, has this value.
+FOLLOWED = {"optimizer.ema_warmup": False, "data.longest_block": 0}
 # Keys of section `sample` that a protocol cannot set: weights are loaded once for all protocols.
 NOT_OF_PROTOCOLS = ("num_samples", "batch_size", "weights", "seed")
 
@@ -207,10 +211,29 @@ def read_config(workdir):
     config, values = defaults.get_config(), read_json(path)
     try:
         values = {name: value for name, value in values.items() if name not in NOT_SETTINGS}
-        update(config, translate(flatten(ConfigDict(values))))
+        update(config, {**FOLLOWED, **translate(flatten(ConfigDict(values)))})
     except (ValueError, TypeError, AttributeError, UserError) as error:
         raise UserError(f"{path} cannot be used ({error}): restore the file") from None
     return expanded(config)
+
+
+def followed(workdir, config):
+    """A config in which the keys of FOLLOWED have the values of a workdir.
+
+    Prints a line for each of them that the config has otherwise. The config itself is returned if
+    there is no workdir yet, or all are the same.
+    """
+    if not (pathlib.Path(workdir) / CONFIG).is_file():
+        return config
+    kept, now = flatten(read_config(workdir)), flatten(config)
+    differ = {name: kept[name] for name in FOLLOWED if name in now and kept[name] != now[name]}
+    if not differ:
+        return config
+    config = config.copy_and_resolve_references()
+    update(config, differ)
+    for name, value in differ.items():
+        print(f"config.{name} stays {value!r} here, as at the beginning", file=sys.stderr)
+    return config
 
 
 def check_same(workdir, config, only=lambda name: True):

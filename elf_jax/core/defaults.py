@@ -60,6 +60,9 @@ def _data():
     # is held out.
     data.validation_path = ""
     data.validation_fraction = 0.05  # the size of that part; a hash of the text chooses it
+    # text: a block (of paragraphs, or of lines if there are no blank lines) with more characters is
+    # cut, so that a corpus in one line can be split. 0: no block is cut, as before version 0.3
+    data.longest_block = 16_000
     data.length = 1024  # L: positions of a row; for pairs, of source and target together
     # pairs: the greatest length of a source in tokens, with its EOS; longer sources are cut
     data.source_length = 0

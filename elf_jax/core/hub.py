@@ -4,10 +4,9 @@ import pathlib
 import re
 
 from elf_jax.core.errors import UserError
-from elf_jax.core.workdir import SUMS
 
 # Weights as safetensors, configs, tokenizers. Pickled weights are never downloaded.
-FILES = ("*.safetensors", "*.json", "*.model", "*.txt", SUMS)
+FILES = ("*.safetensors", "*.json", "*.model", "*.txt")
 _HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 
 

@@ -18,7 +18,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from elf_jax.core.errors import UserError
+from elf_jax.core.errors import UserError, explain
 
 EXPLICIT = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 # SLURM and Open MPI: the number of processes. SLURM sets it only for programs started by srun.
@@ -108,6 +108,29 @@ def share(value):
     # All processes must pass the same shape. The values of the others are not used.
     data = np.resize(data, size) if jax.process_index() else data
     return json.loads(np.asarray(multihost_utils.broadcast_one_to_all(data)).tobytes())
+
+
+def on_first(make):
+    """The result of `make()` on the first process; None on the others.
+
+    What the user must mend there is raised on all processes. Otherwise the others would wait for
+    the first one for ever.
+
+    Raises:
+      UserError: of `make()`, or one that explains its error of the operating system.
+    """
+    value = fault = None
+    if jax.process_index() == 0:
+        try:
+            value = make()
+        except (UserError, OSError) as error:
+            if jax.process_count() == 1:
+                raise
+            fault = (None if isinstance(error, UserError) else explain(error)) or str(error)
+    fault = share(fault)
+    if fault is not None:
+        raise UserError(fault)
+    return value
 
 
 def _several_tpu_workers(environ, has_tpu, endpoints):

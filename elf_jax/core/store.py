@@ -58,6 +58,10 @@ def fetch(path):
             with _reading(url):
                 store.get_file(found, str(target))
             _SENT[mirror, inside] = _state(target)
+    there = {found[len(root) :].strip("/") for found in names}
+    for sums in mirror.rglob(SUMS):  # old checksums would be compared with new files
+        if sums.relative_to(mirror).as_posix() not in there:
+            sums.unlink()
     return mirror
 
 

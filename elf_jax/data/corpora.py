@@ -20,7 +20,6 @@ from elf_jax.data.long_lines import read_parts
 from elf_jax.data.opening import is_parquet
 from elf_jax.data.records import BadLines, parquet_records
 from elf_jax.data.split import (
-    LONGEST_BLOCK,
     TRAIN,
     VALIDATION,
     is_held_out,
@@ -49,9 +48,9 @@ def unit_sizes(settings):
       settings: config section `data`.
     """
     sizes = {"bytes": UNIT_BYTES, "piece": PIECE_BYTES, "documents": UNIT_DOCUMENTS}
-    # Version 0.1 and 0.2 did not cut long lines. What they have begun, they must finish.
-    text_sizes = {"line": LINE_BYTES, "block": LONGEST_BLOCK}
-    return {**sizes, **text_sizes} if settings.kind == "text" else sizes
+    if settings.kind != "text" or not settings.longest_block:
+        return sizes  # long lines stay whole, as in version 0.2 and earlier
+    return {**sizes, "line": LINE_BYTES, "block": settings.longest_block}
 
 
 class Unit(NamedTuple):
@@ -144,12 +143,13 @@ class Files:
     def _blocks(self, file):
         """Yields (file, its first line, its first byte, bytes) of consecutive blocks of lines."""
         is_text = self.settings.kind == "text"
+        cuts = is_text and self.settings.longest_block
         lines, size, first_line, first_byte = [], 0, 1, 0
-        for line in read_parts(file, LINE_BYTES) if is_text else read_lines(file):
+        for line in read_parts(file, LINE_BYTES) if cuts else read_lines(file):
             lines.append(line)
             size += len(line)
             blank = not is_text or not line.strip()
-            part = is_text and not line.endswith(b"\n")  # of a long line
+            part = cuts and not line.endswith(b"\n")  # of a long line
             if part or size >= (PIECE_BYTES if blank else 2 * PIECE_BYTES):
                 data = b"".join(lines)
                 yield file, first_line, first_byte, data

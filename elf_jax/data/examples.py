@@ -122,7 +122,7 @@ def _text(settings, key, bad):
 
 def text_examples(settings, text):
     """A document as a list of `Example`: one, or with packing=rows one for every block."""
-    blocks = split_blocks(text) if settings.packing == "rows" else [text]
+    blocks = split_blocks(text, settings.longest_block) if settings.packing == "rows" else [text]
     return [Example(block) for block in blocks]
 
 

@@ -88,6 +88,7 @@ def prepare(settings, run_directory=None, workers=None):
         with _lock(directory):
             manifest = read_manifest(directory)
             if manifest and _is_complete(settings, manifest, run_directory):
+                _tidy(directory)
                 print(f"{directory} is complete: {_in_words(manifest, settings)}")
                 return manifest
             manifest = _make(settings, manifest, run_directory, workers or cores())
@@ -112,6 +113,13 @@ def _is_complete(settings, manifest, run_directory):
     return len(there) == len(shards(manifest))
 
 
+def _tidy(directory):
+    """Finishes what a preparation that was killed at its very end has left."""
+    if (directory / UNFINISHED).is_dir():
+        checksums.write(directory, [MANIFEST])
+        shutil.rmtree(directory / UNFINISHED)
+
+
 def _make(settings, before, run_directory, workers):
     """Makes the shards that are missing, and the manifest.
 
@@ -119,6 +127,8 @@ def _make(settings, before, run_directory, workers):
       before: the manifest if the directory was finished once, or None.
     """
     directory, frozen = pathlib.Path(settings.prepared), _frozen(settings)
+    if before:  # shards that are made again are cut as the others were; version 0.2 cut no lines
+        frozen.longest_block = before.get("longest_block", 0)
     corpus = open_corpus(frozen)
     revision = corpus.revision()
     tokenizer = find_tokenizer(settings, run_directory) or _train(settings, corpus)
@@ -128,7 +138,7 @@ def _make(settings, before, run_directory, workers):
         check_options(directory, started["options"], options)
         check_revision(settings, started, revision)
     save_tokenizer(tokenizer, directory / TOKENIZER)
-    start = {"options": options, "revision": revision, "unit": corpora.unit_sizes(settings)}
+    start = {"options": options, "revision": revision, "unit": corpora.unit_sizes(frozen)}
     write_json(directory / UNFINISHED / STARTED, start)
     size = vocab_size(tokenizer)
     dtype = row_dtype(size, settings.length)
@@ -137,7 +147,12 @@ def _make(settings, before, run_directory, workers):
     units = _finished(directory, before)
     check_bad_lines(settings, sum(unit.get("bad_lines", 0) for unit in units.values()))
     _run(plan, units, directory, workers)
-    about = {"pretokenized": corpus.pretokenized, "dtype": dtype, "vocab_size": size}
+    about = {
+        "pretokenized": corpus.pretokenized,
+        "dtype": dtype,
+        "vocab_size": size,
+        "longest_block": frozen.longest_block,
+    }
     try:
         manifest = make_manifest(settings, options, revision, about, units.values())
     except UserError:
@@ -201,7 +216,8 @@ def _started(settings):
     if started.get("unit") != corpora.unit_sizes(settings):
         raise UserError(
             f"the preparation of {str(directory)!r} was begun by another version, with units of "
-            "another size: delete the directory and prepare again"
+            "another size: delete the directory and prepare again, or set "
+            "config.data.longest_block as it was then (version 0.2: 0)"
         )
     return {**started, "options": translate_options(started["options"])}
 

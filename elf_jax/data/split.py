@@ -13,8 +13,6 @@ from elf_jax.data.cutting import cut
 
 TRAIN, VALIDATION = "train", "validation"  # the two sides; the second is held out
 BLOCK = 1000  # characters, at least, in every block of a document but the last
-# Characters, at most, in a block. More than in the paragraphs of prose: those stay whole.
-LONGEST_BLOCK = 16 * BLOCK
 
 
 def split_example(settings, example):
@@ -50,15 +48,19 @@ def _pieces(settings, example):
     """The smallest pieces that are on one side: blocks of plain text, otherwise the example."""
     if settings.kind != "text" or settings.packing == "rows":  # then the example is a block already
         return [example]
-    return [example._replace(text=block) for block in split_blocks(example.text)]
+    blocks = split_blocks(example.text, settings.longest_block)
+    return [example._replace(text=block) for block in blocks]
 
 
-def split_blocks(text):
+def split_blocks(text, longest):
     """Cuts a document into blocks of at least BLOCK characters (the last one may be shorter).
 
     Blocks end at blank lines; in a document without blank lines they end at line ends. A block that
-    would have more than LONGEST_BLOCK characters, such as a whole corpus in one line, is cut at the
+    would have more than `longest` characters, such as a whole corpus in one line, is cut at the
     best ends that are in it, see `cutting.cut`. All blocks joined are the document.
+
+    Args:
+      text: the document. longest: characters, config.data.longest_block; 0: no block is cut.
 
     Returns:
       List of strings.
@@ -71,12 +73,12 @@ def split_blocks(text):
         current.append(piece)
         size += len(piece)
         if size >= BLOCK:
-            blocks += _bounded("".join(current))
+            blocks += _bounded("".join(current), longest)
             current, size = [], 0
     if current:
         blocks.append("".join(current))
     return blocks
 
 
-def _bounded(block):
-    return [block] if len(block) <= LONGEST_BLOCK else cut(block, BLOCK, LONGEST_BLOCK)
+def _bounded(block, longest):
+    return cut(block, BLOCK, longest) if 0 < longest < len(block) else [block]

@@ -36,20 +36,12 @@ def hold(workdir):
     Raises:
       UserError: another training holds the workdir; the message names its process.
     """
-    fault, held = None, None
     what = (
         f"workdir {store.location(workdir)!r} is being trained by {{holder}}: wait until it ends, "
         "stop it, or use another --workdir"
     )
     with contextlib.ExitStack() as stack:
-        if jax.process_index() == 0:
-            try:
-                held = stack.enter_context(lock.hold(workdir, LOCK, what))
-            except UserError as error:
-                fault = str(error)
-        fault = processes.share(fault)
-        if fault:
-            raise UserError(fault)
+        held = processes.on_first(lambda: stack.enter_context(lock.hold(workdir, LOCK, what)))
         yield lambda: held is not None and held.lost
 
 

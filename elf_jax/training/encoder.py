@@ -14,7 +14,7 @@ import jax
 
 from elf_jax.checkpoints.experiment import Checkpoints
 from elf_jax.core import checks, checksums, processes, rng, sharding
-from elf_jax.core.config import check_same
+from elf_jax.core.config import check_same, followed
 from elf_jax.core.errors import UserError
 from elf_jax.core.files import open_directory
 from elf_jax.core.types import compute_dtype
@@ -72,6 +72,7 @@ def pretrain_encoder(config, output, until=None):
     workdir = output.with_name(f"{output.name}{ENCODER_TRAINING.removeprefix(ENCODER)}")
     if output.exists() and not (workdir / CONFIG).is_file():
         raise UserError(f"{str(output)!r} is there already: name another directory, or remove it")
+    config = followed(workdir, config)
     check_same(workdir, config, _matters)
     if output.exists():
         _announce_use(output)

@@ -111,8 +111,10 @@ def carry_out(run, until=None):
     stop = _Interruption()
     last_step = run.total_steps if until is None else min(until, run.total_steps)
     try:
-        if int(run.state.step) < last_step:
-            run.checkpoints.check_room(run.state)
+        left = last_step - int(run.state.step)
+        if left > 0:
+            saves = -(-left // run.every.checkpoint)
+            processes.on_first(lambda: run.checkpoints.check_room(run.state, saves))
         with stop:
             _loop(run, last_step, stop)
     finally:

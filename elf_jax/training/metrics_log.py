@@ -4,9 +4,9 @@ import dataclasses
 import json
 import pathlib
 
-import jax
 import tensorboardX
 
+from elf_jax.core import processes
 from elf_jax.core.errors import UserError
 from elf_jax.core.files import write_text
 from elf_jax.core.workdir import METRICS, TENSORBOARD
@@ -55,14 +55,16 @@ class MetricsLog:
     def __init__(self, workdir, step):
         self.file = self.board = None
         self.last = {}
-        if jax.process_index() == 0:
-            workdir = pathlib.Path(workdir)
-            lines = _forget_after(workdir, step)
-            self.last = lines[-1] if lines else {}
-            self.file = open(workdir / METRICS, "a", encoding="utf-8")  # noqa: SIM115
-            self.board = tensorboardX.SummaryWriter(
-                str(workdir / TENSORBOARD), purge_step=step + 1 if step else None
-            )
+        processes.on_first(lambda: self._open(pathlib.Path(workdir), step))
+
+    def _open(self, workdir, step):
+        lines = _forget_after(workdir, step)
+        self.last = lines[-1] if lines else {}
+        self.file = open(workdir / METRICS, "a", encoding="utf-8")  # noqa: SIM115
+        board = workdir / TENSORBOARD
+        again = board.is_dir() and any(board.iterdir())
+        purge = step + 1 if again else None  # of steps that an earlier run has written
+        self.board = tensorboardX.SummaryWriter(str(board), purge_step=purge)
 
     @property
     def last_step(self):

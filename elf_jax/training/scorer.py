@@ -19,7 +19,7 @@ import numpy as np
 from elf_jax import __version__
 from elf_jax.checkpoints.experiment import Checkpoints
 from elf_jax.core import checks, checksums, rng, sharding
-from elf_jax.core.config import check_same
+from elf_jax.core.config import check_same, followed
 from elf_jax.core.errors import UserError
 from elf_jax.core.files import open_directory, write_json
 from elf_jax.core.types import compute_dtype
@@ -134,6 +134,7 @@ def _train(config, workdir, own, output, until, is_lost):
     """`train_scorer` in its own workdir, which this process holds."""
     mesh = sharding.make_mesh(config.mesh)
     sharding.check_batch(config.scorer.batch_size, 1, mesh, "config.scorer.batch_size")
+    config = followed(own, config)
     _check_same(own, config)
     tokenizer = workdir / TOKENIZER
     dataset = load_dataset(config.data, tokenizer if tokenizer.is_dir() else own / TOKENIZER)

@@ -53,11 +53,23 @@ def test_a_file_that_is_gone(directory):
         checksums.check_directory(directory)
 
 
-@pytest.mark.parametrize("data", [b"\xff\xfe", b"abc  a.json\n", b"0" * 64 + b"  a.json", b"\n"])
-def test_damaged_checksums(directory, data):
+@pytest.mark.parametrize("data", [b"\xff\xfe", b"abc  a.json\n", b"", b"# a comment\n\n"])
+def test_checksums_that_cannot_be_read_guard_nothing(directory, data):
     (directory / SUMS).write_bytes(data)
-    with pytest.raises(UserError, match=f"{SUMS} is damaged"):
-        checksums.check(directory / "a.json")
+    checksums.check(directory / "a.json")
+    checksums.check_directory(directory)
+
+
+def test_the_checksums_of_another_program(directory):
+    """As of sha256sum -b, with a comment, line ends of Windows and a file in a subdirectory."""
+    digits = checksums.file_sha256(directory / "a.json")
+    lines = ["# made by hand", f"{digits} *a.json", f"{'0' * 64}  inside/none.txt", "unreadable"]
+    (directory / SUMS).write_bytes("\r\n".join(lines).encode())
+    assert checksums.read(directory) == {"a.json": digits}
+    checksums.check_directory(directory)
+    (directory / "a.json").write_text("[]")
+    with pytest.raises(UserError, match="a.json has changed"):
+        checksums.check_directory(directory)
 
 
 def test_some_files_and_a_whole_tree(directory):

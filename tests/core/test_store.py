@@ -12,6 +12,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from elf_jax.checkpoints.trained import load_trained
 from elf_jax.core import store
+from elf_jax.core.config import read_config
 from elf_jax.core.errors import UserError
 from elf_jax.core.workdir import METRICS
 from elf_jax.data.dataset import load_dataset
@@ -50,6 +51,37 @@ def test_training_goes_on_from_the_store(url, tmp_path):
     params = load_trained(store.fetch(url)).params
     for ours, kept in zip(jax.tree.leaves(params), jax.tree.leaves(state.ema), strict=True):
         np.testing.assert_array_equal(ours, kept)
+
+
+def test_the_remedy_for_a_changed_file_works(url, tmp_path):
+    """The user changes a file in the store, and removes the checksums there."""
+    trainer.train(tiny_config(), store.fetch(url), until=3)
+    bucket = tmp_path / "bucket" / "run"
+    config = (bucket / "config.json").read_text()
+    (bucket / "config.json").write_text(config.replace('"log_every": 2', '"log_every": 3'))
+    message = f"{url}/config.json has changed since .* or remove {url}/SHA256SUMS if you"
+    with pytest.raises(UserError, match=message):
+        read_config(store.fetch(url))
+    (bucket / "SHA256SUMS").unlink()
+    assert read_config(store.fetch(url)).train.log_every == 3
+
+
+def test_an_upload_that_ends_too_soon_leaves_no_wrong_checksums(url, tmp_path, monkeypatch):
+    mirror = store.fetch(url)
+    trainer.train(tiny_config(), mirror, until=3)
+    put, bucket = LocalFileSystem.put_file, tmp_path / "bucket" / "run"
+
+    def failing(self, source, target, **keys):
+        if str(target).endswith("dataset.json"):
+            raise OSError(errno.EIO, "gone")
+        return put(self, source, target, **keys)
+
+    monkeypatch.setattr(LocalFileSystem, "put_file", failing)
+    with pytest.raises(OSError, match="gone"):
+        trainer.train(tiny_config(**{"train.log_every": 3}), mirror)
+    monkeypatch.undo()
+    assert not (bucket / "SHA256SUMS").exists()
+    assert read_config(store.fetch(url)).train.log_every == 3
 
 
 def test_a_local_workdir_is_left_alone(tmp_path):

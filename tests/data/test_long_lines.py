@@ -1,6 +1,7 @@
 """Long lines: read in little memory, prepared as any other text, the same for all workers."""
 
 import gzip
+import json
 import tracemalloc
 
 import pytest
@@ -116,3 +117,32 @@ def test_what_an_earlier_version_has_begun_is_not_mixed(data, tmp_path, monkeypa
     started.write_text(started.read_text().replace('"block": 16000', '"other": 1'))
     assert "was begun by another version" in fails(prepare, settings, workers=1)
     assert "block" not in corpora.unit_sizes(data())
+
+
+def test_shards_of_an_earlier_version_are_made_again_as_they_were(data, tmp_path):
+    """It did not cut long lines, and its manifest does not say so."""
+    lines = [long_text("text8", 20_000 + 7 * number) for number in range(40)]
+    (tmp_path / "a.txt").write_text("\n".join(lines))
+    keys = {"kind": "text", "path": f"{tmp_path}/a.txt", "validation_fraction": 0.2}
+    old = prepare(data(**keys, longest_block=0), workers=1)
+    new = prepare(data(**keys, prepared=f"{tmp_path}/new"), workers=1)
+    assert old["counts"] != new["counts"]
+    path = tmp_path / "prepared" / "manifest.json"
+    del old["longest_block"]
+    path.write_text(json.dumps(old))
+    (tmp_path / "prepared" / "SHA256SUMS").unlink()
+    for shard in shards(old):
+        (tmp_path / "prepared" / shard["name"]).unlink()
+    again = prepare(data(**keys), workers=1)
+    assert again["units"] == old["units"] and again["fingerprint"] == old["fingerprint"]
+
+
+def test_the_end_of_a_preparation_that_was_killed_is_made_up(data, tmp_path):
+    (tmp_path / "a.txt").write_text(long_text("text8", 50_000))
+    settings = data(kind="text", path=f"{tmp_path}/a.txt")
+    prepare(settings, workers=1)
+    (tmp_path / "prepared" / "SHA256SUMS").unlink()
+    (tmp_path / "prepared" / "unfinished").mkdir()
+    prepare(settings, workers=1)
+    assert (tmp_path / "prepared" / "SHA256SUMS").is_file()
+    assert not (tmp_path / "prepared" / "unfinished").exists()

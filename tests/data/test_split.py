@@ -6,11 +6,19 @@ import random
 
 import pytest
 
+from elf_jax.core import defaults
+from elf_jax.data import split
 from elf_jax.data.dataset import load_dataset
 from elf_jax.data.examples import Example, load_examples
-from elf_jax.data.split import BLOCK, LONGEST_BLOCK, split_blocks
+from elf_jax.data.split import BLOCK
 from tests.data.helpers import text_data as data
 from tests.tiny import write_book
+
+LONGEST_BLOCK = defaults.get_config().data.longest_block
+
+
+def split_blocks(text, longest=LONGEST_BLOCK):
+    return split.split_blocks(text, longest)
 
 
 def test_blocks_keep_every_character_and_the_split_has_no_overlap(tmp_path):
@@ -111,3 +119,4 @@ def test_text_with_ends_is_cut_as_it_always_was():
     for size, whole in ((LONGEST_BLOCK, True), (LONGEST_BLOCK + 1, False)):
         text = "short\n\n" + "z" * (size - 7)
         assert (split_blocks(text) == [text]) == whole
+        assert split_blocks(text, 0) == [text]  # as version 0.2 did

@@ -136,6 +136,18 @@ def test_tensorboard_forgets_steps_that_come_again(tmp_path):
     assert starts == [8]  # TensorBoard purges what has this step or a later one
 
 
+def test_tensorboard_forgets_a_run_that_was_killed_before_it_saved(tmp_path):
+    from tensorboardX.proto.event_pb2 import Event, SessionLog
+
+    for _ in range(2):
+        with MetricsLog(tmp_path, 0) as log:
+            log.write({"step": 10, "loss": 1.0})
+    assert read_metrics(tmp_path) == [{"step": 10, "loss": 1.0}]
+    parsed = [Event.FromString(record) for record in events(tmp_path)]
+    starts = [one.step for one in parsed if one.session_log.status == SessionLog.START]
+    assert starts == [1]
+
+
 HOLDING = """
 import sys, time
 from elf_jax.core import lock
@@ -180,7 +192,7 @@ def test_a_training_that_was_replaced_saves_nothing(tmp_path, monkeypatch):
 def test_too_little_room_is_said_before_the_first_step(tmp_path, monkeypatch):
     usage = SimpleNamespace(free=1000)
     monkeypatch.setattr(experiment.shutil, "disk_usage", lambda path: usage)
-    with pytest.raises(UserError, match="1e-06 GB free, and 3 checkpoints of .*keep_checkpoints"):
+    with pytest.raises(UserError, match=r"1e-06 GB free, and 2 checkpoint\(s\) of .*keep_chec"):
         trainer.train(tiny_config(**KEYS), tmp_path)
     assert read_metrics(tmp_path) == []
 

@@ -15,9 +15,11 @@ from elf_jax.core import rng
 from elf_jax.core.config import read_config
 from elf_jax.core.errors import UserError
 from elf_jax.core.workdir import CONFIG, METRICS, SUMS
+from elf_jax.data.dataset import load_dataset
 from elf_jax.data.tokenizer import vocab_size
 from elf_jax.generation.generate import generate
 from elf_jax.training import loop, trainer
+from elf_jax.training.begin import check_data
 from tests.tiny import tiny_config, write_book, write_pairs
 
 
@@ -237,17 +239,40 @@ def test_an_average_that_stays_at_the_first_weights(keys, share, trained_workdir
                 assert remedy in lines[0]
 
 
-def test_a_workdir_keeps_its_law_of_averaging(workdir_copy):
+def test_a_workdir_keeps_its_law_of_averaging(workdir_copy, capsys):
     """One that was made before there was the key optimizer.ema_warmup had no warm-up."""
     config = json.loads((workdir_copy / CONFIG).read_text())
     del config["optimizer"]["ema_warmup"]
     (workdir_copy / CONFIG).write_text(json.dumps(config))
     (workdir_copy / SUMS).unlink(missing_ok=True)  # nor the checksums of its files
-    message = r"optimizer.ema_warmup \(False there, True now\).*--config.optimizer.ema_warmup=False"
-    with pytest.raises(UserError, match=message):
-        trainer.build_training(tiny_config(**{"optimizer.ema_warmup": True}), workdir_copy)
-    run = trainer.build_training(tiny_config(), workdir_copy).run
-    assert int(run.state.step) == 6
+    for _ in range(2):  # the second time, config.json has the key
+        asked = tiny_config(**{"optimizer.ema_warmup": True, "train.duration.steps": 7})
+        training = trainer.build_training(asked, workdir_copy)
+        assert training.config.optimizer.ema_warmup is False and asked.optimizer.ema_warmup
+        assert "config.optimizer.ema_warmup stays False here" in capsys.readouterr().err
+        assert read_config(workdir_copy).optimizer.ema_warmup is False
+    trainer.build_training(tiny_config(**{"train.duration.steps": 8}), workdir_copy)
+    assert "stays" not in capsys.readouterr().err
+
+
+def test_a_workdir_of_version_0_2_goes_on_with_text_in_long_lines(tmp_path, capsys):
+    """That version did not cut lines, so the rows of such text were others."""
+    rng = np.random.default_rng(0)
+    lines = [" ".join(rng.choice(["sea", "dawn", "wind"], 8000)) for _ in range(12)]
+    (tmp_path / "a.txt").write_text("\n".join(lines))
+    keys = {"data.kind": "text", "data.path": f"{tmp_path}/a.txt", "data.validation_fraction": 0.3}
+    run = tmp_path / "run"
+    trainer.train(tiny_config(**keys, **{"data.longest_block": 0}), run, until=3)
+    config = json.loads((run / CONFIG).read_text())
+    del config["data"]["longest_block"]
+    (run / CONFIG).write_text(json.dumps(config))
+    (run / SUMS).unlink()
+    assert int(trained_state(tiny_config(**keys), run).step) == 6
+    assert "config.data.longest_block stays 0 here" in capsys.readouterr().err
+    commands.evaluate(run, num_samples=2)
+    with pytest.raises(UserError, match="the data has changed"):  # if it is forced
+        config = tiny_config(**keys)
+        check_data(run, load_dataset(config.data, run / "tokenizer").summary)
 
 
 def test_weights_are_ema_or_live(trained_workdir):
