@@ -4,8 +4,8 @@ Paper:     ELF, arXiv 2605.10938; the same objective, network and sampler, made 
 Command:   python main.py --config=configs/quickstart.py
 Hardware:  two CPU cores, no accelerator, about 1.5 GB of memory.
 Duration:  at most five minutes of training (then it stops), and half a minute of sampling.
-Expect:    of 1,000 samples about 40% are real names of characters; 2% to 5% are names from the 10%
-           of the data that was held out.
+Expect:    of 1,000 samples about 40% are real names of characters; 1.5% to 5% are names from the
+           10% of the data that was held out.
 
 What differs from the published setting: 1.4M parameters; words as tokens, and instead of T5 a
 frozen embedding from their co-occurrences (with a Gaussian embedding the same training reaches

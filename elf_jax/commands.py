@@ -354,8 +354,9 @@ def _model(workdir, config, checkpoint):
     directory = store.fetch(workdir)
     kept = config_module.read_config(directory)
     if config is not None:
-        config = config_module.followed(directory, config)
+        asked, config = config, config_module.followed(directory, config)
         changed = config_module.check_same(directory, config)
+        config_module.say_followed(asked, config)
         for name in (name for name in changed if name.startswith("data.")):
             before, now = changed[name]
             print(f"config.{name} was {before!r} and is {now!r} here", file=sys.stderr)

@@ -220,8 +220,7 @@ def read_config(workdir):
 def followed(workdir, config):
     """A config in which the keys of FOLLOWED have the values of a workdir.
 
-    Prints a line for each of them that the config has otherwise. The config itself is returned if
-    there is no workdir yet, or all are the same.
+    The config itself is returned if there is no workdir yet, or all are the same.
     """
     if not (pathlib.Path(workdir) / CONFIG).is_file():
         return config
@@ -231,9 +230,16 @@ def followed(workdir, config):
         return config
     config = config.copy_and_resolve_references()
     update(config, differ)
-    for name, value in differ.items():
-        print(f"config.{name} stays {value!r} here, as at the beginning", file=sys.stderr)
     return config
+
+
+def say_followed(asked, config):
+    """Prints a line for each key in which the result of `followed` is not what was asked for."""
+    asked, config = flatten(asked), flatten(config)
+    for name in FOLLOWED:
+        if asked[name] != config[name]:
+            note = f"config.{name} stays {config[name]!r} here, as at the beginning"
+            print(note, file=sys.stderr)
 
 
 def check_same(workdir, config, only=lambda name: True):

@@ -34,9 +34,9 @@ DECOMPRESS = {
 }
 
 _TABLE = (
-    "is a table: write it as JSON lines, for example with pandas.{reader}(FILE)"
-    ".to_json('FILE.jsonl', orient='records', lines=True, force_ascii=False); or, to read it as "
-    "plain text, let its name end in .txt"
+    "is a table: to read it as plain text, let its name end in .txt; or write it as JSON lines, "
+    "for example with pandas.{reader}(FILE)"
+    ".to_json('FILE.jsonl', orient='records', lines=True, force_ascii=False)"
 )
 _ARCHIVE = "is an archive: unpack it, and name the files in it that hold text"
 _PACKED = "is compressed in a way that is not read here: decompress it, or use gzip, xz or zstd"

@@ -13,7 +13,7 @@ from elf_jax.checkpoints.trained import TrainedModel
 from elf_jax.checkpoints.weights import load_weights
 from elf_jax.core import checks, rng, sharding, store
 from elf_jax.core.averaging import LARGE_SHARE, share_of_first
-from elf_jax.core.config import check_same, followed
+from elf_jax.core.config import check_same, followed, say_followed
 from elf_jax.core.errors import UserError
 from elf_jax.core.types import Batch, counted_positions
 from elf_jax.core.workdir import START, TOKENIZER
@@ -113,8 +113,9 @@ def build_training(config, workdir, checkpoint=None):
       UserError: a mistake in the config, the data, the workdir or the checkpoint.
     """
     checks.check(config)
-    config = followed(workdir, config)
+    asked, config = config, followed(workdir, config)
     changed = check_same(workdir, config)
+    say_followed(asked, config)
     check_whole(workdir)
     mesh = sharding.make_mesh(config.mesh)
     sharding.check_batch(config.train.batch_size, config.train.accumulate, mesh)
