@@ -1,11 +1,13 @@
 """What the checksums of a checkpoint cost: of the training state, beside saving and restoring it.
 
 python -m benchmarks.checkpoint_sums --config=configs/quickstart.py
-python -m benchmarks.checkpoint_sums --config=configs/owt.py:elf_l --repeats=1
+python -m benchmarks.checkpoint_sums --config=configs/owt.py:elf_l --topology=v5p:2x4x4 \\
+    --config.mesh.data=1 --config.mesh.fsdp=32
 
-The candidates are: the checksums of all arrays on the devices; a whole save to a temporary
-directory and a whole restore, both with their checksums; and the SHA-256 of a file with the
-averaged parameters, which an export is compared with when it is loaded.
+With --topology nothing is timed: the TPU compiler tells what the checksums of the arrays cost on a
+slice, which need not be there. Otherwise the candidates are: the checksums of all arrays on the
+devices; a whole save to a temporary directory and a whole restore, both with their checksums; and
+the SHA-256 of a file with the averaged parameters, which an export is compared with.
 """
 
 import pathlib
@@ -13,15 +15,23 @@ import tempfile
 
 import jax
 import safetensors.numpy
+from absl import flags
 from flax import traverse_util
 
 from benchmarks.common import compare, random_method, run
-from elf_jax.checkpoints.array_sums import array_sums
+from elf_jax.checkpoints.array_sums import array_sums, sums_program
 from elf_jax.checkpoints.experiment import Checkpoints, abstract
 from elf_jax.core import sharding
 from elf_jax.core.checksums import file_sha256
+from elf_jax.hardware.chips import CHIPS
+from elf_jax.hardware.compile_report import topology_devices
+from elf_jax.hardware.program_cost import program_cost
+from elf_jax.methods.registry import describe_method
 from elf_jax.training.optimizer import make_optimizer
+from elf_jax.training.state import TrainState
 from elf_jax.training.trainer import new_state
+
+TOPOLOGY = flags.DEFINE_string("topology", "", "a TPU slice such as v5p:2x4x4")
 
 
 class _Position:
@@ -35,8 +45,31 @@ class _Position:
         """See Grain."""
 
 
+def estimate(config, topology):
+    """Prints what the checksums cost on a slice, as its compiler sees it."""
+    mesh = sharding.make_mesh(config.mesh, topology_devices(topology))
+    method, _ = describe_method(config, mesh)
+    optimizer = make_optimizer(config.optimizer, lambda step: 1e-3, method.dtype, mesh)
+    shapes = jax.eval_shape(
+        lambda key: TrainState.create(method.init(key, config.data.length), optimizer),
+        jax.random.key(0),
+    )
+    arrays = jax.tree.leaves(abstract(shapes, sharding.of_tree(shapes, mesh)))
+    compiled = sums_program(arrays).lower(arrays).compile()
+    cost, chip = program_cost(compiled.as_text()), CHIPS.get(mesh.devices.flat[0].device_kind)
+    size = sum(array.size * array.dtype.itemsize for array in arrays)
+    memory = compiled.memory_analysis().argument_size_in_bytes
+    print(
+        f"state of {size / 1e9:.3g} GB, {memory / 1e9:.3g} GB on each chip of {topology}: "
+        f"{cost.collective_bytes:.0f} bytes of collectives, {cost.cycles:,.0f} cycles"
+        + (f" = {1000 * cost.cycles / chip.clock:.2g} ms" if chip else "")
+    )
+
+
 def main(config):
-    """Times the candidates and prints the table."""
+    """Times the candidates and prints the table, or prints the estimate."""
+    if TOPOLOGY.value:
+        return estimate(config, TOPOLOGY.value)
     mesh = sharding.make_mesh(config.mesh)
     method, _ = random_method(config, mesh)
     optimizer = make_optimizer(config.optimizer, lambda step: 1e-3, method.dtype, mesh)

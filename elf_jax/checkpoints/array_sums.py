@@ -26,8 +26,17 @@ def array_sums(tree):
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
     arrays = [array for _, array in leaves]
     # One program, so that all processes add the parts of the arrays up in the same order.
-    sums = jax.device_get(_program(_place(arrays))(arrays))
+    sums = jax.device_get(sums_program(arrays)(arrays))
     return {_name(path): f"{int(one):08x}" for (path, _), one in zip(leaves, sums, strict=True)}
+
+
+def sums_program(arrays):
+    """The jitted function from a list of arrays to their sums, [number of arrays] uint32.
+
+    Args:
+      arrays: the list, or its ShapeDtypeStructs with shardings.
+    """
+    return _program(_place(arrays))
 
 
 def _name(path):
