@@ -150,7 +150,7 @@ def test_sources_that_cannot_be_read(tmp_path, monkeypatch):
         return str(error.value)
 
     (tmp_path / "in.csv").write_text("a,b\n")
-    assert "is a table: write it as JSON lines" in fails("in.csv")
+    assert "is a table: to read it as plain text, let its name end in .txt" in fails("in.csv")
     assert "config.data.kind" not in fails("in.csv")
     (tmp_path / "utf16.txt").write_bytes("ab".encode("utf-16"))
     assert "is UTF-16" in fails("utf16.txt")
