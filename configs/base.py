@@ -11,9 +11,11 @@ elf_jax/core/defaults.py lists all keys, each with a comment.
 
 from ml_collections import ConfigDict
 
-from elf_jax.core import defaults
+from elf_jax.core import defaults, presets
 
 
-def get_config() -> ConfigDict:
-    """Returns the default config."""
-    return defaults.get_config()
+def get_config(method: str = "elf") -> ConfigDict:
+    """Returns the default config for a method."""
+    config = defaults.get_config().unlock()
+    presets.use_method(config, method)
+    return config.lock()

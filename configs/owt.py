@@ -15,20 +15,22 @@ so it does not depend on a random draw.
 
 from ml_collections import ConfigDict
 
-from elf_jax.core import defaults
+from elf_jax.core import defaults, presets
 
 # (depth, width, heads, epochs, remat, unroll). remat: with it the model fits into 16 GiB of a chip
 # at 8 rows on each chip. unroll: a fifth fewer cycles on TPUs, but more than twice the time to
 # compile; not tried for the larger models.
 SIZES = {
-    "elf_b": (12, 768, 12, 5.0, "matmuls", 12),
-    "elf_m": (24, 1056, 16, 4.0, "full", 1),
-    "elf_l": (32, 1280, 16, 3.0, "full", 1),
+    "b": (12, 768, 12, 5.0, "matmuls", 12),
+    "m": (24, 1056, 16, 4.0, "full", 1),
+    "l": (32, 1280, 16, 3.0, "full", 1),
 }
 
 
-def get_config(size: str = "elf_b") -> ConfigDict:
-    """Returns the config of ELF-B, M or L."""
+def get_config(variant: str = "elf") -> ConfigDict:
+    """Returns the config of a method and a size: elf or elf_b, elf_m, elf_l, mdlm, mdlm_m, ..."""
+    method, _, size = variant.partition("_")
+    size = size or "b"
     config = defaults.get_config()
     config.data.kind = "hf"
     config.data.path = "Skylion007/openwebtext"
@@ -42,18 +44,19 @@ def get_config(size: str = "elf_b") -> ConfigDict:
     config.encoder.std = 0.2
 
     if size not in SIZES:
-        raise ValueError(f"no size {size!r} in configs/owt.py: use one of {', '.join(SIZES)}")
+        raise ValueError(f"no size {size!r} in configs/owt.py: add one of {', '.join(SIZES)}")
     model = config.model
     model.depth, model.width, model.heads, epochs, model.remat, model.unroll = SIZES[size]
 
     config.train.batch_size = 512
     config.train.duration = defaults.duration(epochs=epochs)
     config.optimizer.warmup = defaults.duration(epochs=0.5)
-    if size != "elf_b":
+    if size != "b":
         config.sample.steps, config.sample.gamma = 64, 1.0
     with config.unlocked():
         for name, steps, gamma in (("sde32", 32, 1.5), ("sde64", 64, 1.0)):
             config.evaluate.protocols[name] = ConfigDict(
                 {"sampler": "sde", "steps": steps, "gamma": gamma, "guidance_scale": 3.0}
             )
+    presets.published(config, method)
     return config.lock()

@@ -17,11 +17,11 @@ up, because the training is short.
 
 from ml_collections import ConfigDict
 
-from elf_jax.core import defaults
+from elf_jax.core import defaults, presets
 
 
-def get_config() -> ConfigDict:
-    """Returns the quickstart's config."""
+def get_config(method: str = "elf") -> ConfigDict:
+    """Returns the quickstart's config for a method."""
     config = defaults.get_config()
     config.data.kind = "unicode_names"
     config.data.validation_fraction = 0.1
@@ -68,4 +68,5 @@ def get_config() -> ConfigDict:
     config.evaluate.seeds = 1
     config.evaluate.output = "quickstart.json"
     config.scorer.path = ""
+    presets.use_method(config, method)
     return config.lock()

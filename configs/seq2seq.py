@@ -16,8 +16,8 @@ from ml_collections import ConfigDict
 from elf_jax.core import defaults, presets
 
 
-def get_config() -> ConfigDict:
-    """Returns the config."""
+def get_config(method: str = "elf") -> ConfigDict:
+    """Returns the config for a method."""
     config = defaults.get_config()
     config.data.kind = "jsonl"
     config.data.source_field = "source"
@@ -33,4 +33,5 @@ def get_config() -> ConfigDict:
     config.sample.steps = 64
     config.sample.guidance_scale = 1.0
     config.sample.cfg_scale = 2.0
+    presets.use_method(config, method)
     return config.lock()

@@ -18,12 +18,13 @@ from ml_collections import ConfigDict
 from elf_jax.core import defaults, presets
 
 
-def get_config() -> ConfigDict:
-    """Returns the config."""
+def get_config(method: str = "elf") -> ConfigDict:
+    """Returns the config for a method."""
     config = defaults.get_config()
     config.data.kind = "text"
     config.data.length = 128
     config.data.tokenizer = "bpe"
     presets.small(config)
     config.objective.decode_noise_scale = 5.0
+    presets.use_method(config, method)
     return config.lock()

@@ -16,8 +16,8 @@ from ml_collections import ConfigDict
 from elf_jax.core import defaults, presets
 
 
-def get_config() -> ConfigDict:
-    """Returns the config."""
+def get_config(method: str = "elf") -> ConfigDict:
+    """Returns the config for a method."""
     config = defaults.get_config()
     config.data.kind = "tfds"
     config.data.path = "wmt14_translate/de-en"
@@ -31,4 +31,5 @@ def get_config() -> ConfigDict:
     presets.conditional(config)
     config.model.remat = "matmuls"  # writes and reads less: faster than "none" by the TPU compiler
     config.model.unroll = config.model.depth  # see configs/owt.py
+    presets.published(config, method)
     return config.lock()

@@ -179,8 +179,9 @@ def _takes(command, name):
 
 
 def _default_workdir(given):
-    """runs/NAME, with the name of the config file; None without a config."""
+    """runs/NAME or runs/NAME_VARIANT, with the name of the config file; None without a config."""
     if "config" not in given:
         return None
-    file = flags.FLAGS["config"].config_filename.split(":")[0]
-    return str(pathlib.Path("runs") / pathlib.Path(file).stem)
+    file, _, variant = flags.FLAGS["config"].config_filename.partition(":")
+    name = "_".join(part for part in (pathlib.Path(file).stem, variant) if part)
+    return str(pathlib.Path("runs") / name)

@@ -37,7 +37,7 @@ from elf_jax.core.workdir import CONFIG, ENCODER, EXPORT
 processes.skip_missing_tpu()  # here, because it must come before the first computation
 
 # Arguments that may have several values in a sweep: the lists in its section of the config.
-SEVERAL = ("steps", "gamma", "guidance_scale", "cfg_scale", "time_grid")
+SEVERAL = ("steps", "gamma", "guidance_scale", "cfg_scale", "time_grid", "temperature")
 
 
 @expanding

@@ -12,7 +12,7 @@ from elf_jax.core.renames import PROTOCOLS
 
 # The values that a key may have. A test compares them with the code that uses them.
 CHOICES = {
-    "method": ("elf",),
+    "method": ("elf", "ar", "mdlm", "llada", "duo", "cdcd", "flm"),
     "data.kind": ("unicode_names", "text", "jsonl", "tfds", "hf"),
     "data.bad_lines": ("error", "skip"),
     "data.packing": ("auto", "rows", "stream", "documents"),
@@ -23,13 +23,33 @@ CHOICES = {
     "model.attention": ("auto", "xla", "cudnn", "fused"),
     "optimizer.name": ("muon", "adamw"),
     "optimizer.schedule": ("constant", "linear", "cosine"),
-    "sample.sampler": ("ode", "sde"),
+    "sample.sampler": (
+        "ode",
+        "sde",
+        "sample",
+        "greedy",
+        "beam",
+        "ancestral",
+        "greedy_tail",
+        "confidence",
+    ),
     "sample.time_grid": ("uniform", "logit_normal", "logit_normal_quantile"),
     "sample.weights": ("ema", "live"),
     "scorer.dtype": ("auto", "float32", "bfloat16"),
     "pretrain.version": ("v1.0", "v1.1"),
     "pretrain.optimizer.name": ("muon", "adamw"),
     "pretrain.optimizer.schedule": ("constant", "linear", "cosine"),
+}
+
+# The samplers of each method; the first one is the usual one.
+SAMPLERS = {
+    "elf": ("sde", "ode"),
+    "ar": ("sample", "greedy", "beam"),
+    "mdlm": ("ancestral", "greedy_tail", "confidence"),
+    "llada": ("confidence", "ancestral", "greedy_tail"),
+    "duo": ("ancestral", "greedy_tail"),
+    "cdcd": ("ode",),
+    "flm": ("ode",),
 }
 
 # The smallest value of a number.
@@ -66,6 +86,12 @@ SMALLEST = {
     "sample.batch_size": 1,
     "sample.steps": 1,
     "sample.gamma": 0,
+    "sample.temperature": 0,
+    "sample.beams": 1,
+    "sample.length_penalty": 0,
+    "sample.block_length": 0,
+    "cdcd.embedding_width": 1,
+    "cdcd.bins": 1,
     "evaluate.num_samples": 0,
     "evaluate.seeds": 1,
     "sweep.num_samples": 0,
@@ -114,6 +140,9 @@ SMALLEST = {
 ABOVE = {
     "sample.guidance_scale": (0, "1 is no guidance"),
     "objective.t_eps": (0, "velocities are divided by it"),
+    "duo.temperature": (0, "the soft tokens are softmax(w / temperature)"),
+    "cdcd.time_min": (0, "times are standard deviations"),
+    "cdcd.warp_rate": (0, "it is a learning rate"),
 }
 
 # The largest seed: JAX makes its keys from 32 bits, and would drop all others without a word.
@@ -128,13 +157,19 @@ FRACTIONS = {
     "objective.decode_fraction": (0, 1, True, True),
     "objective.self_cond_fraction": (0, 1, True, True),
     "objective.condition_dropout": (0, 1, True, True),
+    "tokens.condition_dropout": (0, 1, True, True),
+    "cdcd.self_cond_fraction": (0, 1, True, True),
+    "sample.top_p": (0, 1, False, True),
     "optimizer.ema": (0, 1, True, True),
     "pretrain.density": (0, 1, False, False),
 }
 
+METHOD_SECTIONS = ("tokens", "mdlm", "duo", "cdcd")  # of the methods other than elf
+
 DURATIONS = (
     "train.duration",
     "optimizer.warmup",
+    "duo.curriculum",
     "pretrain.duration",
     "pretrain.optimizer.warmup",
 )
@@ -154,11 +189,31 @@ def check(config):
 
 def check_model(config):
     """`check` of what a trained model and its samples depend on."""
-    for name in ("encoder", "model", "objective", "sample", "mesh"):
+    for name in ("encoder", "model", "objective", *METHOD_SECTIONS, "sample", "mesh"):
         check_values(config[name], f"{name}.")
+    check_sampler(config.method, config.sample.sampler)
     check_data(config.data)
+    _check_cdcd(config.cdcd)
     _check_encoder(config.encoder)
     _check_heads(config.model)
+
+
+def check_sampler(method, sampler, name="sample.sampler"):
+    """Raises UserError if a method does not have this sampler, the value of the key `name`."""
+    if method in SAMPLERS and sampler not in SAMPLERS[method]:
+        raise UserError(
+            f"config.{name} is {sampler!r}, which {method} does not have: use one of "
+            f"{', '.join(SAMPLERS[method])}, or a config of the method, such as "
+            f"configs/quickstart.py:{method}"
+        )
+
+
+def _check_cdcd(cdcd):
+    if not cdcd.time_min < cdcd.time_max:
+        raise UserError(
+            f"config.cdcd.time_min is {cdcd.time_min}; it must be less than time_max="
+            f"{cdcd.time_max}"
+        )
 
 
 def check_values(config, prefix=""):
@@ -268,6 +323,8 @@ def check_evaluation(config):
     for name, protocol in config.evaluate.protocols.items():
         for key, value in protocol.items():
             _check_value(f"{PROTOCOLS}.{name}.{key}", value, f"sample.{key}")
+            if key == "sampler":
+                check_sampler(config.method, value, f"{PROTOCOLS}.{name}.{key}")
     for key, values in config.sweep.items():
         for value in values if isinstance(values, tuple) else ():
             _check_value(f"sweep.{key}", value, f"sample.{key}")

@@ -12,12 +12,19 @@ from ml_collections import ConfigDict
 def get_config() -> ConfigDict:
     """Returns the locked default config."""
     config = ConfigDict()
-    config.method = "elf"  # the method, a way of modelling text
+    # The method, a way of modelling text: elf | ar | mdlm | llada | duo | cdcd | flm
+    # A method has settings of its own and another sampler, so name it after the file of the config:
+    # --config=configs/quickstart.py:mdlm
+    config.method = "elf"
     config.seed = 0  # 0 to 2**32 - 1; all random numbers of training depend on it
     config.data = _data()
     config.encoder = _encoder()
     config.model = _model()
     config.objective = _objective()
+    config.tokens = _tokens()
+    config.mdlm = _mdlm()
+    config.duo = _duo()
+    config.cdcd = _cdcd()
     config.optimizer = _optimizer()
     config.train = _train()
     config.mesh = _mesh()
@@ -140,6 +147,44 @@ def _objective():
     return objective
 
 
+def _tokens():
+    """What the methods on tokens share: all except elf."""
+    tokens = ConfigDict()
+    tokens.condition_dropout = 0.0  # probability that an example loses its condition
+    return tokens
+
+
+def _mdlm():
+    """Masked diffusion: mdlm and llada."""
+    mdlm = ConfigDict()
+    mdlm.time_conditioning = False  # whether the network sees the time
+    return mdlm
+
+
+def _duo():
+    """Uniform-state diffusion. In its first steps the network sees soft tokens (a curriculum)."""
+    duo = ConfigDict()
+    duo.curriculum = duration()  # all three 0: there is no curriculum
+    duo.temperature = 1e-3  # tau of the soft tokens, softmax(w / tau)
+    # The Gaussian noise of the curriculum: gamma is the log of noise over signal, as variances.
+    # Both 0: chosen for the vocabulary, so that 0.945 to 0.049 of the tokens are kept.
+    duo.gamma_min = 0.0
+    duo.gamma_max = 0.0
+    return duo
+
+
+def _cdcd():
+    """Diffusion of learned embeddings. Times are standard deviations of the noise."""
+    cdcd = ConfigDict()
+    cdcd.embedding_width = 256  # d; the embeddings have the norm sqrt(d)
+    cdcd.time_min = 1.0
+    cdcd.time_max = 300.0
+    cdcd.bins = 100  # of the learned law of times (time warping)
+    cdcd.warp_rate = 0.01  # learning rate of that law
+    cdcd.self_cond_fraction = 0.5  # part of the examples with self-conditioning
+    return cdcd
+
+
 def _optimizer():
     """The optimiser of the main training, and the average of the parameters."""
     optimizer = ConfigDict()
@@ -191,8 +236,11 @@ def _sample():
     sample = ConfigDict()
     sample.num_samples = 8
     sample.batch_size = 64  # samples that are made at once
-    sample.sampler = "sde"  # ode | sde
-    sample.steps = 32
+    # elf: ode | sde. cdcd, flm: ode. ar: sample | greedy | beam
+    # mdlm, llada: ancestral | greedy_tail (the last step takes the likeliest tokens) | confidence
+    # duo: ancestral | greedy_tail
+    sample.sampler = "sde"
+    sample.steps = 32  # ar has none: one for each position
     sample.gamma = 1.5  # sde: strength of the noise that a step adds; 0 is the ode
     # uniform | logit_normal: times drawn at random | logit_normal_quantile: evenly spaced quantiles
     # of the same distribution
@@ -201,6 +249,14 @@ def _sample():
     sample.guidance_scale = 3.0
     # c, scale of guidance on the condition, by a second forward pass; 1: no guidance
     sample.cfg_scale = 1.0
+    # Not for elf: logits are divided by it before a token is drawn; 0: the likeliest token
+    sample.temperature = 1.0
+    # ar, mdlm, llada, duo: tokens are drawn from the likeliest ones, with this probability together
+    sample.top_p = 1.0
+    sample.beams = 4  # ar, beam: width of the search
+    sample.length_penalty = 1.0  # ar, beam: log-probabilities are divided by length ** this
+    # mdlm, llada, confidence: masks are unmasked in blocks of so many, from the left; 0: one block
+    sample.block_length = 0
     sample.weights = "ema"  # ema | live
     sample.seed = 0
     return sample
@@ -233,6 +289,7 @@ def _sweep():
     sweep.steps = (16, 32, 64)
     sweep.gamma = (1.0, 1.5)
     sweep.time_grid = ()
+    sweep.temperature = ()
     sweep.num_samples = 256  # texts for each combination and seed; 0: as in section `evaluate`
     sweep.seeds = 1
     return sweep

@@ -2,6 +2,7 @@
 
 from ml_collections import ConfigDict
 
+from elf_jax.core.checks import CHOICES, SAMPLERS
 from elf_jax.core.defaults import duration
 
 
@@ -49,3 +50,49 @@ def small(config):
     config.train.duration = duration(epochs=20.0)
     config.train.validate_every = 1000
     config.train.checkpoint_every = 1000
+
+
+def use_method(config, method):
+    """Sets the method, the sampler that it usually has, and what ELF alone has to neutral values.
+
+    Raises:
+      ValueError: there is no such method.
+    """
+    if method not in CHOICES["method"]:
+        raise ValueError(f"no method {method!r}: use one of {', '.join(CHOICES['method'])}")
+    config.method = method
+    if method == "elf":
+        return
+    conditional = bool(config.data.source_field)
+    samplers = SAMPLERS[method]
+    config.sample.sampler = "beam" if "beam" in samplers and conditional else samplers[0]
+    config.sample.cfg_scale = 1.0
+    config.tokens.condition_dropout = config.objective.condition_dropout
+    with config.unlocked():
+        config.evaluate.protocols = ConfigDict()
+
+
+def published(config, method):
+    """Sets how MDLM, Duo, FLM and their autoregressive rival were trained on OpenWebText (arXiv
+    2406.07524, 2506.10892, 2602.16813). LLaDA and CDCD have no such recipe and get the same. Steps
+    of sampling are those of the most reported protocol.
+
+    The tokenizer, the rows and the backbone stay those of the config, so that methods can be
+    compared.
+    """
+    use_method(config, method)
+    if method == "elf":
+        return
+    config.model.dropout = 0.1
+    optimizer = config.optimizer
+    optimizer.name = "adamw"
+    optimizer.learning_rate = 3e-4 / 2  # 3e-4 at 512 rows
+    optimizer.warmup = duration(steps=2500)
+    optimizer.ema_warmup = True
+    config.train.batch_size = 512
+    config.train.duration = duration(steps=1_000_000)
+    if method == "duo":
+        config.duo.curriculum = duration(steps=500_000)
+        config.duo.gamma_min, config.duo.gamma_max = -3.55, -1.85
+    if method != "ar":
+        config.sample.steps = 1024 if config.data.length >= 1024 else config.data.length

@@ -22,6 +22,7 @@ RULES = (
     (r"attn/qkv/kernel$|mlp/in/kernel$", ("fsdp", "tensor")),
     (r"attn/out/kernel$|mlp/out/kernel$", ("tensor", "fsdp")),
     (r"attn/qkv/bias$|mlp/in/bias$", ("tensor",)),
+    (r"token_table$", (None, "fsdp")),
     (r"unembed/kernel$", ("fsdp", "tensor")),
     (r"unembed/bias$", ("tensor",)),
     (r"kernel$", ("fsdp", None)),

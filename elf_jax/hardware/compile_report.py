@@ -78,7 +78,7 @@ def lower_train(config, mesh):
     sharding.check_batch(config.train.batch_size, config.train.accumulate, mesh)
     method, frozen = _abstract_method(config, mesh)
     schedule = make_schedule(config.optimizer, config.train.batch_size, 1, 2)
-    optimizer = make_optimizer(config.optimizer, schedule, method.dtype, mesh)
+    optimizer = make_optimizer(config.optimizer, schedule, method.dtype, mesh, method.own_rates)
 
     def create(key):
         return TrainState.create(method.init(key, config.data.length), optimizer)

@@ -8,6 +8,9 @@ import dataclasses
 
 import jax.numpy as jnp
 
+from elf_jax.data.tokenizer import load_tokenizer
+from elf_jax.data.tokenizer import vocab_size as size_of
+from elf_jax.data.tokenizer_training import TRAINED
 from elf_jax.latents import embedding, statistics, t5
 from elf_jax.latents.encoder import Encoder
 
@@ -62,6 +65,19 @@ def describe_encoder(config, dtype=jnp.float32, mesh=None):
         return vocab_size, _embedding(settings), embedding.shapes(settings, vocab_size)
     sizes, vocab_size = t5.describe(settings.path)
     return vocab_size, _t5(settings, sizes, dtype, mesh), t5.shapes(sizes)
+
+
+def described_vocab_size(data):
+    """V of the config section `data`, without the data: for a trained tokenizer its largest size.
+
+    Raises:
+      UserError: the tokenizer is neither at hand nor that of a published T5.
+    """
+    if data.tokenizer in ("auto", *TRAINED):
+        return data.vocab_size
+    if t5.is_published(data.tokenizer):
+        return t5.PUBLISHED_TOKENS
+    return size_of(load_tokenizer(data.tokenizer))
 
 
 def save_encoder(encoder, params, directory):

@@ -28,6 +28,15 @@ def load(path, vocab_size):
     return config, params
 
 
+def is_published(path):
+    """Whether this is the name of a published T5, and not a directory on this disk."""
+    return _name(path) in PUBLISHED and not pathlib.Path(path).is_dir()
+
+
+def _name(path):
+    return path.removeprefix("google-t5/").removeprefix("google/")
+
+
 def describe(path):
     """(`T5Config`, tokens of its tokenizer) without reading parameters.
 
@@ -36,9 +45,8 @@ def describe(path):
     Raises:
       UserError: there is no config.json, and no published T5 has this name.
     """
-    name = path.removeprefix("google-t5/").removeprefix("google/")
-    if name in PUBLISHED and not pathlib.Path(path).is_dir():
-        return PUBLISHED[name], PUBLISHED_TOKENS
+    if is_published(path):
+        return PUBLISHED[_name(path)], PUBLISHED_TOKENS
     config = read_config(resolve(path, WHAT))
     return config, config.vocab_size
 

@@ -19,12 +19,14 @@ class Context:
       step: int32 scalar, finished steps.
       ema: the averaged parameters, or None if there is no average.
       rows: number of rows of the whole batch, of all micro-batches. None: there is only one.
+      is_training: whether the loss is for a training step. Only there is dropout, and a curriculum.
     """
 
     key: jax.Array
     step: jax.Array
     ema: dict | None = None
     rows: int | None = flax.struct.field(pytree_node=False, default=None)
+    is_training: bool = flax.struct.field(pytree_node=False, default=False)
 
 
 class Method(Protocol):
@@ -43,8 +45,9 @@ class Method(Protocol):
         key fastest. So the keys that need a new compilation for a new value come first.
       traced: the keys of `settings` that are arguments of the compiled sampler. New values of
         them need no new compilation, except where `compiled_for` differs.
-      scales: {key of `settings`: its title}, the guidance scales. Along a line of a frontier, only
-        the last of them changes.
+      scales: {key of `settings`: its title}, guidance scales and temperature. Along a line of a
+        frontier, only the last of them changes.
+      own_rates: {regex: learning rate}. Parameters whose path matches have this constant rate.
       sizes: ((path of a parameter, axis, config key), ...). Each config key sets the size of that
         axis.
     """
@@ -58,6 +61,7 @@ class Method(Protocol):
     settings: dict[str, str]
     traced: tuple[str, ...]
     scales: dict[str, str]
+    own_rates: dict[str, float]
     sizes: tuple[tuple[str, int, str], ...]
 
     def init(self, key, length):
@@ -101,6 +105,9 @@ class Method(Protocol):
 
     def compiled_for(self, settings):
         """Tuple of all settings that need a new compilation. Equal tuples share a sampler."""
+
+    def evaluations(self, settings, length):
+        """How often the network runs for one batch of samples with these settings, an integer."""
 
     def constants(self):
         """{name: value} of the constants of training that samples also depend on."""

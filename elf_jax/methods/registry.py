@@ -1,9 +1,11 @@
 """Builds the method that a config names. Training and sampling both use it."""
 
 from elf_jax.methods.elf import method as elf
+from elf_jax.methods.mdlm.method import llada, mdlm
 
-# config.method -> the module with its `build`, `describe`, `kept_meaning` and `resolve_paths`.
-METHODS = {"elf": elf}
+# config.method -> the module or object with its `build`, `describe`, `kept_meaning` and
+# `resolve_paths`.
+METHODS = {"elf": elf, "mdlm": mdlm, "llada": llada}
 
 
 def build_method(config, vocab_size, mesh, home=None, rows=None):

@@ -60,13 +60,15 @@ def labels(params, adam_kernels=""):
     return traverse_util.unflatten_dict({path: label(path) for path in flat}, sep="/")
 
 
-def make_optimizer(settings, schedule, dtype=jnp.float32, mesh=None):
+def make_optimizer(settings, schedule, dtype=jnp.float32, mesh=None, own_rates=None):
     """Clipping by the global norm, then AdamW, or Muon for kernels and AdamW for the rest.
 
     Args:
       settings: config section `optimizer`.
       schedule: learning rate by step.
       dtype, mesh: of Muon's orthogonalisation, see `muon.scale_by_muon`.
+      own_rates: {regex: learning rate}. Adam updates the parameters whose path matches, with this
+        constant rate and without weight decay.
     """
 
     def adam(rate):
@@ -84,7 +86,20 @@ def make_optimizer(settings, schedule, dtype=jnp.float32, mesh=None):
         )
         rules = {"muon": muon, "adam": adam(lambda step: settings.adam_scale * schedule(step))}
         rule = optax.partition(rules, partial(labels, adam_kernels=settings.adam_kernels))
+    if own_rates:
+        rules = {name: optax.adam(rate) for name, rate in own_rates.items()}
+        rule = optax.partition({**rules, "": rule}, partial(_own, own_rates))
     return optax.chain(optax.clip_by_global_norm(settings.clip), rule)
+
+
+def _own(own_rates, params):
+    """The first pattern that matches the path of each parameter, or "" if none does."""
+
+    def label(path):
+        return next((name for name in own_rates if re.search(name, path)), "")
+
+    flat = traverse_util.flatten_dict(params, sep="/")
+    return traverse_util.unflatten_dict({path: label(path) for path in flat}, sep="/")
 
 
 def average(ema, params, decay):

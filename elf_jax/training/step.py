@@ -54,7 +54,7 @@ def make_train_step(method, optimizer, schedule, settings, shardings=None):
 
     def train_step(state, frozen, batch, key):
         key = rng.stream(key, "train", state.step)
-        context = Context(key, state.step, state.ema, _rows(batch))
+        context = Context(key, state.step, state.ema, _rows(batch), is_training=True)
         positions = _count(settings.counted(batch))
         (loss, sums), grads = _loss_and_gradient(
             method, settings, state.params, frozen, batch, context, positions

@@ -126,7 +126,7 @@ def build_training(config, workdir, checkpoint=None):
     home = workdir if start is None else start.home
     method, frozen = build_method(config, vocab_size(dataset.tokenizer), mesh, home, dataset.train)
     total, schedule = make_plan(config, len(dataset.train))
-    optimizer = make_optimizer(config.optimizer, schedule, method.dtype, mesh)
+    optimizer = make_optimizer(config.optimizer, schedule, method.dtype, mesh, method.own_rates)
     if start is not None:  # first, because weights that do not fit should fail early
         weights, _, start_step = load_weights(start, config, method, mesh, config.sample.weights)
     state, shardings = new_state(config, method, optimizer, mesh)

@@ -62,6 +62,7 @@ class ELFMethod:
         "cfg_scale": "guidance on the condition, c",
         "guidance_scale": "self-conditioning guidance, w",
     }
+    own_rates = {}
     sizes = (
         ("blocks/norm1/scale", 0, "model.depth"),
         ("x_out/kernel", 0, "model.width"),
@@ -106,7 +107,7 @@ class ELFMethod:
             frozen["encoder"], batch.tokens, batch.is_cond, batch.is_valid, drop
         )
         draws = objective.draw(keys, whole, *x.shape[1:], law, cards)
-        has_dropout = self.predictor.network.dropout > 0
+        has_dropout = context.is_training and self.predictor.network.dropout > 0
         dropout = rng.stream(context.key, "dropout") if has_dropout else None, ids
         sums = objective.mixed_loss(
             self.predictor, params, x, batch, counted, draws, split, law, *dropout
@@ -179,6 +180,11 @@ class ELFMethod:
         fixed = tuple(settings[name] for name in self.settings if name not in self.traced)
         return *fixed, settings.cfg_scale == 1
 
+    def evaluations(self, settings, length):
+        """One pass for each step, two with guidance on the condition, and one to decode."""
+        del length
+        return settings.steps * (2 if settings.cfg_scale != 1 else 1) + 1
+
     def constants(self):
         """Constants of the path, and of the distribution of t, which the time grid also uses."""
         names = ("noise_scale", "time_mean", "time_std", "t_eps")
@@ -191,6 +197,7 @@ class ELFMethod:
     def meaning(self):
         """The latent space, and the noise scale at the start of the path."""
         return {
+            "method": self.name,
             "encoder.kind": self.encoder.kind,
             "encoder.mean": self.encoder.mean,
             "encoder.std": self.encoder.std,
@@ -251,6 +258,7 @@ def kept_meaning(config, home):
     """See `registry.kept_meaning`."""
     mean, std = kept_statistics(config.encoder, home)
     return {
+        "method": ELFMethod.name,
         "encoder.kind": config.encoder.kind,
         "encoder.mean": mean,
         "encoder.std": std,

@@ -1,0 +1,160 @@
+"""MDLM and LLaDA as `Method`s. They have the same network and, but for a constant, the same loss;
+each can sample with the other's sampler.
+
+Source: MDLM, arXiv 2406.07524; LLaDA, arXiv 2502.09992.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from elf_jax.core import rng
+from elf_jax.methods.mdlm import objective, sampler
+from elf_jax.methods.tokens.draws import categorical, nucleus, stratified, uniforms
+from elf_jax.methods.tokens.method import COLDEST, Family, TokenMethod
+
+BOUND = "bound of the negative log-likelihood (nats per token)"
+
+
+class MDLM(TokenMethod):
+    """See `methods.method.Method` and `TokenMethod`. The mask is the token V."""
+
+    name = "mdlm"
+    family = "mdlm"
+    title = "masked diffusion"
+    paper = ("MDLM", "2406.07524")
+    section = "mdlm"
+    extra_tokens = 1
+    curves = {"nll_bound": BOUND}
+    shown = {"nll_bound": "bound"}
+    settings = {
+        "sampler": "sampler",
+        "block_length": "block",
+        "steps": "steps",
+        "cfg_scale": "c",
+        "top_p": "p",
+        "temperature": "T",
+    }
+    traced = ("cfg_scale", "top_p", "temperature")
+
+    @classmethod
+    def has_time(cls, law):
+        """MDLM's published network has no time input."""
+        return law.time_conditioning
+
+    @property
+    def mask_id(self):
+        """Id of the mask."""
+        return self.vocab_size
+
+    def position_losses(self, params, rows, context):
+        """The loss is the bound itself. Dropped conditions are masks."""
+        t = objective.time_of(self._u(rows))
+        z, tau = self._noisy(rows, objective.mask_probability(t)), objective.sigma(t)[0]
+        read = self.training_predict(params, rows, context)(z, self._time(tau))
+        weight = jnp.broadcast_to(1 / t[:, None], z.shape)
+        bound = read(self._loss, rows.tokens, z, weight)
+        return {"loss": bound, "nll_bound": bound}
+
+    def _u(self, rows):
+        return stratified(rows.keys, rows.ids, rows.count)
+
+    def _noisy(self, rows, probability):
+        is_noise = rows.uniforms("mask", rows.tokens.shape[1:]) < probability[:, None]
+        is_mask = rows.is_dropped | (is_noise & ~rows.is_cond)
+        return jnp.where(is_mask, self.mask_id, rows.tokens)
+
+    def _time(self, tau):
+        return tau if self.has_time(self.law) else None
+
+    def _loss(self, logits, x, z, weight):
+        return objective.masked_loss(logits, x, z, weight, self.mask_id)
+
+    def without(self, is_given):
+        """The condition is masked."""
+        return lambda z: jnp.where(is_given, self.mask_id, z)
+
+    def sampling_predict(self, params, given, scales, is_guided):
+        """The confidence of a token is its probability at temperature 1, so the samplers apply the
+        temperature themselves.
+        """
+        scales = {**scales, "temperature": 1.0}
+        predict = super().sampling_predict(params, given, scales, is_guided)
+        if not self.has_time(self.law):
+            return lambda z, t=None: predict(z, None)
+        return lambda z, t: predict(z, objective.sigma(t)[0])
+
+    def sample(self, predict, given, keys, settings, scales, length):
+        """See `TokenMethod.sampler`."""
+        z = jnp.full((len(keys), length), self.mask_id, jnp.int32)
+        if given is not None:
+            z = jnp.where(given.is_cond, given.tokens, z)
+        temperature = jnp.maximum(scales["temperature"], COLDEST)
+
+        def streams(name, step):
+            return jax.vmap(lambda key: rng.stream(key, name, step))(keys)
+
+        def token(step, read):
+            """(tokens drawn from the prediction, their probability at temperature 1)."""
+            u = rng.uniform(streams("token", step), (length, 2))
+
+            def draw(logits, u):
+                log_p = jax.nn.log_softmax(logits)
+                tempered = log_p / temperature
+                if settings.top_p < 1:
+                    tempered = nucleus(tempered, scales["top_p"])
+                tokens = categorical(tempered, u)
+                return tokens, jnp.exp(
+                    jnp.take_along_axis(log_p, tokens[..., None], axis=-1)[..., 0]
+                )
+
+            return read(draw, u)
+
+        if settings.sampler == "confidence":
+            return sampler.by_confidence(
+                predict, z, settings.steps, settings.block_length, token, self.mask_id
+            )
+
+        def unmask(step, read, z, t, s):
+            u = rng.uniform(streams("unmask", step), (length,))
+            is_new = (z == self.mask_id) & (u < (t - s) / t)
+            return jnp.where(is_new, token(step, read)[0], z)
+
+        def last(read, z, t):
+            del t
+            if settings.sampler == "greedy_tail":
+                tokens = read(lambda logits: jnp.argmax(logits, axis=-1).astype(jnp.int32))
+            else:
+                tokens = token(settings.steps, read)[0]
+            return jnp.where(z == self.mask_id, tokens, z)
+
+        has_time = self.has_time(self.law)
+        return sampler.ancestral(predict, z, settings.steps, unmask, last, self.mask_id, has_time)
+
+    def effective(self, settings):
+        """The blocks are those of the sampler by confidence."""
+        used = super().effective(settings)
+        return used if settings.sampler == "confidence" else used | {"block_length": 0}
+
+    def compiled_for(self, settings):
+        """See `Method.compiled_for`."""
+        return *super().compiled_for(settings), settings.top_p < 1
+
+
+class LLaDA(MDLM):
+    """MDLM with independent times, and with the probability of a mask as weight."""
+
+    name = "llada"
+    title = "masked diffusion with sampling by confidence"
+    paper = ("LLaDA", "2502.09992")
+
+    def position_losses(self, params, rows, context):
+        """See `MDLM.position_losses`."""
+        p_mask = objective.time_of(rows.uniforms("time"))
+        z, tau = self._noisy(rows, p_mask), objective.sigma(p_mask)[0]
+        read = self.training_predict(params, rows, context)(z, self._time(tau))
+        weight = jnp.broadcast_to(1 / p_mask[:, None], z.shape)
+        bound = read(self._loss, rows.tokens, z, weight)
+        return {"loss": bound, "nll_bound": bound}
+
+
+mdlm, llada = Family(MDLM), Family(LLaDA)

@@ -1,0 +1,101 @@
+"""Samplers of masked diffusion: ancestral (MDLM, arXiv 2406.07524, section 3.3), and by confidence in
+blocks (LLaDA, arXiv 2502.09992, section 2.4).
+
+    ancestral    from time t to s < t, a mask becomes a token with probability (t - s) / t; the token
+                 is drawn from the prediction
+    confidence   all masks get a candidate; those with the largest probability stay
+
+A token that is there never changes again. B batch, L length, V vocabulary.
+"""
+
+import jax
+import jax.numpy as jnp
+
+LAST_TIME = 1e-5
+
+
+def times(steps):
+    """[steps + 1], from 1 down to LAST_TIME, evenly spaced."""
+    return jnp.linspace(1.0, LAST_TIME, steps + 1)
+
+
+def update_probabilities(p, z, t, s, mask_id):
+    """The distribution of each token after a step from t to s, [B, L, V]; V has the mask.
+
+    Args:
+      p: [B, L, V], probabilities of the clean tokens. z: [B, L], the tokens. t, s: times, t > s.
+
+    The samplers do not need it: they draw first whether to unmask, and then the token.
+    """
+    is_mask = jax.nn.one_hot(mask_id, p.shape[-1], dtype=bool)
+    q = jnp.where(is_mask, s / t, p * (t - s) / t)
+    kept = jax.nn.one_hot(z, p.shape[-1], dtype=p.dtype)
+    return jnp.where((z == mask_id)[..., None], q, kept)
+
+
+def ancestral(predict, z, steps, unmask, last, mask_id, uses_time=False):
+    """Tokens [B, L] int32 of a sampler with `steps` steps and a last one.
+
+    Args:
+      predict: function (z, t) -> read, see `tokens.predictor`.
+      z: [B, L] int32, masks and given tokens.
+      unmask: function (step, read, z, t, s) -> z at time s; step is a traced integer.
+      last: function (read, z, t) -> z without masks.
+      uses_time: whether the network sees the time. If not, its prediction stays the same as long as
+        no token of the batch changes, and is not computed again.
+    """
+    rows, grid = len(z), times(steps)
+
+    def prediction(read, z, t, is_new):
+        def compute():
+            return predict(z, jnp.full(rows, t, jnp.float32))
+
+        return compute() if uses_time else jax.lax.cond(is_new, compute, lambda: read)
+
+    def step(carry, inputs):
+        z, read, is_new = carry
+        index, t, s = inputs
+        read = prediction(read, z, t, is_new)
+        after = unmask(index, read, z, t, s)
+        return (after, read, jnp.any(after != z)), None
+
+    carry = z, predict(z, jnp.ones(rows)), jnp.array(False)
+    (z, read, is_new), _ = jax.lax.scan(step, carry, (jnp.arange(steps), grid[:-1], grid[1:]))
+    return last(prediction(read, z, grid[-1], is_new), z, grid[-1])
+
+
+def transfer_counts(masks, steps):
+    """How many masks become tokens in each of so many steps, [steps, ...] of masks [...] integers:
+    evenly, and the first steps get one more.
+    """
+    step = jnp.arange(steps).reshape((steps,) + (1,) * masks.ndim)
+    return masks // steps + (step < masks % steps)
+
+
+def by_confidence(predict, z, steps, block_length, candidates, mask_id):
+    """Tokens [B, L] int32 of the sampler by confidence.
+
+    Args:
+      predict, z: as for `ancestral`. steps: in all; every block gets an equal number.
+      block_length: the masks of a row are unmasked in blocks of so many, from the left; 0: all of
+        them are one block.
+      candidates: function (step, read) -> (tokens, confidence), each [B, L].
+    """
+    block_length = block_length or z.shape[1]
+    order = jnp.cumsum(z == mask_id, axis=1) - 1
+    block = jnp.where(z == mask_id, order // block_length, -1)
+    blocks = -(-z.shape[1] // block_length)
+    each = max(steps // blocks, 1)
+    sizes = jnp.sum(block[..., None] == jnp.arange(blocks), axis=1)  # [B, blocks]
+    counts = transfer_counts(sizes.T, each)  # [each, blocks, B]
+
+    def step(z, index):
+        number, part = index // each, index % each
+        tokens, confidence = candidates(index, predict(z, None))
+        free = (z == mask_id) & (block == number)
+        confidence = jnp.where(free, confidence, -jnp.inf)
+        rank = jnp.argsort(jnp.argsort(-confidence, axis=1), axis=1)
+        chosen = free & (rank < counts[part, number][:, None])
+        return jnp.where(chosen, tokens, z), None
+
+    return jax.lax.scan(step, z, jnp.arange(blocks * each))[0]

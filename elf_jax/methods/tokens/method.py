@@ -1,0 +1,298 @@
+"""What the methods on tokens have in common. A subclass adds a loss and a sampler.
+
+The condition of a row is given: its tokens never have noise and never count in the loss. A learned
+vector tells the network which positions are given. In a share of the rows of training the network
+does not see the condition (`condition_dropout`), so that samplers can guide on it.
+"""
+
+import dataclasses
+from typing import ClassVar
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict, FrozenConfigDict
+
+from elf_jax.core import rng, sharding
+from elf_jax.core.errors import UserError
+from elf_jax.core.types import compute_dtype
+from elf_jax.latents.build import described_vocab_size
+from elf_jax.methods.tokens.draws import uniforms
+from elf_jax.methods.tokens.predictor import TokenPredictor
+from elf_jax.networks.attention import choose
+from elf_jax.networks.tokens import TokenNetwork
+
+COLDEST = 1e-6  # a temperature of 0 means this: the likeliest token
+
+
+@flax.struct.dataclass
+class TrainingRows:
+    """The rows of a training batch, as a loss needs them.
+
+    Attributes:
+      tokens: [B, L] int32.
+      is_given, is_dropped: [B, L] bool: positions of the condition, where the network sees it and
+        where it must not.
+      keys: [B] JAX keys, one for each row. ids: [B], places of the rows in the whole batch.
+      count: number of rows of the whole batch.
+    """
+
+    tokens: jax.Array
+    is_given: jax.Array
+    is_dropped: jax.Array
+    keys: jax.Array
+    ids: jax.Array
+    count: int = flax.struct.field(pytree_node=False)
+
+    @property
+    def is_cond(self):
+        """[B, L] bool, all positions of the condition."""
+        return self.is_given | self.is_dropped
+
+    def uniforms(self, name, shape=()):
+        """[B, *shape] uniforms of the stream `name`."""
+        return uniforms(self.keys, shape, name)
+
+
+def training_rows(batch, ids, context, condition_dropout):
+    """The `TrainingRows` of a `Batch`."""
+    keys = rng.per_example(context.key, ids)
+    drop = uniforms(keys, (), "drop")[:, None] < condition_dropout
+    is_cond = batch.is_cond
+    count = context.rows or len(ids)
+    return TrainingRows(batch.tokens, is_cond & ~drop, is_cond & drop, keys, ids, count)
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenMethod:
+    """The members of `methods.method.Method` that all methods on tokens share.
+
+    A subclass has the class attributes of the protocol, and these methods:
+      position_losses(params, rows, context) -> {name: [B, L]}; "loss" is what is minimised, the
+        others are shown; `rows` are `TrainingRows`.
+      sample(predict, start, keys, settings, scales) -> tokens [B, L] int32; see `sampler`.
+
+    Attributes:
+      predictor: the network. law: the config's section of this method.
+      condition_dropout: share of the training rows that lose their condition.
+    """
+
+    predictor: TokenPredictor
+    law: FrozenConfigDict
+    condition_dropout: float
+
+    # Of the network: input tokens after the vocabulary, and whether it is causal.
+    extra_tokens: ClassVar[int] = 0
+    causal: ClassVar[bool] = False
+    # The section of the config, and the method whose parameters this one can use.
+    section: ClassVar[str] = ""
+    family: ClassVar[str] = ""
+    paper: ClassVar[tuple[str, str]] = ("", "")
+    settings = {"sampler": "sampler", "steps": "steps", "cfg_scale": "c", "temperature": "T"}
+    traced = ("cfg_scale", "temperature")
+    scales = {"cfg_scale": "guidance on the condition, c", "temperature": "temperature, T"}
+    # {pattern of parameter paths: learning rate} of parameters with a rate of their own.
+    own_rates: ClassVar[dict[str, float]] = {}
+    sizes = (
+        ("blocks/norm1/scale", 0, "model.depth"),
+        ("final_norm/scale", 0, "model.width"),
+        ("blocks/attn/q_norm/scale", 1, "model.heads"),
+        ("time_token", 0, "model.time_tokens"),
+        ("unembed/kernel", 1, "data.tokenizer"),
+    )
+
+    @classmethod
+    def create(cls, config, vocab_size, mesh):
+        """The method of a whole config on a mesh, for V tokens."""
+        law = FrozenConfigDict(ConfigDict(config[cls.section].to_dict() if cls.section else {}))
+        network = cls.network(config, law, vocab_size, mesh)
+        predictor = TokenPredictor(network, sharding.row_shards(mesh))
+        return cls(predictor, law, config.tokens.condition_dropout)
+
+    @classmethod
+    def network(cls, config, law, vocab_size, mesh):
+        """The network of the method."""
+        time_tokens = config.model.time_tokens if cls.has_time(law) else 0
+        return TokenNetwork(
+            vocab_size=vocab_size,
+            extra_tokens=cls.extra_tokens,
+            time_tokens=time_tokens,
+            causal=cls.causal,
+            **backbone_settings(config, mesh),
+        )
+
+    @classmethod
+    def has_time(cls, law):
+        """Whether the network has a time input."""
+        del law
+        return True
+
+    @property
+    def vocab_size(self):
+        """V."""
+        return self.predictor.network.vocab_size
+
+    @property
+    def dtype(self):
+        """Type of the computation."""
+        return self.predictor.network.dtype
+
+    @property
+    def tags(self):
+        """Of a model card."""
+        return ("text-generation", self.name, f"arxiv:{self.paper[1]}")
+
+    def init(self, key, length):
+        """See `Method.init`."""
+        return self.predictor.init(key, length)
+
+    def loss(self, params, frozen, batch, counted, ids, context):
+        """See `Method.loss`."""
+        del frozen
+        rows = training_rows(batch, ids, context, self.condition_dropout)
+        losses = self.position_losses(params, rows, context)
+        sums = {name: jnp.sum(jnp.where(counted, one, 0.0)) for name, one in losses.items()}
+        return sums.pop("loss"), sums
+
+    def training_predict(self, params, rows, context):
+        """The function (inputs, t) -> read of a training step, see `TokenPredictor.predict`."""
+        has_dropout = context.is_training and self.predictor.network.dropout > 0
+        key = rng.stream(context.key, "dropout") if has_dropout else None
+        return self.predictor.predict(
+            params, rows.is_given, rows.is_dropped, dropout_key=key, ids=rows.ids
+        )
+
+    def metrics(self, loss, sums, positions):
+        """The loss, and the means of the other sums over the counted positions."""
+        return {"loss": loss} | {name: value / positions for name, value in sums.items()}
+
+    def sampler(self, settings, length):
+        """See `Method.sampler`. `sample` gets the function (inputs, t) -> read; the given tokens as
+        a `Batch` or None; a key for each row; the section `sample`; its traced values; and L.
+        """
+        is_guided = settings.cfg_scale != 1
+
+        def run(params, frozen, ids, given, key, scales):
+            del frozen
+            predict = self.sampling_predict(params, given, scales, is_guided)
+            keys = rng.per_example(key, ids)
+            return self.sample(predict, given, keys, settings, scales, length)
+
+        return run
+
+    def sampling_predict(self, params, given, scales, is_guided):
+        """The function (inputs, t) -> read of a sampler."""
+        is_given = None if given is None else given.is_cond
+        temperature = jnp.maximum(scales["temperature"], COLDEST)
+        if given is None or not is_guided:
+            return self.predictor.predict(params, is_given, temperature=temperature)
+        without = self.without(is_given)
+        return self.predictor.guided(
+            params, is_given, scales["cfg_scale"], without, temperature=temperature
+        )
+
+    def without(self, is_given):
+        """The function from inputs of the network to inputs without the condition. The network does
+        not see the dropped positions, so by default there is nothing to do.
+        """
+        del is_given
+        return lambda inputs: inputs
+
+    def effective(self, settings):
+        """See `Method.effective`."""
+        return {name: settings[name] for name in self.settings}
+
+    def compiled_for(self, settings):
+        """See `Method.compiled_for`."""
+        fixed = tuple(settings[name] for name in self.settings if name not in self.traced)
+        return *fixed, settings.cfg_scale == 1
+
+    def evaluations(self, settings, length):
+        """See `Method.evaluations`."""
+        del length
+        return settings.steps * (2 if settings.cfg_scale != 1 else 1)
+
+    def constants(self):
+        """See `Method.constants`."""
+        return {}
+
+    def loss_settings(self):
+        """See `Method.loss_settings`."""
+        return {"method": self.name, **self.law.to_dict()}
+
+    def meaning(self):
+        """See `Method.meaning`."""
+        return {"method": self.family or self.name}
+
+    def save_frozen(self, frozen, directory):
+        """There is nothing frozen."""
+
+    def export_frozen(self, frozen, config, directory):
+        """There is nothing frozen."""
+        del frozen, directory
+        return config
+
+    def from_published(self, flat):
+        """Raises UserError: only ELF has published checkpoints that are read here."""
+        raise UserError(
+            f"config.method is {self.name}, and published checkpoints are read for elf only"
+        )
+
+    def described(self, config):
+        """For the model card."""
+        del config
+        name, number = self.paper
+        return {
+            "summary": f"A language model, {self.title} ([{name}](https://arxiv.org/abs/{number}))."
+        }
+
+
+def backbone_settings(config, mesh):
+    """The arguments of a network that are those of the `Backbone`, from a whole config, as a dict."""
+    model, platform = config.model, mesh.devices.flat[0].platform
+    dtype = compute_dtype(model.dtype, platform)
+    head_width = model.width // model.heads
+    attention = choose(
+        model.attention, platform, dtype, model.heads, head_width, mesh.shape["tensor"]
+    )
+    return {
+        "depth": model.depth,
+        "width": model.width,
+        "heads": model.heads,
+        "dropout": model.dropout,
+        "remat": model.remat,
+        "unroll": model.unroll,
+        "attention": attention,
+        "dtype": dtype,
+        "mesh": mesh,
+    }
+
+
+@dataclasses.dataclass(frozen=True)
+class Family:
+    """The functions of a module in `registry.METHODS`, for a class of token methods."""
+
+    kind: type
+
+    def build(self, config, vocab_size, mesh, home=None, rows=None):
+        """See `registry.build_method`. Nothing is frozen."""
+        del home, rows
+        return self.kind.create(config, vocab_size, mesh), {}
+
+    def describe(self, config, mesh):
+        """See `registry.describe_method`."""
+        return self.kind.create(config, described_vocab_size(config.data), mesh), {}
+
+    def kept_meaning(self, config, home):
+        """See `registry.kept_meaning`."""
+        del home
+        return self.kind.create(config, 1, _one_device()).meaning()
+
+    def resolve_paths(self, config, home):
+        """See `registry.resolve_paths`. There are no paths."""
+        del home
+        return config
+
+
+def _one_device():
+    return sharding.make_mesh(ConfigDict({"data": 1, "fsdp": 1, "tensor": 1}), jax.devices()[:1])

@@ -1,0 +1,117 @@
+"""A token network with its parameters, as the function that losses and samplers call.
+
+    predict(inputs, t) -> read,    read(function, *arrays) -> function(logits, *arrays)
+
+Logits of all positions are the largest array of a language model, so they are never made at once.
+`read` calls a function on the logits [B, c, V] of a part of the positions and on the same positions
+of the arrays, and joins the results. It is a pytree, so a loop can carry it on. Losses and samplers
+know only this interface. So an exact posterior can take the network's place (`reading`).
+"""
+
+import dataclasses
+
+import jax.numpy as jnp
+from jax.tree_util import Partial
+
+from elf_jax.networks.tokens import TokenNetwork
+from elf_jax.networks.vocabulary import in_parts
+
+
+def reading(logits):
+    """`predict` of a function (inputs, t) -> logits [B, L, V], without a network."""
+
+    def read(values, function, *arrays):
+        return function(values, *arrays)
+
+    return lambda inputs, t=None: Partial(read, logits(inputs, t))
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenPredictor:
+    """A `TokenNetwork` without its parameters, which every call is given.
+
+    Attributes:
+      network: the network. parts: number of parts that the rows of a batch are split into over the
+        devices; each device computes logits of its own rows.
+    """
+
+    network: TokenNetwork
+    parts: int = 1
+
+    def init(self, key, length):
+        """New float32 parameters. They do not depend on `length`."""
+        tokens, t = jnp.zeros((1, length), jnp.int32), jnp.zeros(1)
+        return self.network.init(key, tokens, t, method="everything")["params"]
+
+    def in_parts(self, function, *arrays):
+        """The function, called on parts of the positions of the arrays [B, L, ...]; see
+        `vocabulary.in_parts`.
+        """
+        rows = -(-len(arrays[0]) // self.parts)
+        return in_parts(function, arrays, self.network.vocab_size, rows)
+
+    def embed(self, params, inputs):
+        """Text [B, L, D] of tokens [B, L] or of weights over the vocabulary [B, L, V]."""
+        return self.network.apply({"params": params}, inputs, method="embed")
+
+    def predict(
+        self, params, is_given=None, is_dropped=None, temperature=None, dropout_key=None, ids=None
+    ):
+        """The function (inputs, t) -> read.
+
+        Args:
+          params: of the network.
+          is_given, is_dropped: [B, L] bool, see `TokenNetwork`.
+          temperature: logits are divided by it; None: 1.
+          dropout_key: JAX key for dropout; None: no dropout. ids: [B], names of the rows for it.
+
+        The inputs are tokens [B, L] integers or text [B, L, D] from `embed`. t is [B] float32; None
+        for a network without time.
+        """
+
+        def read(hidden, function, *arrays):
+            def part(hidden, *arrays):
+                return function(self._logits(params, hidden, temperature), *arrays)
+
+            return self.in_parts(part, hidden, *arrays)
+
+        def call(inputs, t=None):
+            hidden = self._hidden(params, inputs, t, is_given, is_dropped, dropout_key, ids)
+            return Partial(read, hidden)
+
+        return call
+
+    def guided(self, params, is_given, cfg_scale, without=lambda inputs: inputs, temperature=None):
+        """`predict` with classifier-free guidance on the condition (arXiv 2207.12598): the logits
+        are u + c (conditional - u), where u are those of a second pass without the condition.
+
+        Args:
+          cfg_scale: c; 1 is no guidance. without: function from the inputs to those without the
+            condition. The other arguments are as for `predict`.
+        """
+
+        def read(cond, uncond, function, *arrays):
+            def part(cond, uncond, *arrays):
+                cond, uncond = (self._logits(params, h, temperature) for h in (cond, uncond))
+                return function(uncond + cfg_scale * (cond - uncond), *arrays)
+
+            return self.in_parts(part, cond, uncond, *arrays)
+
+        def call(inputs, t=None):
+            cond = self._hidden(params, inputs, t, is_given, None)
+            uncond = self._hidden(params, without(inputs), t, None, is_given)
+            return Partial(read, cond, uncond)
+
+        return call
+
+    def _hidden(self, params, inputs, t, is_given, is_dropped, dropout_key=None, ids=None):
+        rngs = None if dropout_key is None else {"dropout": dropout_key}
+        is_tokens = jnp.issubdtype(inputs.dtype, jnp.integer)
+        text = self.embed(params, inputs) if is_tokens else inputs
+        return self.network.apply(
+            {"params": params}, text, t, is_given, is_dropped, ids, rngs=rngs
+        )
+
+    def _logits(self, params, hidden, temperature=None):
+        logits = self.network.apply({"params": params}, hidden, method="logits")
+        return logits if temperature is None else logits / temperature
