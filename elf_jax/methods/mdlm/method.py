@@ -49,7 +49,7 @@ class MDLM(TokenMethod):
     def position_losses(self, params, rows, context):
         """The loss is the bound itself. Dropped conditions are masks."""
         t = objective.time_of(self._u(rows))
-        z, tau = self._noisy(rows, objective.mask_probability(t)), objective.sigma(t)[0]
+        z, tau = self._noisy(rows, objective.mask_probability(t)), objective.sigma(t)
         read = self.training_predict(params, rows, context)(z, self._time(tau))
         weight = jnp.broadcast_to(1 / t[:, None], z.shape)
         bound = read(self._loss, rows.tokens, z, weight)
@@ -81,7 +81,7 @@ class MDLM(TokenMethod):
         predict = super().sampling_predict(params, given, scales, is_guided)
         if not self.has_time(self.law):
             return lambda z, t=None: predict(z, None)
-        return lambda z, t: predict(z, objective.sigma(t)[0])
+        return lambda z, t: predict(z, objective.sigma(t))
 
     def sample(self, predict, given, keys, settings, scales, length):
         """See `TokenMethod.sampler`."""
@@ -150,7 +150,7 @@ class LLaDA(MDLM):
     def position_losses(self, params, rows, context):
         """See `MDLM.position_losses`."""
         p_mask = objective.time_of(rows.uniforms("time"))
-        z, tau = self._noisy(rows, p_mask), objective.sigma(p_mask)[0]
+        z, tau = self._noisy(rows, p_mask), objective.sigma(p_mask)
         read = self.training_predict(params, rows, context)(z, self._time(tau))
         weight = jnp.broadcast_to(1 / p_mask[:, None], z.shape)
         bound = read(self._loss, rows.tokens, z, weight)

@@ -29,9 +29,8 @@ def mask_probability(t, eps=EPS):
 
 
 def sigma(t, eps=EPS):
-    """(sigma, d sigma / dt) of the noise -log alpha(t)."""
-    alpha = 1 - mask_probability(t, eps)
-    return -jnp.log(alpha), (1 - eps) / alpha
+    """-log alpha(t), the time that a network with time input sees."""
+    return -jnp.log1p(-mask_probability(t, eps))
 
 
 def subs(logits, z, mask_id):

@@ -48,7 +48,7 @@ def ancestral(predict, z, steps, unmask, last, mask_id, uses_time=False):
 
     def prediction(read, z, t, is_new):
         def compute():
-            return predict(z, jnp.full(rows, t, jnp.float32))
+            return predict(z, jnp.full(rows, t))
 
         return compute() if uses_time else jax.lax.cond(is_new, compute, lambda: read)
 
@@ -64,11 +64,10 @@ def ancestral(predict, z, steps, unmask, last, mask_id, uses_time=False):
     return last(prediction(read, z, grid[-1], is_new), z, grid[-1])
 
 
-def transfer_counts(masks, steps):
-    """How many masks become tokens in each of so many steps, [steps, ...] of masks [...] integers:
-    evenly, and the first steps get one more.
+def transfer_count(masks, steps, step):
+    """How many of the masks of a block become tokens in a step: an equal number in each of `steps`
+    steps, and one more in the first ones. All are integers or arrays of one shape.
     """
-    step = jnp.arange(steps).reshape((steps,) + (1,) * masks.ndim)
     return masks // steps + (step < masks % steps)
 
 
@@ -76,26 +75,28 @@ def by_confidence(predict, z, steps, block_length, candidates, mask_id):
     """Tokens [B, L] int32 of the sampler by confidence.
 
     Args:
-      predict, z: as for `ancestral`. steps: in all; every block gets an equal number.
+      predict, z: as for `ancestral`.
+      steps: in all. The blocks of a row get an equal number of steps, at least one.
       block_length: the masks of a row are unmasked in blocks of so many, from the left; 0: all of
         them are one block.
       candidates: function (step, read) -> (tokens, confidence), each [B, L].
     """
-    block_length = block_length or z.shape[1]
-    order = jnp.cumsum(z == mask_id, axis=1) - 1
-    block = jnp.where(z == mask_id, order // block_length, -1)
-    blocks = -(-z.shape[1] // block_length)
-    each = max(steps // blocks, 1)
-    sizes = jnp.sum(block[..., None] == jnp.arange(blocks), axis=1)  # [B, blocks]
-    counts = transfer_counts(sizes.T, each)  # [each, blocks, B]
+    length = z.shape[1]
+    block_length = block_length or length
+    is_mask = z == mask_id
+    block = jnp.where(is_mask, (jnp.cumsum(is_mask, axis=1) - 1) // block_length, -1)
+    blocks = jnp.maximum(jnp.max(block, axis=1) + 1, 1)
+    each = jnp.maximum(steps // blocks, 1)  # [B], steps of a block
 
     def step(z, index):
-        number, part = index // each, index % each
         tokens, confidence = candidates(index, predict(z, None))
-        free = (z == mask_id) & (block == number)
+        in_block = block == (index // each)[:, None]
+        count = transfer_count(jnp.sum(in_block, axis=1), each, index % each)
+        free = in_block & (z == mask_id)
         confidence = jnp.where(free, confidence, -jnp.inf)
         rank = jnp.argsort(jnp.argsort(-confidence, axis=1), axis=1)
-        chosen = free & (rank < counts[part, number][:, None])
+        chosen = free & (rank < count[:, None])
         return jnp.where(chosen, tokens, z), None
 
-    return jax.lax.scan(step, z, jnp.arange(blocks * each))[0]
+    longest = max(steps, -(-length // block_length))
+    return jax.lax.scan(step, z, jnp.arange(longest))[0]

@@ -3,7 +3,7 @@
 Tokens are drawn by the inverse of the distribution function, in two levels: first a block of the
 vocabulary, then a token in it. This takes two uniforms for each token. With one Gumbel value for
 each token of the vocabulary, as in `argmax(log p + gumbel)`, float32 uniforms would cut off the
-tail: they are multiples of 2^-24, so a token with much less probability is drawn too rarely. Text
+tail: they are multiples of 2^-23, so a token with much less probability is drawn too rarely. Text
 then has a lower temperature than the model (arXiv 2409.02908).
 """
 
@@ -54,6 +54,8 @@ def categorical(log_p, u):
     """
     size = log_p.shape[-1]
     weights = jnp.exp(log_p - jnp.max(log_p, axis=-1, keepdims=True))
+    if size <= BLOCK:
+        return _inverse(weights, u[..., 0])
     padding = [(0, 0)] * (log_p.ndim - 1) + [(0, -size % BLOCK)]
     blocks = jnp.pad(weights, padding).reshape(*log_p.shape[:-1], -1, BLOCK)
     block = _inverse(jnp.sum(blocks, axis=-1), u[..., 0])
