@@ -5,6 +5,7 @@
   python main.py --mode=sample --workdir=runs/quickstart            print text
   python main.py --mode=evaluate --workdir=runs/quickstart          print and store its numbers
   python main.py --mode=sweep --workdir=runs/quickstart --steps=16,32 --guidance_scale=1,2,3
+  python main.py --mode=compare --workdirs=runs/quickstart,runs/quickstart_mdlm
   python main.py --mode=export --workdir=runs/quickstart            safetensors with a model card
 
 your own text (globs, comma-separated, .gz, .zst; jsonl and .parquet too):
@@ -15,7 +16,8 @@ flags:
   --config=FILE            a config; needed to train. Every key in it can be set, as above
                            (elf_jax/core/defaults.py lists all keys, each with a comment)
   --workdir=DIR            where everything is kept; default: runs/NAME, after the config
-  --mode=MODE              train, sample, evaluate, sweep (its picture) or export, as above;
+  --mode=MODE              train, sample, evaluate, sweep (its picture), compare or export, as
+                           above;
     prepare                turn the config's data into shards that training reads at random
     pretrain_encoder       an encoder from scratch on the config's data, into WORKDIR/encoder
     train_scorer           a small GPT-2 on the config's data, for its Gen. PPL
@@ -29,7 +31,11 @@ for sample and export:
                            config.data.source_field)
   --format=text|jsonl      in text, line breaks inside an answer become spaces
   --output=PATH            the file with the samples, or the exported directory (WORKDIR/export)
-for sample, evaluate and sweep (default: the workdir's config; sweep takes several: 16,32)
+for compare:
+  --workdirs=DIR,DIR,...   workdirs and exports with the same data and tokenizer
+  --output=DIR             of the table and the pictures; default: runs/comparison
+for sample, evaluate, sweep and compare (default: the workdir's config; the last two take several
+values of steps and scales: 16,32)
   --num_samples=N          how many texts; --seed=N: of the samples
   --steps=N                sampling steps
   --sampler=ode|sde        --gamma=X: how much noise a step of sde puts back
@@ -50,6 +56,7 @@ MODES = {
     "sample": commands.sample,
     "evaluate": commands.evaluate,
     "sweep": commands.sweep,
+    "compare": commands.compare,
     "export": commands.export,
     "prepare": commands.prepare,
     "pretrain_encoder": commands.pretrain_encoder,

@@ -11,14 +11,14 @@ import sys
 from absl import flags
 from ml_collections import config_flags
 
-from elf_jax.commands import SEVERAL
+from elf_jax.commands import LISTS, SEVERAL
 from elf_jax.core import config, defaults, paths
 from elf_jax.core.console import fail
 from elf_jax.core.errors import UserError, explain
 from elf_jax.core.renames import PROTOCOLS, translate, translate_arguments
 
 SETTINGS = tuple(name for name in defaults.get_config().sample if name != "batch_size")
-TEXTS = ("workdir", "checkpoint", "source", "output", "topology", "program", "scorer")
+TEXTS = ("workdir", "workdirs", "checkpoint", "source", "output", "topology", "program", "scorer")
 _ADDED = {}  # {config key: text} of protocols, which may be new: absl refuses new keys
 _WITHOUT_CONFIG = "config.{} is given without --config: name a config"
 
@@ -162,13 +162,20 @@ def _given(mode):
     _ADDED.clear()
     if "config" in given:
         # The lists of a sweep are split and typed as in a config that is read from a file.
-        lists = {f"sweep.{name}": given["config"].sweep[name] for name in SEVERAL}
+        lists = {
+            f"{section}.{name}": given["config"][section][name]
+            for section, names in LISTS.items()
+            for name in names
+        }
         config.update(given["config"], lists | added)
     elif added:
         raise UserError(_WITHOUT_CONFIG.format(next(iter(added))))
-    for name in (name for name in SEVERAL if name in given and mode != "sweep"):
+    for name in (name for name in SEVERAL if name in given and name not in LISTS.get(mode, ())):
         if len(given[name]) > 1:
-            raise UserError(f"--{name} has several values, which only --mode=sweep takes: give one")
+            takers = " and ".join(one for one, names in LISTS.items() if name in names)
+            raise UserError(
+                f"--{name} has several values, which only --mode={takers} takes: give one"
+            )
         (given[name],) = given[name]
     return given
 

@@ -36,8 +36,12 @@ from elf_jax.core.workdir import CONFIG, ENCODER, EXPORT
 
 processes.skip_missing_tpu()  # here, because it must come before the first computation
 
-# Arguments that may have several values in a sweep: the lists in its section of the config.
-SEVERAL = ("steps", "gamma", "guidance_scale", "cfg_scale", "time_grid", "temperature")
+# {mode: arguments that may have several values}: the lists in the mode's section of the config.
+LISTS = {
+    "sweep": ("steps", "gamma", "guidance_scale", "cfg_scale", "time_grid", "temperature"),
+    "compare": ("steps", "gamma", "guidance_scale", "temperature"),
+}
+SEVERAL = LISTS["sweep"]
 
 
 @expanding
@@ -215,6 +219,37 @@ def sweep(workdir=None, config=None, checkpoint=None, scorer=None, **settings):
     return _score(run, workdir, config, checkpoint, scorer, keys)
 
 
+@expanding
+def compare(workdirs=None, config=None, output="runs/comparison", scorer=None, **settings):
+    """Scores several trained models in the same way. Writes one table and its pictures.
+
+    Args:
+      workdirs: list of workdirs and exports, or a string with commas between them.
+      config: only its section `compare` is read. None: the defaults. Everything else is as in each
+        workdir's config.
+      output: directory of the results, on this machine or in a store.
+      scorer: as for `evaluate`. None: that of the workdirs.
+      **settings: as for `sweep`. Those that are no list of the section `compare` are set in the
+        section `sample` of every workdir.
+
+    Returns:
+      Dict of what is in comparison.json, see `evaluation.compare.compare`.
+    """
+    from elf_jax.evaluation.compare import compare as run
+    from elf_jax.evaluation.subjects import find_subjects
+
+    if config is None:
+        config = config_module.defaults.get_config()
+    config = config.copy_and_resolve_references()
+    lists = LISTS["compare"]
+    keys = {f"compare.{name}": settings[name] for name in lists if name in settings}
+    config_module.update(config, keys | _counts("compare", settings))
+    keys = {f"sample.{name}": value for name, value in settings.items() if name not in lists}
+    with _workdir(output, "--output") as directory:
+        subjects = find_subjects(workdirs, config.compare, keys, scorer, directory)
+        return run(subjects, lambda one, trained: _held_out(trained, one.origin, None), directory)
+
+
 def _counts(section, settings):
     """The config keys that `num_samples` and `seed` set in a section, as a dict."""
     keys = {}
@@ -331,12 +366,12 @@ def compile_report(config, topology="", program="train", output=None):
 
 
 @contextlib.contextmanager
-def _workdir(path):
+def _workdir(path, flag="--workdir"):
     """Yields the local directory of a workdir. A workdir in a store is uploaded at the end."""
     if path is None:
         raise UserError("--workdir is missing: name the directory of a trained model")
     directory = store.fetch(path)
-    check_directory(directory, "--workdir")
+    check_directory(directory, flag)
     yield directory
     store.send(directory)
 

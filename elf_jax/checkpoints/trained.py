@@ -59,7 +59,8 @@ def load_trained(origin, config=None):
     checks.check_model(config)
     tokenizer = load_tokenizer(tokenizer_path(origin, config.data))
     mesh = sharding.make_mesh(config.mesh)
-    method, frozen = build_method(config, vocab_size(tokenizer), mesh, origin.home)
+    size, eos = vocab_size(tokenizer), tokenizer.eos_token_id
+    method, frozen = build_method(config, size, mesh, origin.home, eos_id=eos)
     params, progress, step = load_weights(origin, config, method, mesh, config.sample.weights)
     loaded = params, progress, step, mesh, origin.name
     return TrainedModel(config, tokenizer, method, frozen, *loaded)

@@ -96,6 +96,10 @@ SMALLEST = {
     "evaluate.seeds": 1,
     "sweep.num_samples": 0,
     "sweep.seeds": 1,
+    "compare.num_samples": 0,
+    "compare.seeds": 1,
+    "compare.frontier_steps": 1,
+    "compare.frontier_seeds": 1,
     **dict.fromkeys(
         (
             f"scorer.{name}"
@@ -194,6 +198,7 @@ def check_model(config):
     check_sampler(config.method, config.sample.sampler)
     check_data(config.data)
     _check_cdcd(config.cdcd)
+    _check_duo(config.duo)
     _check_encoder(config.encoder)
     _check_heads(config.model)
 
@@ -213,6 +218,19 @@ def _check_cdcd(cdcd):
         raise UserError(
             f"config.cdcd.time_min is {cdcd.time_min}; it must be less than time_max="
             f"{cdcd.time_max}"
+        )
+
+
+def _check_duo(duo):
+    if duo.curriculum.epochs:
+        raise UserError(
+            f"config.duo.curriculum has epochs={duo.curriculum.epochs}: set steps or examples, since "
+            "a method does not know the size of the data"
+        )
+    if not (duo.gamma_min < duo.gamma_max or duo.gamma_min == duo.gamma_max == 0):
+        raise UserError(
+            f"config.duo.gamma_min is {duo.gamma_min}; it must be less than gamma_max="
+            f"{duo.gamma_max}, or both 0"
         )
 
 
@@ -301,33 +319,50 @@ def _check_heads(model):
 
 
 def check_evaluation(config):
-    """`check` of the sections `evaluate` and `sweep`."""
-    for name in ("evaluate", "sweep"):
+    """`check` of the sections `evaluate`, `sweep` and `compare`."""
+    for name in ("evaluate", "sweep", "compare"):
         check_values(config[name], f"{name}.")
-    conditional = bool(config.data.source_field)
     for name in ("evaluate", "sweep"):
-        if not (config[name].num_samples or conditional):
-            raise UserError(
-                f"config.{name}.num_samples is 0, which means all held-out pairs, but the data "
-                "has no pairs: set it to 1 or more"
-            )
-        last = config.sample.seed + config[name].seeds - 1
-        if last > LARGEST_SEED:
-            raise UserError(
-                f"config.sample.seed={config.sample.seed} with config.{name}.seeds="
-                f"{config[name].seeds} has {last} as its last seed: the largest is {LARGEST_SEED}"
-            )
+        _check_counts(config, name)
     if not config.evaluate.output:
         raise UserError("config.evaluate.output is empty: name a file for the numbers")
-    resolve_metrics(config.evaluate.metrics, conditional)
+    resolve_metrics(config.evaluate.metrics, bool(config.data.source_field))
     for name, protocol in config.evaluate.protocols.items():
         for key, value in protocol.items():
             _check_value(f"{PROTOCOLS}.{name}.{key}", value, f"sample.{key}")
             if key == "sampler":
                 check_sampler(config.method, value, f"{PROTOCOLS}.{name}.{key}")
-    for key, values in config.sweep.items():
+    for name in ("sweep", "compare"):
+        _check_lists(config[name], name)
+
+
+def check_compare(config):
+    """`check` of the section `compare` of a config that is going to be compared with others."""
+    check_values(config.compare, "compare.")
+    _check_lists(config.compare, "compare")
+    _check_counts(config, "compare")
+
+
+def _check_counts(config, name):
+    """Checks how many samples and seeds the section `name` asks for."""
+    if not (config[name].num_samples or config.data.source_field):
+        raise UserError(
+            f"config.{name}.num_samples is 0, which means all held-out pairs, but the data "
+            "has no pairs: set it to 1 or more"
+        )
+    last = config.sample.seed + config[name].seeds - 1
+    if last > LARGEST_SEED:
+        raise UserError(
+            f"config.sample.seed={config.sample.seed} with config.{name}.seeds="
+            f"{config[name].seeds} has {last} as its last seed: the largest is {LARGEST_SEED}"
+        )
+
+
+def _check_lists(settings, section):
+    """Checks each value of a list by the rule of the key of the same name in section `sample`."""
+    for key, values in settings.items():
         for value in values if isinstance(values, tuple) else ():
-            _check_value(f"sweep.{key}", value, f"sample.{key}")
+            _check_value(f"{section}.{key}", value, f"sample.{key}")
 
 
 def resolve_metrics(asked, conditional):

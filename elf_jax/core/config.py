@@ -31,6 +31,7 @@ MAY_CHANGE = (
     "sample.",
     "evaluate.",
     "sweep.",
+    "compare.",
     "scorer.",
 )
 # These may change too if the rows of the data stay the same, which their fingerprint shows.
@@ -114,7 +115,7 @@ def _set(config, name, value):
 
 
 def _values(config, name, key, values):
-    """A list of section `sweep` as a tuple; its values get the type of the key in `sample`."""
+    """A list of `sweep` or `compare` as a tuple; its values get the type of the key in `sample`."""
     values = [values] if isinstance(values, str | int | float) else values  # JSON has no tuples
     parts = [part.strip() for value in values for part in str(value).split(",")]
     wanted = type(config.sample[key])

@@ -31,6 +31,7 @@ def get_config() -> ConfigDict:
     config.sample = _sample()
     config.evaluate = _evaluate()
     config.sweep = _sweep()
+    config.compare = _compare()
     config.scorer = _scorer()
     config.pretrain = _pretrain()
     return config.lock()
@@ -164,7 +165,7 @@ def _mdlm():
 def _duo():
     """Uniform-state diffusion. In its first steps the network sees soft tokens (a curriculum)."""
     duo = ConfigDict()
-    duo.curriculum = duration()  # all three 0: there is no curriculum
+    duo.curriculum = duration()  # steps or examples, not epochs; both 0: there is no curriculum
     duo.temperature = 1e-3  # tau of the soft tokens, softmax(w / tau)
     # The Gaussian noise of the curriculum: gamma is the log of noise over signal, as variances.
     # Both 0: chosen for the vocabulary, so that 0.945 to 0.049 of the tokens are kept.
@@ -293,6 +294,25 @@ def _sweep():
     sweep.num_samples = 256  # texts for each combination and seed; 0: as in section `evaluate`
     sweep.seeds = 1
     return sweep
+
+
+def _compare():
+    """--mode=compare. Of the lists, an empty one stands for the value of each workdir's section
+    `sample`; a method that does not have a setting leaves its list out.
+    """
+    compare = ConfigDict()
+    compare.steps = (8, 16, 32, 64)
+    compare.num_samples = (
+        1000  # texts for each point and seed; 0, for pairs only: the held-out part
+    )
+    compare.seeds = 3  # number of seeds: sample.seed of each workdir and the numbers after it
+    # The frontier of Gen. PPL and entropy, if there is a scorer: all combinations of these values
+    compare.temperature = (0.7, 0.8, 0.9, 1.0, 1.1)
+    compare.guidance_scale = (1.0, 1.5, 2.0, 3.0, 4.0)
+    compare.gamma = (1.0, 1.5)
+    compare.frontier_steps = 64  # steps of all points of the frontier
+    compare.frontier_seeds = 1
+    return compare
 
 
 def _scorer():

@@ -4,6 +4,7 @@ Its axes: data splits rows; fsdp splits rows, parameters and everything shaped l
 tensor splits heads and hidden widths. One device is a mesh of size one.
 """
 
+import os
 import re
 
 import jax
@@ -52,6 +53,21 @@ def make_mesh(settings, devices=None):
             f"data x fsdp x tensor must equal {devices.size}"
         )
     return Mesh(devices[:size].reshape(sizes), AXES)
+
+
+def hardware(tree):
+    """The devices that hold a tree of arrays, in words: "8 x TPU v5 lite", "1 x cpu (2 cores)"."""
+    arrays = [leaf for leaf in jax.tree.leaves(tree) if isinstance(leaf, jax.Array)]
+    devices = arrays[0].sharding.device_set if arrays else jax.devices()
+    kind = next(iter(devices)).device_kind
+    cores = f" ({_cores()} cores)" if kind == "cpu" else ""
+    return f"{len(devices)} x {kind}{cores}"
+
+
+def _cores():
+    """CPU cores that this process may use."""
+    allowed = getattr(os, "sched_getaffinity", None)  # only Linux has it
+    return len(allowed(0)) if allowed else os.cpu_count()
 
 
 def compiler_options(mesh):

@@ -106,16 +106,20 @@ class KeptSamples:
 
     def _make(self, protocol, seed, count):
         trained = self.trained.with_settings(protocol.sample)
-        program = trained.method.compiled_for(protocol.sample)
-        if program not in self.programs:
-            self.programs[program] = jit_sampler(trained)
         rows = self.dataset.validation if self.dataset.conditional else None
         label = f"sampling {protocol.name}, seed {seed}"
         hidden = jax.process_index() != 0
         with tqdm(total=count, desc=label, unit="text", dynamic_ncols=True, disable=hidden) as bar:
-            tokens = generate(trained, count, seed, rows, bar.update, self.programs[program])
+            tokens = generate(trained, count, seed, rows, bar.update, self.program(protocol))
         texts = decode(trained.tokenizer, tokens)
         return {"texts": texts, "tokens": [row.tolist() for row in tokens]}
+
+    def program(self, protocol):
+        """The `jit_sampler` of a protocol. Protocols that need the same program share it."""
+        needs = self.trained.method.compiled_for(protocol.sample)
+        if needs not in self.programs:
+            self.programs[needs] = jit_sampler(self.trained.with_settings(protocol.sample))
+        return self.programs[needs]
 
     def _read(self, key, count):
         """The samples that are kept under a key; None if they are not there, not complete or

@@ -42,27 +42,30 @@ def make_protocol(name, sample, values):
     return Protocol(name, sample)
 
 
-def combinations(config, method):
-    """A `Protocol` for each combination of the values in config.sweep.
+def combinations(sample, values, method, section="sweep"):
+    """A `Protocol` for each combination of values.
 
     Args:
-      config: whole config, already checked.
+      sample: config section `sample`, already checked.
+      values: {key of `sample`: tuple of values}; an empty one stands for the value in `sample`.
+        What is not a tuple is left out, and so are settings that the method does not have.
       method: a `Method`. The last of its settings changes fastest, which compiles least.
+      section: of the config that the values come from, for the message.
 
     Raises:
       UserError: a value is listed twice.
     """
     lists = []
-    for key in (key for key in method.settings if key in config.sweep):
-        values = config.sweep[key] or (config.sample[key],)
-        if len(set(values)) < len(values):
-            raise UserError(f"config.sweep.{key} lists a value twice: name each once")
-        lists.append([(key, value) for value in values])
+    for key in (key for key in method.settings if isinstance(values.get(key), tuple)):
+        several = values[key] or (sample[key],)
+        if len(set(several)) < len(several):
+            raise UserError(f"config.{section}.{key} lists a value twice: name each once")
+        lists.append([(key, value) for value in several])
     protocols = {}
     for combination in itertools.product(*lists):
-        protocol = make_protocol("", config.sample, dict(combination))
+        protocol = make_protocol("", sample, dict(combination))
         effective = method.effective(protocol.sample)
-        name = _name(method, {key: effective[key] for key, _ in combination})
+        name = _name(method, {key: effective[key] for key, _ in combination}) or PLAIN
         # Combinations that differ only in settings which the sampler does not use are one.
         protocols.setdefault(name, dataclasses.replace(protocol, name=name))
     return list(protocols.values())

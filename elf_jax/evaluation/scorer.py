@@ -112,24 +112,46 @@ def find_scorer(settings, workdir, mesh, asked=None):
     Raises:
       UserError: `asked` is not there, or the scorer that was found does not load.
     """
+    path, note = scorer_path(settings, workdir, asked)
+    if not path:
+        return None, note
+    settings = settings.copy_and_resolve_references()
+    settings.path = path
+    return load_scorer(settings, mesh), ""
+
+
+def scorer_path(settings, workdir, asked=None):
+    """(path or name of the scorer that `find_scorer` loads, ""), or ("", a line about what is
+    missing). The arguments are those of `find_scorer`.
+
+    Raises:
+      UserError: `asked` is not there.
+    """
     own, path = pathlib.Path(workdir) / SCORER, asked or settings.path
     is_local = bool(path) and pathlib.Path(path).is_dir()
     if processes.share(not asked and not is_local and own.is_dir()):
         path = str(own)
     if not path:
-        return None, ""
+        return "", ""
     try:
         resolve(path, "scorer (--scorer)")
     except UserError as error:
         if asked:
             raise
-        return None, (
+        return "", (
             f"no Gen. PPL: {error}, as --scorer=DIRECTORY, or train one on this corpus: "
             f"python main.py --mode=train_scorer --workdir={workdir}"
         )
-    settings = settings.copy_and_resolve_references()
-    settings.path = str(path)
-    return load_scorer(settings, mesh), ""
+    return str(path), ""
+
+
+def revision_of(path):
+    """The revision of the scorer at a path or under a name, without loading it.
+
+    Raises:
+      UserError: it is not there.
+    """
+    return _revision(resolve(path, "scorer (--scorer)"))
 
 
 def tokenise(scorer, texts):

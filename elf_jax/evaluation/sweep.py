@@ -34,7 +34,7 @@ def sweep(trained, dataset, workdir, scorer=None):
       UserError: a list has a value twice, or there is no metric to draw.
     """
     workdir, config = pathlib.Path(workdir), trained.config
-    protocols = combinations(config, trained.method)
+    protocols = combinations(config.sample, config.sweep, trained.method)
     run = Evaluation(trained, dataset, workdir, config.sweep.num_samples, scorer)
     panels = _panels(run, protocols, workdir)
     seeds = range(config.sample.seed, config.sample.seed + config.sweep.seeds)

@@ -1,14 +1,18 @@
 """Builds the method that a config names. Training and sampling both use it."""
 
+from elf_jax.methods.ar.method import ar
+from elf_jax.methods.cdcd.method import cdcd
+from elf_jax.methods.duo.method import duo
 from elf_jax.methods.elf import method as elf
+from elf_jax.methods.flm.method import flm
 from elf_jax.methods.mdlm.method import llada, mdlm
 
 # config.method -> the module or object with its `build`, `describe`, `kept_meaning` and
 # `resolve_paths`.
-METHODS = {"elf": elf, "mdlm": mdlm, "llada": llada}
+METHODS = {"elf": elf, "ar": ar, "mdlm": mdlm, "llada": llada, "duo": duo, "cdcd": cdcd, "flm": flm}
 
 
-def build_method(config, vocab_size, mesh, home=None, rows=None):
+def build_method(config, vocab_size, mesh, home=None, rows=None, eos_id=None):
     """The method of a whole config, with the arrays that are not trained.
 
     Args:
@@ -17,6 +21,7 @@ def build_method(config, vocab_size, mesh, home=None, rows=None):
       mesh: the devices. Each device gets a full copy of the frozen arrays.
       home: directory with frozen parts that were made from the training data, or None.
       rows: training rows, from which these parts are made if `home` does not have them.
+      eos_id: id of the end-of-sequence token, for methods whose sampler must know where a text ends.
 
     Returns:
       (a `Method`, frozen).
@@ -24,7 +29,7 @@ def build_method(config, vocab_size, mesh, home=None, rows=None):
     Raises:
       UserError: files of a pretrained model cannot be loaded or do not fit.
     """
-    return METHODS[config.method].build(config, vocab_size, mesh, home, rows)
+    return METHODS[config.method].build(config, vocab_size, mesh, home, rows, eos_id)
 
 
 def describe_method(config, mesh):

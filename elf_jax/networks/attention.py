@@ -3,6 +3,8 @@
     self-attention  x -> [q | k | v] -> RMSNorm and rotary embedding on q and k -> softmax -> values
                     by XLA (anywhere), by cuDNN's flash attention (NVIDIA GPUs), or by the fused
                     kernels of `fused_attention.py` (TPUs)
+    cached          the same, causal, for new positions after positions whose keys and values are
+                    kept, by XLA
     T5              softmax(q k^T + bias, where allowed) v
                     by XLA, or by the kernel of `fused_biased_attention.py` (TPUs)
 
@@ -51,6 +53,39 @@ def choose(name, platform, dtype, heads, head_width, tensor=1):
     return "cudnn" if platform == "gpu" and dtype == jnp.bfloat16 else "xla"
 
 
+class Cache(NamedTuple):
+    """Keys and values of the first positions of a row, for causal attention of the next ones.
+
+    Attributes:
+      keys, values: [B, L, H, K] of one layer, or [depth, B, L, H, K] of all layers. The keys have
+        been normed and rotated. L is the largest number of positions.
+    """
+
+    keys: jax.Array
+    values: jax.Array
+
+    @classmethod
+    def empty(cls, depth, rows, length, heads, head_width, dtype, mesh=None):
+        """A cache [depth, B, L, H, K] of zeros, split over the mesh like rows and heads."""
+        zeros = jnp.zeros((depth, rows, length, heads, head_width), dtype)
+        if mesh is not None:
+            split = heads % mesh.shape["tensor"] == 0
+            spec = P(
+                None, ROWS if _splits(zeros[0], mesh) else None, None, "tensor" if split else None
+            )
+            zeros = jax.lax.with_sharding_constraint(zeros, jax.sharding.NamedSharding(mesh, spec))
+        return cls(zeros, zeros)
+
+    def write(self, new, position):
+        """The cache with another one of fewer positions written into it, from a position on."""
+        return Cache(
+            *(
+                jax.lax.dynamic_update_slice_in_dim(old, part.astype(old.dtype), position, axis=-3)
+                for old, part in zip(self, new, strict=True)
+            )
+        )
+
+
 class Groups(NamedTuple):
     """Which position may attend to which, without a mask of all pairs.
 
@@ -95,6 +130,36 @@ def self_attention(
         tables = fused.tables(angles, layout)
         return _fused(qkv, bias, q_scale, k_scale, tables, layout, mesh, causal)
     implementation = "xla" if implementation == "fused" else implementation
+    q, k, v = _heads(x, kernel, bias, q_scale, k_scale, angles, heads)
+    return softmax_attention(q, k, v, implementation, causal).reshape(x.shape)
+
+
+def cached_attention(x, kernel, bias, q_scale, k_scale, angles, heads, cache, position):
+    """Causal `self_attention` of new positions, which see the earlier ones in a cache.
+
+    Args:
+      x: [B, T, D], the new positions. angles: [T, K / 2], theirs.
+      cache: `Cache` of one layer. What it has from `position` on is not seen.
+      position: integer, traced or not, of the first new position.
+      kernel, bias, q_scale, k_scale, heads: as for `self_attention`.
+
+    Returns:
+      ([B, T, D] in the dtype of x, `Cache` of the T new positions, to be written at `position`).
+    """
+    q, k, v = _heads(x, kernel, bias, q_scale, k_scale, angles, heads)
+    new = Cache(k, v)
+    keys, values = cache.write(new, position)
+    places = position + jnp.arange(x.shape[1])
+    mask = jnp.arange(keys.shape[1]) <= places[:, None]
+    out = jax.nn.dot_product_attention(
+        q, keys, values, mask=mask[None, None], scale=q.shape[-1] ** -0.5, implementation="xla"
+    )
+    return out.reshape(x.shape), new
+
+
+def _heads(x, kernel, bias, q_scale, k_scale, angles, heads):
+    """q, k and v, each [B, T, H, K]; q and k are normed and rotated."""
+    head_width = x.shape[-1] // heads
     qkv = checkpoint_name(add_bias(x @ kernel, bias), "qkv").reshape(
         *x.shape[:2], 3, heads, head_width
     )
@@ -103,7 +168,7 @@ def self_attention(
         rotate(normalize(part, scale), angles).astype(x.dtype)
         for part, scale in ((q, q_scale), (k, k_scale))
     )
-    return softmax_attention(q, k, v, implementation, causal).reshape(x.shape)
+    return q, k, v
 
 
 def softmax_attention(q, k, v, implementation="xla", causal=False):

@@ -6,7 +6,8 @@
 A control token tells the network one thing about the whole row. It is a learned token plus an
 embedding of a scalar (the time), or a learned token that is switched on or off (the mode). This is
 the network of ELF (arXiv 2605.10938); without control tokens and with causal attention it is one
-for autoregression.
+for autoregression. For this one, a `Cache` keeps the keys and values of earlier positions, so that
+new positions can be computed alone.
 
 B batch, L text length, T = control tokens + L, D width.
 """
@@ -20,7 +21,7 @@ import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 
 from elf_jax.core import rng
-from elf_jax.networks.attention import self_attention
+from elf_jax.networks.attention import cached_attention, self_attention
 from elf_jax.networks.layers import (
     Dense,
     RMSNorm,
@@ -42,7 +43,12 @@ REMAT = {
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention, [B, T, D] -> [B, T, D]; see `attention.self_attention`."""
+    """Multi-head self-attention; see `attention.self_attention`, and `attention.cached_attention`
+    for its form with a cache.
+
+    Returns:
+      ([B, T, D], of x [B, T, D]; the `Cache` of these positions, or None without a cache).
+    """
 
     heads: int
     dtype: jnp.dtype
@@ -51,18 +57,23 @@ class Attention(nn.Module):
     causal: bool
 
     @nn.compact
-    def __call__(self, x, angles):
+    def __call__(self, x, angles, cache=None, position=None):
         width = x.shape[-1]
         kernel, bias = Weights(3 * width, self.dtype, name="qkv")(width)
         scales = [Scale(width // self.heads, name=name)() for name in ("q_norm", "k_norm")]
-        how = self.implementation, self.mesh, self.causal
-        out = self_attention(x, kernel, bias, *scales, angles, self.heads, *how)
+        inputs = x, kernel, bias, *scales, angles, self.heads
+        if cache is None:
+            out, new = self_attention(*inputs, self.implementation, self.mesh, self.causal), None
+        else:
+            out, new = cached_attention(*inputs, cache, position)
         out = checkpoint_name(out, "attended")
-        return Dense(width, self.dtype, name="out")(out)
+        return Dense(width, self.dtype, name="out")(out), new
 
 
 class Block(nn.Module):
-    """One layer, [B, T, D] -> [B, T, D], as the body of a scan over layers."""
+    """One layer, [B, T, D] -> [B, T, D], as the body of a scan over layers. It also returns what
+    `Attention` does.
+    """
 
     heads: int
     dtype: jnp.dtype
@@ -71,14 +82,15 @@ class Block(nn.Module):
     causal: bool
 
     @nn.compact
-    def __call__(self, x, dropout_rate, angles, ids):
+    def __call__(self, x, dropout_rate, angles, ids, cache, position):
         has_dropout = self.has_rng("dropout")
         drop = partial(_drop, self, rate=dropout_rate, ids=ids) if has_dropout else _keep
         how = self.attention, self.mesh, self.causal
         attention = Attention(self.heads, self.dtype, *how, name="attn")
-        x = x + drop(attention(RMSNorm(name="norm1")(x), angles))
+        attended, new = attention(RMSNorm(name="norm1")(x), angles, cache, position)
+        x = x + drop(attended)
         mlp = SwiGLU(int(4 * x.shape[-1] * 2 / 3), self.dtype, name="mlp")
-        return x + mlp(RMSNorm(name="norm2")(x), drop), None
+        return x + mlp(RMSNorm(name="norm2")(x), drop), new
 
 
 class Backbone(nn.Module):
@@ -133,12 +145,12 @@ class Backbone(nn.Module):
             block,
             variable_axes={"params": 0},
             split_rngs={"params": True, "dropout": True},
-            in_axes=(0, nn.broadcast, nn.broadcast),
+            in_axes=(0, nn.broadcast, nn.broadcast, 0, nn.broadcast),
             length=self.depth,
             unroll=self.unroll,
         )(self.heads, self.dtype, self.attention, self.mesh, self.causal)
 
-    def __call__(self, text, scalars=None, switches=None, ids=None):
+    def __call__(self, text, scalars=None, switches=None, ids=None, cache=None, position=0):
         """Hidden states of the text after the last block, without a final norm.
 
         Args:
@@ -147,17 +159,34 @@ class Backbone(nn.Module):
           switches: dict of [B] bool, one for each name in `self.switches`.
           ids: [B] integers that name the rows: the dropout of a row depends on the RNG and on its
             name. None: the rows are named by their places.
+          cache: `Cache` [depth, B, positions, H, K] of the positions before the text, for a causal
+            network without control tokens; None: the text is the whole row.
+          position: with a cache, the position of the first of the L, an integer, traced or not.
 
         Returns:
-          [B, L, D]. There is dropout if the call is given an RNG "dropout".
+          [B, L, D]; with a cache (this, the cache with these positions too). Dropout needs the RNG
+          "dropout".
         """
+        if cache is not None:
+            return self._next(text, cache, position)
         control = self._control_tokens(scalars or {}, switches or {})
         num_control = sum(tokens.shape[1] for tokens in control)
         angles = rotary_angles(num_control, text.shape[1], self.width // self.heads)
         x = jnp.concatenate([*control, text], axis=1)
         ids = jnp.arange(len(x)) if ids is None and self.has_rng("dropout") else ids
-        x, _ = self.blocks(x, self._dropout_rates(), angles, ids)
+        x, _ = self.blocks(x, self._dropout_rates(), angles, ids, None, None)
         return x[:, num_control:]
+
+    def _next(self, text, cache, position):
+        """`__call__` with a cache."""
+        if not self.causal or self.scalars or self.switches:
+            raise ValueError("only a causal network without control tokens can have a cache")
+        angles = rotary_angles(0, cache.keys.shape[2], self.width // self.heads)
+        angles = jax.lax.dynamic_slice_in_dim(jnp.asarray(angles), position, text.shape[1])
+        # The layers only read the cache. It is written once, outside their loop, so that a loop
+        # over positions can reuse its memory.
+        x, new = self.blocks(text, self._dropout_rates(), angles, None, cache, position)
+        return x, cache.write(new, position)
 
     def _control_tokens(self, scalars, switches):
         """List of [B, count, D], one for each signal."""

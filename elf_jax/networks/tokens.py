@@ -70,7 +70,9 @@ class TokenNetwork(nn.Module):
             return table[tokens]
         return tokens.astype(self.dtype) @ table[: self.vocab_size]
 
-    def __call__(self, text, t=None, is_given=None, is_dropped=None, ids=None):
+    def __call__(
+        self, text, t=None, is_given=None, is_dropped=None, ids=None, cache=None, position=0
+    ):
         """Hidden states of the text before the final norm. Dropout needs the RNG "dropout".
 
         Args:
@@ -79,15 +81,17 @@ class TokenNetwork(nn.Module):
           is_given: [B, L] bool, the positions of the condition; None: there are none.
           is_dropped: [B, L] bool, where the network must not see the text; None: nowhere.
           ids: [B] integers that name the rows for dropout. None: their places.
+          cache, position: see `Backbone`.
 
         Returns:
-          [B, L, D].
+          [B, L, D]; with a cache (this, the new cache).
         """
         if is_given is not None:
             text = text + jnp.where(is_given[..., None], self.given_token, 0).astype(self.dtype)
         if is_dropped is not None:
             text = jnp.where(is_dropped[..., None], 0, text)
-        return self.backbone(text, {"time": t} if self.time_tokens else None, None, ids)
+        scalars = {"time": t} if self.time_tokens else None
+        return self.backbone(text, scalars, None, ids, cache, position)
 
     def logits(self, hidden):
         """Token logits in float32, [B, L, V], from hidden states [B, L, D]."""

@@ -16,7 +16,7 @@ from jax.experimental import multihost_utils
 from tqdm import tqdm
 
 from elf_jax.checkpoints.experiment import Checkpoints, abstract
-from elf_jax.core import processes, store
+from elf_jax.core import processes, sharding, store
 from elf_jax.core.errors import UserError
 from elf_jax.training.metrics_log import MetricsLog, Window
 
@@ -54,6 +54,7 @@ class Run:
       kept: dict of plain values that are saved in every checkpoint.
       window: metrics of the steps after the last line of the log.
       seconds: training time, added up over all resumptions.
+      devices: what the saved steps were made on, see `sharding.hardware`.
     """
 
     workdir: pathlib.Path
@@ -72,6 +73,7 @@ class Run:
     kept: dict = dataclasses.field(default_factory=dict)
     window: Window = dataclasses.field(default_factory=Window)
     seconds: float = 0.0
+    devices: list = dataclasses.field(default_factory=list)
 
 
 def resume(run, shardings):
@@ -91,6 +93,7 @@ def resume(run, shardings):
     state, kept = run.checkpoints.restore(abstract(run.state, shardings), run.iterator)
     run.state, run.seconds = state, kept.pop("train_seconds")
     run.window = Window(**kept.pop("window", {}))  # version 0.2 kept none
+    run.devices = kept.pop("devices", [])  # version 0.3 kept none
     run.kept = kept
     return True
 
@@ -253,8 +256,9 @@ def _write_line(run, step, due, log, save=False):
 
 
 def _kept(run):
-    window = dataclasses.asdict(run.window)
-    return {"train_seconds": run.seconds, "window": window, **run.kept}
+    window, here = dataclasses.asdict(run.window), sharding.hardware(run.state)
+    devices = run.devices + [here] * (here not in run.devices)
+    return {"train_seconds": run.seconds, "window": window, "devices": devices, **run.kept}
 
 
 def _agreed(condition):

@@ -124,7 +124,9 @@ def build_training(config, workdir, checkpoint=None):
     dataset = load_dataset(config.data, tokenizer)
     check_data(workdir, dataset.summary)
     home = workdir if start is None else start.home
-    method, frozen = build_method(config, vocab_size(dataset.tokenizer), mesh, home, dataset.train)
+    tokenizer = dataset.tokenizer
+    size, eos = vocab_size(tokenizer), tokenizer.eos_token_id
+    method, frozen = build_method(config, size, mesh, home, dataset.train, eos)
     total, schedule = make_plan(config, len(dataset.train))
     optimizer = make_optimizer(config.optimizer, schedule, method.dtype, mesh, method.own_rates)
     if start is not None:  # first, because weights that do not fit should fail early

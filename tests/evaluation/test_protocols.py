@@ -74,20 +74,20 @@ def test_combinations(method):
             "sweep.time_grid": ("logit_normal", "uniform"),
         }
     )
-    found = combinations(config, method)
+    found = combinations(config.sample, config.sweep, method)
     assert len({protocol.name for protocol in found}) == len(found) == 8
     # Settings that need a new compilation change slowest, so neighbours share a program.
     programs = [method.compiled_for(protocol.sample) for protocol in found]
     assert len(set(programs)) == 4 and programs[::2] == programs[1::2]
     config.sample.sampler = "ode"
     config.sweep.gamma = (1.0, 2.0)  # an ODE does not use gamma
-    assert len(combinations(config, method)) == 8
+    assert len(combinations(config.sample, config.sweep, method)) == 8
     config.sweep.update({"guidance_scale": (), "steps": (), "time_grid": ()})
-    (one,) = combinations(config, method)
+    (one,) = combinations(config.sample, config.sweep, method)
     assert one.sample.steps == config.sample.steps and one.sample.guidance_scale == 3.0
     config.sweep.steps = (1, 1)
     with pytest.raises(UserError, match="config.sweep.steps lists a value twice"):
-        combinations(config, method)
+        combinations(config.sample, config.sweep, method)
 
 
 def test_lists_that_cannot_be():

@@ -236,8 +236,9 @@ class ELFMethod:
         }
 
 
-def build(config, vocab_size, mesh, home=None, rows=None):
+def build(config, vocab_size, mesh, home=None, rows=None, eos_id=None):
     """See `registry.build_method`."""
+    del eos_id
     dtype = _dtype(config, mesh)
     encoder, params = build_encoder(
         config.encoder, vocab_size, config.seed, dtype, home, rows, mesh

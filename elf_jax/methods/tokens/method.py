@@ -75,11 +75,13 @@ class TokenMethod:
     Attributes:
       predictor: the network. law: the config's section of this method.
       condition_dropout: share of the training rows that lose their condition.
+      eos_id: id of the end-of-sequence token, or None if it is not known.
     """
 
     predictor: TokenPredictor
     law: FrozenConfigDict
     condition_dropout: float
+    eos_id: int | None = dataclasses.field(default=None, kw_only=True)
 
     # Of the network: input tokens after the vocabulary, and whether it is causal.
     extra_tokens: ClassVar[int] = 0
@@ -274,10 +276,11 @@ class Family:
 
     kind: type
 
-    def build(self, config, vocab_size, mesh, home=None, rows=None):
+    def build(self, config, vocab_size, mesh, home=None, rows=None, eos_id=None):
         """See `registry.build_method`. Nothing is frozen."""
         del home, rows
-        return self.kind.create(config, vocab_size, mesh), {}
+        method = self.kind.create(config, vocab_size, mesh)
+        return dataclasses.replace(method, eos_id=eos_id), {}
 
     def describe(self, config, mesh):
         """See `registry.describe_method`."""

@@ -1,0 +1,138 @@
+"""Beam search: the likeliest text, approximately (arXiv 1409.3215, section 3.2).
+
+    score of a hypothesis = sum of log p / n ** length_penalty
+
+n is its number of tokens after the given ones, its EOS included. Of all continuations of the W best
+hypotheses of a row, the W best stay. Those that end in EOS are finished and leave the beam, which
+then is narrower. So the search of width 1 is greedy. The result is the finished hypothesis with the
+best score, or a better one that has no EOS at the end of the row.
+
+B batch, W beams, L length, V vocabulary.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from elf_jax.methods.ar.sampler import Rows, prefill
+
+NONE = -1  # in place of the id of EOS, if there is no such token
+
+
+class Beam(NamedTuple):
+    """The state of a search.
+
+    Attributes:
+      sequences: [B, W, L + 1] int32, see `sampler`. total: [B, W], their sums of log p; -inf where
+        there is no hypothesis.
+      finished: [B] integers, the number of finished hypotheses.
+      best: [B, L + 1] int32, the best of them. score: [B], its score; -inf where there is none.
+      state: of the decoder, with B W rows.
+    """
+
+    sequences: jax.Array
+    total: jax.Array
+    finished: jax.Array
+    best: jax.Array
+    score: jax.Array
+    state: object
+
+
+def search(decoder, given, count, length, start_id, beams, length_penalty, eos_id=None):
+    """Tokens [B, L] int32. After its EOS a row has only this token.
+
+    Args:
+      beams: W. length_penalty: see above; 0: no normalisation.
+      The other arguments are as for `sampler.sample`.
+    """
+    rows = Rows.of(given, count, length, start_id)
+    eos_id = NONE if eos_id is None else eos_id
+
+    def step(position, beam):
+        log_p, state = _next(decoder, rows, beam, position)
+        total, parents, tokens = _extended(beam, log_p)
+        kept, is_given = (array[:, None] for array in rows.column(position + 1))
+        total = jnp.where(is_given, beam.total, total)
+        parents = jnp.where(is_given, jnp.arange(beams), parents)
+        tokens = jnp.where(is_given, kept, tokens)
+        sequences = jnp.take_along_axis(beam.sequences, parents[..., None], axis=1)
+        sequences = sequences.at[..., position + 1].set(tokens)
+        state = _reordered(state, parents, decoder.row_axis)
+
+        is_end = (tokens == eos_id) & ~is_given & (total > -jnp.inf)
+        columns = jnp.arange(length + 1)
+        size = jnp.sum((columns > 0) & (columns <= position + 1) & ~rows.is_given, axis=1)
+        scores = jnp.where(is_end, _score(total, size, length_penalty), -jnp.inf)
+        ended = jnp.where(columns > position + 1, eos_id, sequences)
+        best, score = _best(ended, scores, beam.best, beam.score)
+        finished = beam.finished + jnp.sum(is_end, axis=1)
+        return Beam(sequences, jnp.where(is_end, -jnp.inf, total), finished, best, score, state)
+
+    first, state = prefill(decoder, rows, given is not None)
+    state = jax.tree.map(lambda array: jnp.repeat(array, beams, decoder.row_axis), state)
+    beam = jax.lax.fori_loop(first, length, step, _start(rows, beams, state))
+    size = jnp.sum(~rows.is_given[:, 1:], axis=1)
+    scores = _score(beam.total, size, length_penalty)
+    best, _ = _best(beam.sequences, scores, beam.best, beam.score)
+    return jnp.where(rows.is_given, rows.sequence, best)[:, 1:]
+
+
+def _start(rows, beams, state):
+    """All beams are the same at first, so only one of them is a hypothesis."""
+    count = len(rows.sequence)
+    total = jnp.where(jnp.arange(beams) == 0, 0.0, -jnp.inf)
+    return Beam(
+        jnp.repeat(rows.sequence[:, None], beams, axis=1),
+        jnp.broadcast_to(total, (count, beams)).astype(jnp.float32),
+        jnp.zeros(count, jnp.int32),
+        rows.sequence,
+        jnp.full(count, -jnp.inf, jnp.float32),
+        state,
+    )
+
+
+def _next(decoder, rows, beam, position):
+    """(log p of the next token [B, W, V], state)."""
+    count, beams = beam.total.shape
+    inputs = beam.sequences[..., position].reshape(-1, 1)
+    is_given = jnp.repeat(rows.is_given[:, position], beams)[:, None]
+    logits, state = decoder.step(beam.state, inputs, is_given, position)
+    return jax.nn.log_softmax(logits).reshape(count, beams, -1), state
+
+
+def _extended(beam, log_p):
+    """(total, parents, tokens), each [B, W], of the best continuations, the best ones first."""
+    count, beams, size = log_p.shape
+    total = (beam.total[..., None] + log_p).reshape(count, -1)
+    total, index = jax.lax.top_k(total, beams)
+    is_free = jnp.arange(beams) < beams - beam.finished[:, None]
+    return jnp.where(is_free, total, -jnp.inf), index // size, (index % size).astype(jnp.int32)
+
+
+def _reordered(state, parents, row_axis):
+    """The state of the decoder with the rows of the parents [B, W] of each beam."""
+    count, beams = parents.shape
+
+    def reorder(array):
+        shape = array.shape
+        array = array.reshape(*shape[:row_axis], count, beams, *shape[row_axis + 1 :])
+        # Row by row, so that devices that hold different rows need nothing of each other.
+        take = jax.vmap(lambda one, index: jnp.take(one, index, row_axis), (row_axis, 0), row_axis)
+        return take(array, parents).reshape(shape)
+
+    return jax.tree.map(reorder, state)
+
+
+def _score(total, size, length_penalty):
+    """Scores [B, W] of hypotheses with `size` [B] tokens."""
+    return total / jnp.maximum(size, 1).astype(total.dtype)[:, None] ** length_penalty
+
+
+def _best(sequences, scores, best, score):
+    """(best [B, L + 1], score [B]) of hypotheses [B, W, L + 1], [B, W], and an earlier best one."""
+    index = jnp.argmax(scores, axis=1)[:, None]
+    found = jnp.take_along_axis(scores, index, axis=1)[:, 0]
+    sequence = jnp.take_along_axis(sequences, index[..., None], axis=1)[:, 0]
+    is_better = found > score
+    return jnp.where(is_better[:, None], sequence, best), jnp.where(is_better, found, score)

@@ -1,0 +1,132 @@
+"""Autoregression as a `Method`: each token is predicted from the tokens before it.
+
+Source: arXiv 1706.03762 (the causal Transformer); arXiv 2406.07524 (the rival of the diffusion
+methods).
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+
+from elf_jax.core import rng
+from elf_jax.methods.ar import beam, objective, sampler
+from elf_jax.methods.tokens.draws import categorical, nucleus
+from elf_jax.methods.tokens.method import COLDEST, Family, TokenMethod
+from elf_jax.networks.attention import Cache
+
+EXACT = "negative log-likelihood (nats per token), exact"
+
+
+class AR(TokenMethod):
+    """See `methods.method.Method` and `TokenMethod`. The start token is the token V.
+
+    A condition must be a prefix of the row to be seen by all that is sampled. A given position that
+    comes later stays as it is: tokens after it depend on it, and tokens before it do not.
+    """
+
+    name = "ar"
+    title = "autoregression"
+    paper = ("Transformer", "1706.03762")
+    extra_tokens = 1
+    causal = True
+    # The likelihood is exact. It has the name of the bounds of other methods, to be compared.
+    curves = {"nll_bound": EXACT}
+    shown = {"nll_bound": "nll"}
+    settings = {
+        "sampler": "sampler",
+        "beams": "beams",
+        "length_penalty": "penalty",
+        "top_p": "p",
+        "temperature": "T",
+    }
+    traced = ("length_penalty", "top_p", "temperature")
+    scales = {"temperature": "temperature, T"}
+
+    @classmethod
+    def has_time(cls, law):
+        """There is no time."""
+        return False
+
+    @property
+    def start_id(self):
+        """Id of the start token."""
+        return self.vocab_size
+
+    def position_losses(self, params, rows, context):
+        """The network does not see a dropped condition. The flags move with the inputs."""
+        inputs = rows.replace(
+            is_given=objective.shifted(rows.is_given, False),
+            is_dropped=objective.shifted(rows.is_dropped, False),
+        )
+        predict = self.training_predict(params, inputs, context)
+        nll = objective.losses(predict, rows.tokens, self.start_id)
+        return {"loss": nll, "nll_bound": nll}
+
+    def sampler(self, settings, length):
+        """See `Method.sampler`."""
+
+        def run(params, frozen, ids, given, key, scales):
+            del frozen
+            decoder, keys = self.decoder(params, length), rng.per_example(key, ids)
+            return self.sample(decoder, given, keys, settings, scales, length)
+
+        return run
+
+    def decoder(self, params, length):
+        """The network as a `Decoder`, for rows of `length` positions."""
+        network = self.predictor.network
+        apply = partial(network.apply, {"params": params})
+
+        def start(rows):
+            head_width = network.width // network.heads
+            sizes = network.depth, rows, length, network.heads, head_width
+            return Cache.empty(*sizes, network.dtype, network.mesh)
+
+        def step(cache, inputs, is_given, position):
+            text = apply(inputs, method="embed")
+            hidden, cache = apply(text, None, is_given, cache=cache, position=position)
+            return apply(hidden[:, -1:], method="logits")[:, 0], cache
+
+        return sampler.Decoder(start, step, row_axis=1)
+
+    def sample(self, decoder, given, keys, settings, scales, length):
+        """Tokens [B, L] int32; see `TokenMethod.sampler`."""
+        rows = given, len(keys), length, self.start_id
+        if settings.sampler == "beam":
+            penalty = scales["length_penalty"]
+            return beam.search(decoder, *rows, settings.beams, penalty, self.eos_id)
+
+        def likeliest(logits, position):
+            del position
+            return jnp.argmax(logits, axis=-1)
+
+        def draw(logits, position):
+            logits = logits / jnp.maximum(scales["temperature"], COLDEST)
+            if settings.top_p < 1:
+                logits = nucleus(logits, scales["top_p"])
+            streams = jax.vmap(lambda key: rng.stream(key, "token", position))(keys)
+            return categorical(logits, rng.uniform(streams, (2,)))
+
+        choose = likeliest if settings.sampler == "greedy" else draw
+        return sampler.sample(decoder, *rows, choose, self.eos_id)
+
+    def effective(self, settings):
+        """Temperature and nucleus are those of drawing, beams and length penalty of the search."""
+        used = super().effective(settings)
+        if settings.sampler != "sample":
+            used |= {"temperature": 1.0, "top_p": 1.0}
+        return used if settings.sampler == "beam" else used | {"beams": 1, "length_penalty": 0.0}
+
+    def compiled_for(self, settings):
+        """See `Method.compiled_for`."""
+        used = self.effective(settings)
+        return used["sampler"], used["beams"], used["top_p"] < 1
+
+    def evaluations(self, settings, length):
+        """One pass for each position."""
+        del settings
+        return length
+
+
+ar = Family(AR)

@@ -1,0 +1,37 @@
+"""The sampler: the probability flow with interpolated scores (CDCD, arXiv 2211.15089, section 3.2).
+
+    x = t_max n,   dx / dt = (x - E[e]) / t,   E[e] the mean embedding by the predicted tokens
+
+It is integrated by Euler's method. At the last time the likeliest tokens are read. B batch, L
+length, d embedding width.
+"""
+
+import jax
+import jax.numpy as jnp
+
+
+def probability_flow(predict, x, times, mean, hold=lambda latents: latents):
+    """Tokens [B, L] int32.
+
+    Args:
+      predict: function ((x, estimate), t [B]) -> read, see `tokens.predictor`. The estimate is the
+        mean embedding of the step before; before the first step it is zero.
+      x: [B, L, d] at the first time. times: [n], decreasing. The network runs n times.
+      mean: function from logits [B, c, V] to mean embeddings [B, c, d].
+      hold: function from [B, L, d] to the same, with the clean embeddings of given tokens.
+    """
+    rows = len(x)
+
+    def read_at(x, estimate, t):
+        return predict((hold(x), estimate), jnp.full(rows, t, x.dtype))
+
+    def step(carry, span):
+        x, estimate = carry
+        t, after = span
+        estimate = hold(read_at(x, estimate, t)(mean))
+        return (x + (after - t) / t * (x - estimate), estimate), None
+
+    carry = x, hold(jnp.zeros_like(x))
+    (x, estimate), _ = jax.lax.scan(step, carry, (times[:-1], times[1:]))
+    read = read_at(x, estimate, times[-1])
+    return read(lambda logits: jnp.argmax(logits, axis=-1).astype(jnp.int32))
