@@ -118,6 +118,7 @@ ELF_ALONE = (
 )
 KNOW_ELF = (
     "methods/elf/",
+    "methods/cdcd/",
     "networks/elf.py",
     "core/defaults.py",
     "core/checks.py",

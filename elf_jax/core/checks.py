@@ -224,8 +224,8 @@ def _check_cdcd(cdcd):
 def _check_duo(duo):
     if duo.curriculum.epochs:
         raise UserError(
-            f"config.duo.curriculum has epochs={duo.curriculum.epochs}: set steps or examples, since "
-            "a method does not know the size of the data"
+            f"config.duo.curriculum has epochs={duo.curriculum.epochs}: set steps or examples, "
+            "since a method does not know the size of the data"
         )
     if not (duo.gamma_min < duo.gamma_max or duo.gamma_min == duo.gamma_max == 0):
         raise UserError(

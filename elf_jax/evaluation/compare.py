@@ -86,7 +86,7 @@ def _write(result, output):
     else:
         (output / FRONTIERS).unlink(missing_ok=True)  # of an earlier comparison
     print(text)
-    print("\n".join(f"{output / name}" for name in written))
+    print("\n".join(f"{store.location(output)}/{name}" for name in written))
 
 
 def _score(subject, held_out):

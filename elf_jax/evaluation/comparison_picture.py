@@ -43,6 +43,7 @@ LABELS = {
     "entropy": "unigram entropy of the model's tokens (nats)",
 }
 LOGARITHMIC = ("gen_ppl",)
+SHARES = ("valid", "held_out", "distinct", "gen_seq_rep_4")  # never below 0
 
 
 def draw_quality(models, real, picture):
@@ -161,6 +162,9 @@ def _value_axis(axis, name):
     axis.set_ylabel(LABELS.get(name, name))
     axis.grid(alpha=0.3)
     axis.margins(y=0.1)
+    if name in SHARES:
+        low, high = axis.get_ylim()
+        axis.set_ylim(max(low, -0.02 * high), high)
     if name not in LOGARITHMIC:
         return
     axis.set_yscale("log")

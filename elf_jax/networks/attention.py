@@ -134,27 +134,54 @@ def self_attention(
     return softmax_attention(q, k, v, implementation, causal).reshape(x.shape)
 
 
-def cached_attention(x, kernel, bias, q_scale, k_scale, angles, heads, cache, position):
+def cached_attention(
+    x, kernel, bias, q_scale, k_scale, angles, heads, implementation, cache, position
+):
     """Causal `self_attention` of new positions, which see the earlier ones in a cache.
 
     Args:
       x: [B, T, D], the new positions. angles: [T, K / 2], theirs.
+      implementation: as for `self_attention`, of the new positions if they are the first ones;
+        "fused" means "xla". With earlier positions it is always XLA.
       cache: `Cache` of one layer. What it has from `position` on is not seen.
-      position: integer, traced or not, of the first new position.
+      position: integer, traced or not, of the first new position. None: there are no earlier ones.
       kernel, bias, q_scale, k_scale, heads: as for `self_attention`.
 
     Returns:
       ([B, T, D] in the dtype of x, `Cache` of the T new positions, to be written at `position`).
     """
     q, k, v = _heads(x, kernel, bias, q_scale, k_scale, angles, heads)
-    new = Cache(k, v)
-    keys, values = cache.write(new, position)
-    places = position + jnp.arange(x.shape[1])
-    mask = jnp.arange(keys.shape[1]) <= places[:, None]
-    out = jax.nn.dot_product_attention(
-        q, keys, values, mask=mask[None, None], scale=q.shape[-1] ** -0.5, implementation="xla"
+    if position is None:
+        implementation = "xla" if implementation == "fused" else implementation
+        out = softmax_attention(q, k, v, implementation, causal=True)
+    else:
+        out = _attend_to_both(q, cache, Cache(k, v), position)
+    return out.reshape(x.shape), Cache(k, v)
+
+
+def _attend_to_both(q, cache, new, position):
+    """Attention to the positions of the cache before `position`, and to the new ones, causally.
+
+    The scores of both are joined, not their keys: new keys written into those of a layer would be a
+    copy of the whole layer, in a layout that products are slow with.
+    """
+    size, count = cache.keys.shape[1], q.shape[1]
+    scores = jnp.concatenate(
+        [
+            jnp.einsum("bthk,blhk->bhtl", q, part.keys, preferred_element_type=jnp.float32)
+            for part in (cache, new)
+        ],
+        axis=-1,
     )
-    return out.reshape(x.shape), new
+    before = jnp.broadcast_to(jnp.arange(size) < position, (count, size))
+    mask = jnp.concatenate([before, jnp.tri(count, dtype=bool)], axis=1)
+    scores = jnp.where(mask, scores * q.shape[-1] ** -0.5, -jnp.inf)
+    p = jax.nn.softmax(scores, axis=-1).astype(q.dtype)
+    # A weight of zero does not hide a value that is not finite, so the cache must have none.
+    return sum(
+        jnp.einsum("bhtl,blhk->bthk", weights, part.values)
+        for weights, part in zip(jnp.split(p, [size], axis=-1), (cache, new), strict=True)
+    )
 
 
 def _heads(x, kernel, bias, q_scale, k_scale, angles, heads):

@@ -61,9 +61,9 @@ class Attention(nn.Module):
         width = x.shape[-1]
         kernel, bias = Weights(3 * width, self.dtype, name="qkv")(width)
         scales = [Scale(width // self.heads, name=name)() for name in ("q_norm", "k_norm")]
-        inputs = x, kernel, bias, *scales, angles, self.heads
+        inputs = x, kernel, bias, *scales, angles, self.heads, self.implementation
         if cache is None:
-            out, new = self_attention(*inputs, self.implementation, self.mesh, self.causal), None
+            out, new = self_attention(*inputs, self.mesh, self.causal), None
         else:
             out, new = cached_attention(*inputs, cache, position)
         out = checkpoint_name(out, "attended")
@@ -150,7 +150,7 @@ class Backbone(nn.Module):
             unroll=self.unroll,
         )(self.heads, self.dtype, self.attention, self.mesh, self.causal)
 
-    def __call__(self, text, scalars=None, switches=None, ids=None, cache=None, position=0):
+    def __call__(self, text, scalars=None, switches=None, ids=None, cache=None, position=None):
         """Hidden states of the text after the last block, without a final norm.
 
         Args:
@@ -162,6 +162,7 @@ class Backbone(nn.Module):
           cache: `Cache` [depth, B, positions, H, K] of the positions before the text, for a causal
             network without control tokens; None: the text is the whole row.
           position: with a cache, the position of the first of the L, an integer, traced or not.
+            None: the text begins the row, and what the cache has is not seen.
 
         Returns:
           [B, L, D]; with a cache (this, the cache with these positions too). Dropout needs the RNG
@@ -182,11 +183,12 @@ class Backbone(nn.Module):
         if not self.causal or self.scalars or self.switches:
             raise ValueError("only a causal network without control tokens can have a cache")
         angles = rotary_angles(0, cache.keys.shape[2], self.width // self.heads)
-        angles = jax.lax.dynamic_slice_in_dim(jnp.asarray(angles), position, text.shape[1])
+        start = 0 if position is None else position
+        angles = jax.lax.dynamic_slice_in_dim(jnp.asarray(angles), start, text.shape[1])
         # The layers only read the cache. It is written once, outside their loop, so that a loop
         # over positions can reuse its memory.
         x, new = self.blocks(text, self._dropout_rates(), angles, None, cache, position)
-        return x, cache.write(new, position)
+        return x, cache.write(new, start)
 
     def _control_tokens(self, scalars, switches):
         """List of [B, count, D], one for each signal."""

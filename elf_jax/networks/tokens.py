@@ -71,7 +71,7 @@ class TokenNetwork(nn.Module):
         return tokens.astype(self.dtype) @ table[: self.vocab_size]
 
     def __call__(
-        self, text, t=None, is_given=None, is_dropped=None, ids=None, cache=None, position=0
+        self, text, t=None, is_given=None, is_dropped=None, ids=None, cache=None, position=None
     ):
         """Hidden states of the text before the final norm. Dropout needs the RNG "dropout".
 

@@ -84,16 +84,15 @@ def test_what_the_cache_has_later_is_not_seen():
         np.testing.assert_allclose(hidden[:, 0], whole[:, index], rtol=1e-5, atol=1e-5)
 
 
-def test_the_angles_are_those_of_the_position():
+def test_a_row_can_begin_in_a_used_cache():
+    """Without a position the text begins the row. Nothing that the cache has is seen."""
     network, params, text = build()
-    part = text[:, :1]
-    # A single position alone sees only itself, so it has no angle; the second one does.
-    _, cache = in_parts(network, params, text, [L])
-    at = [
-        network.apply({"params": params}, part, cache=cache, position=position)[0]
-        for position in (4, 5)
-    ]
-    assert np.max(np.abs(at[0] - at[1])) > 1e-3
+    used = jax.tree.map(lambda array: array + 3.0, empty())
+    ours, cache = network.apply({"params": params}, text[:, :5], cache=used)
+    plain, other = in_parts(network, params, text[:, :5], [2, 3])
+    np.testing.assert_allclose(ours, plain, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(cache.keys[:, :, :5], other.keys[:, :, :5], rtol=1e-5, atol=1e-5)
+    np.testing.assert_array_equal(cache.keys[:, :, 5:], 3.0)
 
 
 @pytest.mark.parametrize(

@@ -19,8 +19,8 @@ class Decoder(NamedTuple):
     Attributes:
       start: function rows -> state before the first position.
       step: function (state, inputs [B, T], is_given [B, T], position) -> (logits [B, V] of the last
-        of these T positions, state). The first of them is at `position`, which may be traced. What
-        the state has from `position` on does not count.
+        of these T positions, state). The first of them is at `position`, traced or not; None: they
+        begin the row. What the state has from `position` on does not count.
       row_axis: the axis of the rows in every array of the state.
     """
 
@@ -69,7 +69,7 @@ def prefill(decoder, rows, has_given):
     given = rows.is_given[:, 1:]
     # A row without a free position counts as L.
     free = jnp.min(jnp.where(given, given.shape[1], jnp.arange(given.shape[1])))
-    _, state = decoder.step(state, rows.sequence[:, :-1], rows.is_given[:, :-1], 0)
+    _, state = decoder.step(state, rows.sequence[:, :-1], rows.is_given[:, :-1], None)
     return free, state
 
 

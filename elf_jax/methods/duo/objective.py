@@ -1,5 +1,6 @@
-"""Uniform-state diffusion: noise, soft tokens, and the exact loss (Duo, arXiv 2506.10892, sections 2
-and 3; the loss is that of arXiv 2412.10193).
+"""Uniform-state diffusion: noise, soft tokens, and the exact loss.
+
+Source: Duo, arXiv 2506.10892, sections 2 and 3; the loss is that of UDLM, arXiv 2412.10193.
 
     z = x with probability alpha, else a uniform token            alpha(t) = 1 - (1 - eps) t
     soft tokens:  w = a onehot(x) + s n,   z = argmax w,   the network sees softmax(w / tau)
@@ -7,6 +8,8 @@ and 3; the loss is that of arXiv 2412.10193).
 
 The mean of the loss over times and positions bounds the negative log-likelihood (nats a token),
 where the network sees z. The soft tokens tell it more than z does; then the loss is no bound.
+The loss is least, and the bound exact, where p at a position is the distribution of x given the
+other tokens of z: what z itself tells of x is in the formulas already.
 
 B batch, L length, V vocabulary.
 """
@@ -14,12 +17,15 @@ B batch, L length, V vocabulary.
 import jax
 import jax.numpy as jnp
 
+SMALLEST = 1e-6  # far below 1 - alpha at the smallest time
+
 
 def noisy(x, u, tokens, complement):
     """Tokens after the noise: `tokens` where u < 1 - alpha, else x.
 
     Args:
-      x, tokens: [B, L] integers, clean and uniform. u: [B, L], uniforms. complement: [B], 1 - alpha.
+      x, tokens: [B, L] integers, clean and uniform. u: [B, L], uniforms.
+      complement: [B], 1 - alpha.
     """
     return jnp.where(u < complement[:, None], tokens, x)
 
@@ -54,6 +60,8 @@ def uniform_loss(logits, x, z, complement, slope):
       complement: [B, L], 1 - alpha. It is not computed from alpha, which is close to 1 at the
         smallest times. slope: [B, L], alpha', the derivative by time.
     """
+    # 1 - alpha is 0 where a position only fills up a part, see `vocabulary.in_parts`.
+    complement = jnp.maximum(complement, SMALLEST)
     size, alpha = logits.shape[-1], 1 - complement
     c = size * alpha / complement
     log_p = jax.nn.log_softmax(logits)

@@ -3,7 +3,8 @@
 
     ancestral    from time t to s < t, each token is drawn from the posterior; the last update goes
                  from t = 1e-5 to s = 0, where nothing is noise
-    greedy_tail  in place of the last update: the likeliest token of the prediction
+    greedy_tail  in place of the last update: the likeliest token of the prediction. It makes text
+                 more usual than the data, since a prediction that is exact does not see the token
 
 Every token may change in every step. B batch, L length, V vocabulary.
 """
@@ -49,8 +50,8 @@ def posterior(p, z, complement_t, complement_s):
 
 
 def draw(log_p, z, u, tokens, complement_t, complement_s):
-    """Tokens [B, L] int32 from the posterior, in stages: a coin chooses the part of the mixture, and
-    then a token is drawn. See `tokens.draws` for why there is not one draw over the vocabulary.
+    """Tokens [B, L] int32 from the posterior, in stages: a coin chooses the part of the mixture,
+    and then a token is drawn. See `tokens.draws` for why it is not one draw over the vocabulary.
 
     Args:
       log_p: [B, L, V], logarithms of probabilities; they need no normalisation.

@@ -1,7 +1,7 @@
-"""The discrete process that the argmax of a Gaussian process is: its alpha and alpha' as functions of
-gamma, exact (the diffusion transformation operator; Duo, arXiv 2506.10892, section 3.1).
+"""The discrete process that the argmax of a Gaussian process is: its alpha and alpha' as functions
+of gamma, exact (the diffusion transformation operator; Duo, arXiv 2506.10892, section 3.1).
 
-w = a onehot(x) + s n has its largest entry at x with the probability P, mu = a / s = exp(-gamma / 2):
+w = a onehot(x) + s n has its largest entry at x with probability P; mu = a / s = exp(-gamma / 2):
 
     P = int phi(y - mu) Phi(y)^(V-1) dy         alpha = (V P - 1) / (V - 1)
     1 - alpha = V / (V - 1) int phi(y - mu) (1 - Phi(y)^(V-1)) dy
@@ -54,8 +54,9 @@ def check_range(low, high, vocab_size):
         if not MARGIN < noise < 1 - MARGIN:
             lowest, highest = gamma_range(vocab_size, (1 - MARGIN, MARGIN))
             raise UserError(
-                f"config.duo.gamma_{name} is {gamma}, where {noise:.4%} of the tokens are noise: for "
-                f"{vocab_size} tokens use a range between {lowest:.2f} and {highest:.2f}, or 0 and 0"
+                f"config.duo.gamma_{name} is {gamma}, where {noise:.4%} of the tokens are noise: "
+                f"for {vocab_size} tokens use a range between {lowest:.2f} and {highest:.2f}, or "
+                "both 0"
             )
 
 

@@ -3,9 +3,9 @@
 No array [B, L, V] exists. Noise and logits are made for a part of the positions at a time, and the
 backward pass makes them again; see `objective` and `sampler` for why x itself is not needed.
 
-The published network caps its attention logits smoothly at 50. The backbone here has a norm on q and
-k in each head instead: |logit| is at most sqrt(head width) (8 at the published 64) times the two
-learned scales.
+The published network caps its attention logits smoothly at 50. The backbone here has a norm on q
+and k in each head instead: |logit| is at most sqrt(head width) (8 at the published 64) times the
+two learned scales.
 """
 
 import jax
@@ -47,7 +47,7 @@ class FLM(TokenMethod):
         return lambda inputs: self.predictor.embed(params, inputs)
 
     def noise(self, keys, length, embed):
-        """Standard normal noise over the vocabulary times the table, [B, L, D] float32, of [B] keys.
+        """Standard normal noise over the vocabulary times the table, [B, L, D] float32; [B] keys.
 
         Every position has a key of its own, so that a part of the positions can be drawn alone.
         """

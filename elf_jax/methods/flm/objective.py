@@ -3,8 +3,8 @@
     x = (1 - g) noise + g onehot(token) in R^V      noise of std 1, g = gamma(t) of `time_map`
     loss = -log p(token)                            not weighted, at every position
 
-The network sees x E, with E its table of tokens. The product is linear, so it can be formed from the
-products of the noise and of the one-hot, and x itself is never needed:
+The network sees x E, with E its table of tokens. The product is linear, so it can be formed from
+the products of the noise and of the one-hot, and x itself is never needed:
 
     x E = (1 - g) (noise E) + g E[token]
 

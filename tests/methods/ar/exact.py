@@ -36,6 +36,7 @@ def decoder(tables):
 
     def step(inputs, new, is_given, position):
         del is_given
+        position = 0 if position is None else position
         inputs = jax.lax.dynamic_update_slice_in_dim(inputs, new, position, axis=1)
         values = logits(tables, jnp.roll(inputs, -1, axis=1))
         last = position + new.shape[1] - 1

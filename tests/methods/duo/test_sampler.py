@@ -121,9 +121,9 @@ def test_draws_in_stages_follow_the_posterior(noise_t, noise_s):
 
 
 def test_one_draw_over_a_large_vocabulary_would_be_too_cold():
-    """A step of 1,000 from t = 0.5, with 50,258 tokens: a rare token v replaces a likely one with the
-    probability w = q_v / q_z. By exponential variables it does where E_v < w E_z. Float32 uniforms
-    are multiples of 2^-23, so E_v has a smallest value, far above w. Stages lose nothing.
+    """A step of 1,000 from t = 0.5, with 50,258 tokens: a rare token v replaces a likely one with
+    the probability w = q_v / q_z. By exponential variables it does where E_v < w E_z. Float32
+    uniforms are multiples of 2^-23, so E_v has a smallest value, far above w. Stages lose nothing.
     """
     vocab_size, noise_t, noise_s = 50_258, 0.5, 0.499
     stays, new, uniform = (

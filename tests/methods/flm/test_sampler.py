@@ -82,6 +82,7 @@ def test_given_tokens_steer_the_others():
         return toy.posterior(jnp.where(given, likelihood, -jnp.inf))
 
     z = jax.random.normal(jax.random.key(0), (20_000, toy.length, toy.vocab_size))
+
     def keep(z):
         return jnp.where(is_given, clean, z)
 
