@@ -75,7 +75,7 @@ def test_float32_at_the_smallest_time():
     lost, and gradients must be finite also where a probability is 0 in float32.
     """
     logits = 3 * jax.random.normal(jax.random.key(0), (1, 5, 10_000))
-    logits = logits.at[..., 7].set(25.0).at[..., 8].set(-90.0)
+    logits = logits.at[..., 7].set(18.0).at[..., 8].set(-90.0)
     x, z = jnp.array([[7, 7, 9, 8, 9]]), jnp.array([[7, 8, 9, 9, 7]])
 
     def losses(logits):
@@ -91,7 +91,7 @@ def test_float32_at_the_smallest_time():
     with jax.enable_x64(True):
         exact, exact_grads = both(logits.astype(jnp.float64))
     assert (abs(values - exact) <= 1e-5 * exact + 3e-4).all()  # 3e-7 times the weight 1 / t
-    assert agree(grads, exact_grads, 1e-4)
+    assert agree(grads, exact_grads, 1e-5)
 
 
 @pytest.mark.parametrize("name, tau", [("curriculum_tau3", 1e-3), ("curriculum_tau1", 0.1)])
