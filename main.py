@@ -5,7 +5,7 @@
   python main.py --mode=sample --workdir=runs/quickstart            print text
   python main.py --mode=evaluate --workdir=runs/quickstart          print and store its numbers
   python main.py --mode=sweep --workdir=runs/quickstart --steps=16,32 --guidance_scale=1,2,3
-  python main.py --mode=compare --workdirs=runs/quickstart,runs/quickstart_mdlm
+  python main.py --mode=compare --workdirs=runs/quickstart,runs/quickstart_mdlm     one table
   python main.py --mode=export --workdir=runs/quickstart            safetensors with a model card
 
 your own text (globs, comma-separated, .gz, .zst; jsonl and .parquet too):
@@ -16,8 +16,7 @@ flags:
   --config=FILE            a config; needed to train. Every key in it can be set, as above
                            (elf_jax/core/defaults.py lists all keys, each with a comment)
   --workdir=DIR            where everything is kept; default: runs/NAME, after the config
-  --mode=MODE              train, sample, evaluate, sweep (its picture), compare or export, as
-                           above;
+  --mode=MODE              train, sample, evaluate, sweep, compare or export, as above;
     prepare                turn the config's data into shards that training reads at random
     pretrain_encoder       an encoder from scratch on the config's data, into WORKDIR/encoder
     train_scorer           a small GPT-2 on the config's data, for its Gen. PPL
@@ -26,24 +25,19 @@ flags:
   --checkpoint=PATH|NAME   the model to use, or to start training from, in place of the workdir's:
                            a workdir, an export, a published checkpoint (Orbax directory or msgpack
                            file; needs --config), or a name on the Hugging Face hub
-for sample and export:
+for sample, export and compare:
   --source=FILE            answer each line, in order (-: standard input; .jsonl and .parquet: field
                            config.data.source_field)
   --format=text|jsonl      in text, line breaks inside an answer become spaces
-  --output=PATH            the file with the samples, or the exported directory (WORKDIR/export)
-for compare:
-  --workdirs=DIR,DIR,...   workdirs and exports with the same data and tokenizer
-  --output=DIR             of the table and the pictures; default: runs/comparison
-for sample, evaluate, sweep and compare (default: the workdir's config; the last two take several
-values of steps and scales: 16,32)
+  --output=PATH            file of samples, directory of export (WORKDIR/export) or of compare
+for sample, evaluate, sweep and compare (default: the workdir's; the last two take lists: 16,32)
   --num_samples=N          how many texts; --seed=N: of the samples
-  --steps=N                sampling steps
-  --sampler=ode|sde        --gamma=X: how much noise a step of sde puts back
-  --guidance_scale=X       self-conditioning guidance w; 1 is none
-  --cfg_scale=X            guidance on the condition c; 1 is none
-  --time_grid=uniform|logit_normal|logit_normal_quantile
+  --steps=N                sampling steps; --time_grid=uniform|logit_normal|logit_normal_quantile
+  --sampler=NAME           ode or sde; --gamma=X: how much noise a step of sde puts back
+  --guidance_scale=X       self-conditioning guidance w; --cfg_scale=X: on the condition, c; 1: none
+  --temperature=X          of tokens that are drawn (not for elf)
   --weights=ema|live       (export too)
-  --scorer=PATH|NAME       the GPT-2 of Gen. PPL (evaluate, sweep)
+  --scorer=PATH|NAME       the GPT-2 of Gen. PPL (evaluate, sweep, compare)
 """
 
 from absl import app, logging

@@ -98,11 +98,11 @@ class CDCD(TokenMethod):
         is_cond = rows.is_cond[..., None]
         x = jnp.where(is_cond, clean, objective.noisy(clean, noise, t))
         known = jnp.where(is_cond, clean, 0.0)
-        estimate = self._estimate(params, rows, x, known, t, table)
+        estimate = self.estimate(params, rows, x, known, t, table)
         predict = self.training_predict(params, rows, context)
         return predict((x, estimate), t)(objective.cross_entropy, rows.tokens)
 
-    def _estimate(self, params, rows, x, known, t, table):
+    def estimate(self, params, rows, x, known, t, table):
         """The second input of the network, [B, L, d]: mean embeddings by a first pass without
         gradient in the rows with self-conditioning, and `known` elsewhere.
 

@@ -188,6 +188,23 @@ def test_self_conditioning_reaches_its_share_of_the_rows():
     assert np.all(length > 0) and np.all(length <= 1.001 * 8**0.5)
 
 
+def test_the_first_pass_has_no_gradient():
+    method = make()[1]
+    rows = training_rows(random_batch(4), jnp.arange(4), context_of(rows=4), 0.0)
+    params = random_params(method)
+    x = jax.random.normal(jax.random.key(1), (4, L, 8))
+
+    @jax.jit
+    @jax.value_and_grad
+    def size(params):
+        table = objective.embeddings(params["token_table"])
+        estimate = method.estimate(params, rows, x, jnp.zeros_like(x), jnp.ones(4), table)
+        return jnp.sum(jnp.abs(estimate))
+
+    value, grads = size(params)
+    assert value > 0 and all(np.all(leaf == 0) for leaf in jax.tree.leaves(grads))
+
+
 def test_the_draws_of_a_row_do_not_depend_on_the_batch():
     """A part of a batch has the losses that it has in the whole one."""
     method = make()[1]
