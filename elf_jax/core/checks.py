@@ -144,7 +144,7 @@ SMALLEST = {
 ABOVE = {
     "sample.guidance_scale": (0, "1 is no guidance"),
     "objective.t_eps": (0, "velocities are divided by it"),
-    "duo.temperature": (0, "the soft tokens are softmax(w / temperature)"),
+    "duo.temperature": (0, "soft tokens are the softmax of w over it"),
     "cdcd.time_min": (0, "times are standard deviations"),
     "cdcd.warp_rate": (0, "it is a learning rate"),
 }
@@ -187,6 +187,7 @@ def check(config):
     check_values(config)
     check_model(config)
     _check_durations(config)
+    _check_duo(config.duo)
     check_evaluation(config)
     _check_scorer(config)
 
@@ -198,7 +199,6 @@ def check_model(config):
     check_sampler(config.method, config.sample.sampler)
     check_data(config.data)
     _check_cdcd(config.cdcd)
-    _check_duo(config.duo)
     _check_encoder(config.encoder)
     _check_heads(config.model)
 

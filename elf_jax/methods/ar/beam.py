@@ -3,9 +3,9 @@
     score of a hypothesis = sum of log p / n ** length_penalty
 
 n is its number of tokens after the given ones, its EOS included. Of all continuations of the W best
-hypotheses of a row, the W best stay. Those that end in EOS are finished and leave the beam, which
-then is narrower. So the search of width 1 is greedy. The result is the finished hypothesis with the
-best score, or a better one that has no EOS at the end of the row.
+hypotheses of a row, the W best stay. Those that end in EOS are finished and are continued no more.
+So the search of width 1 is greedy. The result is the finished hypothesis with the best score, or a
+better one that has no EOS at the end of the row.
 
 B batch, W beams, L length, V vocabulary.
 """
@@ -26,14 +26,13 @@ class Beam(NamedTuple):
     Attributes:
       sequences: [B, W, L + 1] int32, see `sampler`. total: [B, W], their sums of log p; -inf where
         there is no hypothesis.
-      finished: [B] integers, the number of finished hypotheses.
-      best: [B, L + 1] int32, the best of them. score: [B], its score; -inf where there is none.
+      best: [B, L + 1] int32, the best finished hypothesis. score: [B], its score; -inf where there
+        is none.
       state: of the decoder, with B W rows.
     """
 
     sequences: jax.Array
     total: jax.Array
-    finished: jax.Array
     best: jax.Array
     score: jax.Array
     state: object
@@ -66,8 +65,7 @@ def search(decoder, given, count, length, start_id, beams, length_penalty, eos_i
         scores = jnp.where(is_end, _score(total, size, length_penalty), -jnp.inf)
         ended = jnp.where(columns > position + 1, eos_id, sequences)
         best, score = _best(ended, scores, beam.best, beam.score)
-        finished = beam.finished + jnp.sum(is_end, axis=1)
-        return Beam(sequences, jnp.where(is_end, -jnp.inf, total), finished, best, score, state)
+        return Beam(sequences, jnp.where(is_end, -jnp.inf, total), best, score, state)
 
     first, state = prefill(decoder, rows, given is not None)
     state = jax.tree.map(lambda array: jnp.repeat(array, beams, decoder.row_axis), state)
@@ -85,7 +83,6 @@ def _start(rows, beams, state):
     return Beam(
         jnp.repeat(rows.sequence[:, None], beams, axis=1),
         jnp.broadcast_to(total, (count, beams)).astype(jnp.float32),
-        jnp.zeros(count, jnp.int32),
         rows.sequence,
         jnp.full(count, -jnp.inf, jnp.float32),
         state,
@@ -106,8 +103,7 @@ def _extended(beam, log_p):
     count, beams, size = log_p.shape
     total = (beam.total[..., None] + log_p).reshape(count, -1)
     total, index = jax.lax.top_k(total, beams)
-    is_free = jnp.arange(beams) < beams - beam.finished[:, None]
-    return jnp.where(is_free, total, -jnp.inf), index // size, (index % size).astype(jnp.int32)
+    return total, index // size, (index % size).astype(jnp.int32)
 
 
 def _reordered(state, parents, row_axis):

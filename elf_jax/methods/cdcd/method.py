@@ -26,7 +26,7 @@ class CDCD(TokenMethod):
     title = "diffusion of learned embeddings with cross-entropy"
     paper = ("CDCD", "2211.15089")
     section = "cdcd"
-    curves = {"cross_entropy": "cross-entropy of the clean tokens (nats per token)"}
+    curves = {"cross_entropy": "cross-entropy (nats per token; held out: at fixed times)"}
     shown = {"cross_entropy": "cross-entropy"}
     sizes = (
         ("token_table", 1, "cdcd.embedding_width"),
@@ -120,22 +120,14 @@ class CDCD(TokenMethod):
         else:
             is_chosen = jnp.asarray(whole)[rows.ids]
         places = slice(None) if whole is None or part is None else part.nonzero()[0]
-
-        def take(array):
-            grouped = array.reshape(parts, -1, *array.shape[1:])[:, places]
-            return grouped.reshape(-1, *array.shape[1:])
-
-        def spread(array):
-            grouped = jnp.zeros_like(x).reshape(parts, -1, *x.shape[1:])
-            return (
-                grouped.at[:, places].set(array.reshape(parts, -1, *x.shape[1:])).reshape(x.shape)
-            )
-
-        is_given, is_dropped = take(rows.is_given), take(rows.is_dropped)
-        read = self.predictor.predict(params, is_given, is_dropped)((take(x), take(known)), take(t))
+        first = x, known, t, rows.is_given, rows.is_dropped
+        first_x, first_known, first_t, *masks = (
+            objective.take(array, parts, places) for array in first
+        )
+        read = self.predictor.predict(params, *masks)((first_x, first_known), first_t)
         mean = jax.lax.stop_gradient(read(lambda z: objective.mean_embedding(z, table)))
         is_new = is_chosen[:, None, None] & ~rows.is_cond[..., None]
-        return jnp.where(is_new, spread(mean), known)
+        return jnp.where(is_new, objective.spread(mean, parts, places, x), known)
 
     def sampler(self, settings, length):
         """See `Method.sampler`. The temperature is that of the mean embeddings."""

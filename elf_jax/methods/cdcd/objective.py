@@ -21,7 +21,6 @@ import numpy as np
 
 def embeddings(table):
     """[V, d] of norm sqrt(d), from parameters [V, d]."""
-    table = table.astype(jnp.promote_types(table.dtype, jnp.float32))
     norm = jnp.linalg.norm(table, axis=-1, keepdims=True)
     return table / norm * np.sqrt(table.shape[-1])
 
@@ -70,3 +69,18 @@ def chosen_places(rows, fraction):
         return None
     steps = np.floor(np.arange(rows + 1) * fraction + 1e-6)
     return np.diff(steps) > 0
+
+
+def take(array, parts, places):
+    """The rows at these places of each of so many equal parts of an array [B, ...]. No row moves to
+    another device, if a part is what one device has.
+    """
+    chosen = array.reshape(parts, -1, *array.shape[1:])[:, places]
+    return chosen.reshape(-1, *array.shape[1:])
+
+
+def spread(chosen, parts, places, like):
+    """The inverse of `take`: an array shaped like `like` [B, ...], zero in the other rows."""
+    rest = like.shape[1:]
+    rows = jnp.zeros((parts, len(like) // parts, *rest), chosen.dtype)
+    return rows.at[:, places].set(chosen.reshape(parts, -1, *rest)).reshape(like.shape)
