@@ -1,4 +1,4 @@
-"""Diffusion of learned embeddings, trained by cross-entropy (CDCD, arXiv 2211.15089, section 3).
+"""Diffusion of learned embeddings, trained by cross-entropy (CDCD, arXiv 2211.15089).
 
     e     = sqrt(d) raw / |raw|           embedding of a token
     x     = e + t n                       n standard normal; t is the standard deviation

@@ -1,4 +1,4 @@
-"""The sampler: the probability flow with interpolated scores (CDCD, arXiv 2211.15089, section 3.2).
+"""The sampler: the probability flow with interpolated scores (CDCD, arXiv 2211.15089).
 
     x = t_max n,   dx / dt = (x - E[e]) / t,   E[e] the mean embedding by the predicted tokens
 

@@ -1,4 +1,4 @@
-"""Time warping: the learned law of the training times (CDCD, arXiv 2211.15089, section 3.3).
+"""Time warping: the learned law of the training times (CDCD, arXiv 2211.15089).
 
 F(t) is an estimate of the cross-entropy at time t. It is piecewise linear and increasing, with n
 bins between time_min and time_max:

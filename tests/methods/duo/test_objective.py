@@ -10,6 +10,13 @@ from elf_jax.methods.tokens.draws import antithetic
 from tests.methods.stub import Group, agree, stub_logits
 
 
+def test_times_over_devices_and_micro_batches():
+    with jax.enable_x64(True):
+        golden = Group("duo", "time")
+        t = time_of(antithetic(golden.u, jnp.arange(8), 8))
+        assert agree(t.reshape(2, 2, 2), golden.t_device_accum, 1e-12)
+
+
 @pytest.mark.parametrize("name", ["loss", "loss_edge"])
 @pytest.mark.parametrize("x64", [True, False])
 def test_loss(name, x64):

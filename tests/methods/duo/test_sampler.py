@@ -12,8 +12,6 @@ from elf_jax.methods.tokens.draws import nucleus
 from elf_jax.methods.tokens.predictor import reading
 from tests.methods.stub import Group, agree, published_draw, stub_logits
 
-STEPPED = "x", "t", "dt", "logits", "u"
-
 
 def test_posterior():
     for x64, tolerance in ((True, 1e-9), (False, 1e-5)):
