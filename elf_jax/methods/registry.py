@@ -21,7 +21,7 @@ def build_method(config, vocab_size, mesh, home=None, rows=None, eos_id=None):
       mesh: the devices. Each device gets a full copy of the frozen arrays.
       home: directory with frozen parts that were made from the training data, or None.
       rows: training rows, from which these parts are made if `home` does not have them.
-      eos_id: id of the end-of-sequence token, for methods whose sampler must know where a text ends.
+      eos_id: id of the end-of-sequence token, for samplers that must know where a text ends.
 
     Returns:
       (a `Method`, frozen).

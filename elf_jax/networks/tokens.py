@@ -64,7 +64,7 @@ class TokenNetwork(nn.Module):
         self.unembed = Dense(self.vocab_size, self.dtype, kernel_init=nn.initializers.zeros)
 
     def embed(self, tokens):
-        """[B, L, D] of tokens [B, L] integers, or of weights [B, L, V] float over the vocabulary."""
+        """[B, L, D] of tokens [B, L] integers, or of weights over V, [B, L, V] float."""
         table = self.token_table.astype(self.dtype)
         if jnp.issubdtype(tokens.dtype, jnp.integer):
             return table[tokens]

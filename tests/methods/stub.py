@@ -21,7 +21,9 @@ class Group(dict):
                 if key.startswith(f"{prefix}/"):
                     value = arrays[key]
                     is_float = np.issubdtype(value.dtype, np.floating)
-                    self[key.removeprefix(f"{prefix}/")] = value.astype(float) if is_float else value
+                    self[key.removeprefix(f"{prefix}/")] = (
+                        value.astype(float) if is_float else value
+                    )
 
     def __getattr__(self, name):
         return jnp.asarray(self[name])

@@ -13,7 +13,8 @@ import jax.numpy as jnp
 from elf_jax.core import rng, sharding
 from elf_jax.methods.cdcd import objective, sampler, warping
 from elf_jax.methods.cdcd.predictor import EmbeddingPredictor
-from elf_jax.methods.tokens.method import Family, TokenMethod, backbone_settings, training_rows
+from elf_jax.methods.network_settings import backbone_settings
+from elf_jax.methods.tokens.method import Family, TokenMethod, training_rows
 from elf_jax.networks.embeddings import EmbeddingNetwork
 
 

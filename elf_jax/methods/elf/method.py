@@ -11,14 +11,13 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict, FrozenConfigDict
 
 from elf_jax.core import rng, sharding, workdir
-from elf_jax.core.types import compute_dtype
 from elf_jax.latents.build import build_encoder, describe_encoder, kept_statistics, save_encoder
 from elf_jax.latents.encoder import Encoder
 from elf_jax.methods.elf import flow, objective, published
 from elf_jax.methods.elf.decode import decode_tokens
 from elf_jax.methods.elf.predictor import Condition, Predictor
 from elf_jax.methods.elf.sampler import sample
-from elf_jax.networks.attention import choose
+from elf_jax.methods.network_settings import backbone_settings, dtype_of
 from elf_jax.networks.elf import ELF
 from elf_jax.pretrained.t5 import copy_t5
 
@@ -239,7 +238,7 @@ class ELFMethod:
 def build(config, vocab_size, mesh, home=None, rows=None, eos_id=None):
     """See `registry.build_method`."""
     del eos_id
-    dtype = _dtype(config, mesh)
+    dtype = dtype_of(config, mesh)
     encoder, params = build_encoder(
         config.encoder, vocab_size, config.seed, dtype, home, rows, mesh
     )
@@ -251,7 +250,7 @@ def describe(config, mesh):
     """See `registry.describe_method`. The sizes of a T5 come from its config.json, or from its name
     if that is a published one.
     """
-    vocab_size, encoder, params = describe_encoder(config, _dtype(config, mesh), mesh)
+    vocab_size, encoder, params = describe_encoder(config, dtype_of(config, mesh), mesh)
     return _method(config, vocab_size, mesh, encoder), {"encoder": params}
 
 
@@ -275,36 +274,16 @@ def resolve_paths(config, home):
     return config
 
 
-def _dtype(config, mesh):
-    return compute_dtype(config.model.dtype, mesh.devices.flat[0].platform)
-
-
 def _method(config, vocab_size, mesh, encoder):
-    model, dtype = config.model, _dtype(config, mesh)
-    attention = choose(
-        model.attention,
-        mesh.devices.flat[0].platform,
-        dtype,
-        model.heads,
-        model.width // model.heads,
-        mesh.shape["tensor"],
-    )
+    model = config.model
     network = ELF(
         latent_width=encoder.width,
         vocab_size=vocab_size,
-        depth=model.depth,
-        width=model.width,
-        heads=model.heads,
         bottleneck=model.bottleneck,
         time_tokens=model.time_tokens,
         guidance_tokens=model.guidance_tokens,
         mode_tokens=model.mode_tokens,
-        dropout=model.dropout,
-        remat=model.remat,
-        unroll=model.unroll,
-        attention=attention,
-        dtype=dtype,
-        mesh=mesh,
+        **backbone_settings(config, mesh),
     )
     law = FrozenConfigDict(ConfigDict(config.objective.to_dict()))
     return ELFMethod(Predictor(network), encoder, law, sharding.row_shards(mesh))

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from elf_jax.core import rng
 from elf_jax.methods.mdlm import objective, sampler
-from elf_jax.methods.tokens.draws import categorical, nucleus, stratified, uniforms
+from elf_jax.methods.tokens.draws import categorical, nucleus, stratified
 from elf_jax.methods.tokens.method import COLDEST, Family, TokenMethod
 
 BOUND = "bound of the negative log-likelihood (nats per token)"
@@ -134,6 +134,15 @@ class MDLM(TokenMethod):
         """The blocks are those of the sampler by confidence."""
         used = super().effective(settings)
         return used if settings.sampler == "confidence" else used | {"block_length": 0}
+
+    def evaluations(self, settings, length):
+        """At most so many: a prediction is used again while no token changes. The ancestral sampler
+        has a last prediction after its steps.
+        """
+        passes = 2 if settings.cfg_scale != 1 else 1
+        if settings.sampler == "confidence":
+            return passes * sampler.confidence_steps(settings.steps, settings.block_length, length)
+        return passes * (settings.steps + 1)
 
     def compiled_for(self, settings):
         """See `Method.compiled_for`."""

@@ -5,8 +5,8 @@ arXiv 2502.09992, section 2).
     MDLM:   loss = -log p(x_0) / t at masked positions, 0 at the others
     LLaDA:  the same with the probability of a mask, p_mask = t, in place of both
 
-The mean over all positions of a row, masked or not, is a bound of the negative log-likelihood of the
-row (nats a token).
+The mean over all positions of a row, masked or not, is a bound of the negative log-likelihood of
+the row (nats a token).
 
 B batch, L length, V vocabulary.
 """

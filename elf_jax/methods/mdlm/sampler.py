@@ -1,8 +1,8 @@
-"""Samplers of masked diffusion: ancestral (MDLM, arXiv 2406.07524, section 3.3), and by confidence in
-blocks (LLaDA, arXiv 2502.09992, section 2.4).
+"""Samplers of masked diffusion: ancestral (MDLM, arXiv 2406.07524, section 3.3), and by confidence
+in blocks (LLaDA, arXiv 2502.09992, section 2.4).
 
-    ancestral    from time t to s < t, a mask becomes a token with probability (t - s) / t; the token
-                 is drawn from the prediction
+    ancestral    from time t to s < t, a mask becomes a token with probability (t - s) / t; the
+                 token is drawn from the prediction
     confidence   all masks get a candidate; those with the largest probability stay
 
 A token that is there never changes again. B batch, L length, V vocabulary.
@@ -98,5 +98,10 @@ def by_confidence(predict, z, steps, block_length, candidates, mask_id):
         chosen = free & (rank < count[:, None])
         return jnp.where(chosen, tokens, z), None
 
-    longest = max(steps, -(-length // block_length))
-    return jax.lax.scan(step, z, jnp.arange(longest))[0]
+    count = confidence_steps(steps, block_length, length)
+    return jax.lax.scan(step, z, jnp.arange(count))[0]
+
+
+def confidence_steps(steps, block_length, length):
+    """How many steps `by_confidence` takes: at least one for each block of a row of L masks."""
+    return max(steps, -(-length // (block_length or length)))

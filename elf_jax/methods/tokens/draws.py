@@ -74,8 +74,10 @@ def _inverse(weights, u):
 
 
 def nucleus(log_p, top_p):
-    """Logarithms of probabilities [..., V] with -inf outside the nucleus (arXiv 1904.09751): a token
-    stays if the likelier tokens have together at most `top_p`. The likeliest token always stays.
+    """Logarithms of probabilities [..., V] with -inf outside the nucleus (arXiv 1904.09751).
+
+    A token stays if the likelier tokens have together at most `top_p`. The likeliest one always
+    stays.
     """
     log_p = jax.nn.log_softmax(log_p)
     order = jnp.argsort(-log_p, axis=-1)

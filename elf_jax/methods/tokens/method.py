@@ -15,11 +15,10 @@ from ml_collections import ConfigDict, FrozenConfigDict
 
 from elf_jax.core import rng, sharding
 from elf_jax.core.errors import UserError
-from elf_jax.core.types import compute_dtype
 from elf_jax.latents.build import described_vocab_size
+from elf_jax.methods.network_settings import backbone_settings
 from elf_jax.methods.tokens.draws import uniforms
 from elf_jax.methods.tokens.predictor import TokenPredictor
-from elf_jax.networks.attention import choose
 from elf_jax.networks.tokens import TokenNetwork
 
 COLDEST = 1e-6  # a temperature of 0 means this: the likeliest token
@@ -70,7 +69,7 @@ class TokenMethod:
     A subclass has the class attributes of the protocol, and these methods:
       position_losses(params, rows, context) -> {name: [B, L]}; "loss" is what is minimised, the
         others are shown; `rows` are `TrainingRows`.
-      sample(predict, start, keys, settings, scales) -> tokens [B, L] int32; see `sampler`.
+      sample(predict, given, keys, settings, scales, length) -> tokens [B, L] int32; see `sampler`.
 
     Attributes:
       predictor: the network. law: the config's section of this method.
@@ -247,27 +246,6 @@ class TokenMethod:
         return {
             "summary": f"A language model, {self.title} ([{name}](https://arxiv.org/abs/{number}))."
         }
-
-
-def backbone_settings(config, mesh):
-    """The arguments of a network that are those of the `Backbone`, from a whole config, as a dict."""
-    model, platform = config.model, mesh.devices.flat[0].platform
-    dtype = compute_dtype(model.dtype, platform)
-    head_width = model.width // model.heads
-    attention = choose(
-        model.attention, platform, dtype, model.heads, head_width, mesh.shape["tensor"]
-    )
-    return {
-        "depth": model.depth,
-        "width": model.width,
-        "heads": model.heads,
-        "dropout": model.dropout,
-        "remat": model.remat,
-        "unroll": model.unroll,
-        "attention": attention,
-        "dtype": dtype,
-        "mesh": mesh,
-    }
 
 
 @dataclasses.dataclass(frozen=True)

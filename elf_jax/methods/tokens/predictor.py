@@ -108,9 +108,7 @@ class TokenPredictor:
         rngs = None if dropout_key is None else {"dropout": dropout_key}
         is_tokens = jnp.issubdtype(inputs.dtype, jnp.integer)
         text = self.embed(params, inputs) if is_tokens else inputs
-        return self.network.apply(
-            {"params": params}, text, t, is_given, is_dropped, ids, rngs=rngs
-        )
+        return self.network.apply({"params": params}, text, t, is_given, is_dropped, ids, rngs=rngs)
 
     def _logits(self, params, hidden, temperature=None):
         logits = self.network.apply({"params": params}, hidden, method="logits")

@@ -41,8 +41,7 @@ def test_tokens_without_probability_are_never_drawn():
 
 
 def one_stage_gumbel(groups, count):
-    """How often each group of tokens is drawn by argmax(log q + Gumbel) with float32 uniforms, as in
-    float32 code of masked diffusion.
+    """How often each group of tokens is drawn by argmax(log q + Gumbel) with float32 uniforms.
 
     Args:
       groups: [(number of tokens, probability of each)]. Of a group, the token with the largest
@@ -58,8 +57,8 @@ def one_stage_gumbel(groups, count):
 
 
 def test_rare_tokens_are_drawn_as_often_as_they_should():
-    """A step of masked diffusion: a mask stays with probability 1 - h, or becomes one of 8 common or
-    1,024 rare tokens. Both kinds have the same probability.
+    """A step of masked diffusion: a mask stays with probability 1 - h, or becomes one of 8 common
+    or 1,024 rare tokens. Both kinds have the same probability.
 
     In one stage a rare token needs a Gumbel value that is larger than float32 uniforms can give, so
     the text has too few rare tokens: its temperature is too low. In two stages, first whether to
