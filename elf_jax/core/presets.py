@@ -67,7 +67,8 @@ def use_method(config, method):
     samplers = SAMPLERS[method]
     config.sample.sampler = "beam" if "beam" in samplers and conditional else samplers[0]
     config.sample.cfg_scale = 1.0
-    config.tokens.condition_dropout = config.objective.condition_dropout
+    if method != "ar":  # which has no guidance on the condition
+        config.tokens.condition_dropout = config.objective.condition_dropout
     with config.unlocked():
         config.evaluate.protocols = ConfigDict()
 
