@@ -193,7 +193,7 @@ def evaluate(workdir=None, config=None, checkpoint=None, scorer=None, **settings
 
     keys = {f"sample.{name}": value for name, value in settings.items()}
     keys |= _counts("evaluate", settings)
-    if settings.keys() & {*SEVERAL, "sampler"}:
+    if settings.keys() - set(config_module.NOT_OF_PROTOCOLS):
         keys["evaluate.protocols"] = {FROM_FLAGS: {}}
     return _score(run, workdir, config, checkpoint, scorer, keys)
 

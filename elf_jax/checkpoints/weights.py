@@ -93,7 +93,7 @@ def check_shapes(origin, there, wanted, config, method):
     if not differ:
         return
     for name, axis, key in method.sizes:
-        same_rank = name in there and len(there[name]) == len(wanted[name])
+        same_rank = name in there and len(there[name]) == len(wanted.get(name, ()))
         if same_rank and there[name][axis] != wanted[name][axis]:
             raise UserError(
                 f"{origin.name} does not fit the config: parameter {name} is {there[name]} there "

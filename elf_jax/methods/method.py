@@ -19,7 +19,10 @@ class Context:
       step: int32 scalar, finished steps.
       ema: the averaged parameters, or None if there is no average.
       rows: number of rows of the whole batch, of all micro-batches. None: there is only one.
-      is_training: whether the loss is for a training step. Only there is dropout, and a curriculum.
+      is_training: whether the loss is for a training step. Only there is dropout, also of
+        conditions, and a curriculum.
+      real: int32 scalar, so many rows at the start are real. The others only fill up the batch, and
+        nothing of them counts. None: all are real.
     """
 
     key: jax.Array
@@ -27,6 +30,7 @@ class Context:
     ema: dict | None = None
     rows: int | None = flax.struct.field(pytree_node=False, default=None)
     is_training: bool = flax.struct.field(pytree_node=False, default=False)
+    real: jax.Array | None = None
 
 
 class Method(Protocol):

@@ -131,7 +131,7 @@ def make_eval_step(method, counted):
         # Rows that only fill up the last batch do not count.
         counts = counted(batch) & real[:, None]
         ids = jnp.arange(_rows(batch))
-        context = Context(key, jnp.zeros((), jnp.int32))
+        context = Context(key, jnp.zeros((), jnp.int32), real=jnp.sum(real))
         loss, sums = method.loss(params, frozen, batch, counts, ids, context)
         return loss, sums, jnp.sum(counts).astype(jnp.float32)
 

@@ -80,7 +80,7 @@ class Duo(TokenMethod):
         return {"loss": bound, "nll_bound": bound}
 
     def _time(self, rows):
-        return time_of(stratified(rows.keys, rows.ids, rows.count))
+        return time_of(stratified(rows.keys, rows.ids, rows.strata))
 
     def _noisy(self, rows):
         """(z as the input, z [B, L], 1 - alpha [B], alpha' [B])."""

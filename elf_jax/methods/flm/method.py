@@ -29,7 +29,7 @@ class FLM(TokenMethod):
 
     def position_losses(self, params, rows, context):
         """The loss is the cross-entropy of the clean tokens. Given positions have no noise."""
-        t = draws.stratified(rows.keys, rows.ids, rows.count)
+        t = draws.stratified(rows.keys, rows.ids, rows.strata)
         text = self._noisy_text(params, rows, share_of_signal(t, self.vocab_size))
         read = self.training_predict(params, rows, context)(text, t)
         loss = read(objective.cross_entropy, rows.tokens)

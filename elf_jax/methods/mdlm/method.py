@@ -56,7 +56,7 @@ class MDLM(TokenMethod):
         return {"loss": bound, "nll_bound": bound}
 
     def _u(self, rows):
-        return stratified(rows.keys, rows.ids, rows.count)
+        return stratified(rows.keys, rows.ids, rows.strata)
 
     def _noisy(self, rows, probability):
         is_noise = rows.uniforms("mask", rows.tokens.shape[1:]) < probability[:, None]
@@ -109,9 +109,16 @@ class MDLM(TokenMethod):
 
             return read(draw, u)
 
+        free = jnp.maximum(jnp.sum(z == self.mask_id, axis=1), 1)
+
+        def at_share(z, t):
+            """The prediction at the time that is the share of masks that are left."""
+            del t
+            return predict(z, jnp.sum(z == self.mask_id, axis=1) / free)
+
         if settings.sampler == "confidence":
             return sampler.by_confidence(
-                predict, z, settings.steps, settings.block_length, token, self.mask_id
+                at_share, z, settings.steps, settings.block_length, token, self.mask_id
             )
 
         def unmask(step, read, z, t, s):
@@ -147,6 +154,10 @@ class MDLM(TokenMethod):
     def compiled_for(self, settings):
         """See `Method.compiled_for`."""
         return *super().compiled_for(settings), settings.top_p < 1
+
+    def meaning(self):
+        """Whether the network sees the time."""
+        return super().meaning() | {"mdlm.time_conditioning": self.law.time_conditioning}
 
 
 class LLaDA(MDLM):

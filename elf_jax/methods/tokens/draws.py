@@ -20,7 +20,8 @@ def stratified(keys, ids, rows):
     (arXiv 2107.00630, appendix I.1).
 
     Args:
-      keys: [B] JAX keys. ids: [B] integers, places of the rows in the whole batch. rows: n.
+      keys: [B] JAX keys. ids: [B] integers, places of the rows in the whole batch. rows: n, of
+        those that count.
     """
     return antithetic(rng.uniform(keys), ids, rows)
 

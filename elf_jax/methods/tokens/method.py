@@ -34,6 +34,8 @@ class TrainingRows:
         where it must not.
       keys: [B] JAX keys, one for each row. ids: [B], places of the rows in the whole batch.
       count: number of rows of the whole batch.
+      strata: int32 scalar, number of equal parts of the range of times: one for each row of the
+        whole batch that is real, see `Context`.
     """
 
     tokens: jax.Array
@@ -42,6 +44,7 @@ class TrainingRows:
     keys: jax.Array
     ids: jax.Array
     count: int = flax.struct.field(pytree_node=False)
+    strata: jax.Array
 
     @property
     def is_cond(self):
@@ -54,12 +57,16 @@ class TrainingRows:
 
 
 def training_rows(batch, ids, context, condition_dropout):
-    """The `TrainingRows` of a `Batch`."""
+    """The `TrainingRows` of a `Batch`. A held-out likelihood is that of text given its condition,
+    so conditions are dropped in training only.
+    """
     keys = rng.per_example(context.key, ids)
-    drop = uniforms(keys, (), "drop")[:, None] < condition_dropout
-    is_cond = batch.is_cond
+    share = condition_dropout if context.is_training else 0.0
+    drop = uniforms(keys, (), "drop")[:, None] < share
+    is_given, is_dropped = batch.is_cond & ~drop, batch.is_cond & drop
     count = context.rows or len(ids)
-    return TrainingRows(batch.tokens, is_cond & ~drop, is_cond & drop, keys, ids, count)
+    strata = jnp.asarray(count if context.real is None else context.real)
+    return TrainingRows(batch.tokens, is_given, is_dropped, keys, ids, count, strata)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -98,3 +98,33 @@ def test_the_temperature_changes_the_token_and_not_its_confidence():
         place, token = jnp.unravel_index(jnp.argmax(log_p), log_p.shape)
         z = z.at[0, place].set(token)
     assert (tokens == z).all()
+
+
+def test_the_time_of_the_sampler_by_confidence_is_the_share_of_masks():
+    config = tiny_config(**{"method": "llada", "mdlm.time_conditioning": True, "sample.steps": 3})
+    config.sample.sampler = "confidence"
+    mesh = sharding.make_mesh(config.mesh)
+    method = LLaDA.create(config, TOY.vocab_size, mesh)
+    seen = []
+
+    @dataclasses.dataclass(frozen=True)
+    class Watched(Exact):
+        """Keeps the times that it is given."""
+
+        def predict(self, params, *args, temperature=None, **kwargs):
+            """See `TokenPredictor.predict`."""
+
+            def logits(z, t):
+                jax.debug.callback(lambda t: seen.append(t), t, ordered=True)
+                return exact(z)
+
+            return reading(logits)
+
+    method = dataclasses.replace(method, predictor=Watched(method.predictor.network))
+    scales = {"cfg_scale": 1.0, "temperature": 1.0, "top_p": 1.0}
+    run = method.sampler(config.sample, TOY.length)
+    jax.block_until_ready(run({}, {}, jnp.arange(2), None, jax.random.key(0), scales))
+    jax.effects_barrier()
+    left = TOY.length - np.arange(3) * (TOY.length // 3)
+    expected = -np.log1p(-(1 - 1e-3) * left / TOY.length)
+    np.testing.assert_allclose(np.array(seen), np.stack([expected] * 2, axis=1), rtol=1e-5)
