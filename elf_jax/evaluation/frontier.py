@@ -90,7 +90,7 @@ class _Panel:
         return [sorted(group, key=lambda point: point[self.along]) for group in groups.values()]
 
     def _draw_line(self, points):
-        style = {"marker": "o"}
+        style = {"marker": "o", "color": "C0"}  # of a single line
         for key, look in self.looks.items():
             style[look["channel"]] = look["of"][points[0][key]]
         places = [[point[name] for point in points] for name in (self.x, self.y)]

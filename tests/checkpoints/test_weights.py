@@ -15,7 +15,7 @@ from elf_jax.core.workdir import CHECKPOINTS, START
 from elf_jax.training import trainer
 from elf_jax.training.state import TrainState
 from tests.conftest import GOLDEN
-from tests.tiny import pairs_config, save_words, write_pairs
+from tests.tiny import pairs_config, save_random_weights, save_words, write_pairs
 
 MSGPACK = GOLDEN / "reference_checkpoint.msgpack"
 
@@ -110,6 +110,14 @@ def test_a_workdir_that_does_not_fit(pairs_workdir):
         load_trained(workdir_origin(pairs_workdir), config)
     with pytest.raises(UserError, match="config.sample.weights is 'best': use one of ema, live"):
         load_trained(workdir_origin(pairs_workdir), pairs_config("", **{"sample.weights": "best"}))
+
+
+def test_weights_with_and_without_the_time_as_input(pairs, tmp_path):
+    keys = {"method": "mdlm", "sample.sampler": "ancestral"}
+    config = pairs_config(pairs, **keys, **{"mdlm.time_conditioning": True})
+    workdir = workdir_origin(save_random_weights(config, tmp_path / "timed"))
+    with pytest.raises(UserError, match="set config.mdlm.time_conditioning=True"):
+        load_trained(workdir, pairs_config(pairs, **keys))
 
 
 @pytest.fixture

@@ -22,6 +22,7 @@ from elf_jax.evaluation.evaluate import evaluate
 from elf_jax.evaluation.frontier import draw_frontier
 from elf_jax.evaluation.protocols import protocols_of
 from elf_jax.evaluation.sweep import sweep
+from elf_jax.methods.ar.method import AR
 from elf_jax.methods.elf.method import ELFMethod
 from tests.methods.tracing import traced_samplers
 from tests.tiny import save_random_scorer, save_random_weights, tiny_config
@@ -114,6 +115,14 @@ def test_a_point_without_a_number_is_left_out(tmp_path):
     assert (tmp_path / "a.png").is_file()
 
 
+def test_a_single_line_has_a_colour(tmp_path):
+    """AR has no steps, so no setting gives its line a colour."""
+    base = {"sampler": "sample", "beams": 1, "length_penalty": 0.0, "top_p": 1.0}
+    points = [{**base, "temperature": t, "gen_entropy": t, "gen_ppl": 9.0 * t} for t in (0.8, 1.0)]
+    draw_frontier(points, {}, [("gen_entropy", "gen_ppl")], tmp_path / "a.png", "title", AR)
+    assert (tmp_path / "a.png").is_file()
+
+
 def asked(*argv):
     """The command of the mode, and the arguments that these flags give it."""
     with flagsaver.flagsaver():
@@ -156,8 +165,10 @@ def test_settings_of_a_sweep_become_its_lists(scored):
 def test_settings_of_an_evaluation_become_a_protocol(scored):
     commands.evaluate("x", steps=8, num_samples=9)
     commands.evaluate("x", seed=4)
-    (flags_alone,), (as_before,) = map(protocols_of, scored)
+    commands.evaluate("x", top_p=0.9)
+    (flags_alone,), (as_before,), (of_another_method,) = map(protocols_of, scored)
+    assert of_another_method.name == "flags" and of_another_method.sample.top_p == 0.9
     assert flags_alone.name == "flags" and flags_alone.sample.steps == 8
     assert as_before.name == "sample" and as_before.sample.seed == 4
     counts = [(one.evaluate.num_samples, one.evaluate.seeds) for one in scored]
-    assert counts == [(9, 3), (5, 1)]
+    assert counts == [(9, 3), (5, 1), (5, 3)]

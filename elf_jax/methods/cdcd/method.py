@@ -86,7 +86,7 @@ class CDCD(TokenMethod):
         hide what the network learns, because it always goes to times of middling cross-entropy.
         """
         start = jax.random.uniform(rng.stream(context.key, "time"))
-        u = objective.quantiles(start, rows.ids, rows.count)
+        u = objective.quantiles(start, rows.ids, rows.strata)
         if context.is_training:
             return jax.lax.stop_gradient(warping.time_of(self.warp(params), u))
         return self.law.time_min * (self.law.time_max / self.law.time_min) ** u
@@ -146,8 +146,14 @@ class CDCD(TokenMethod):
                     return latents
                 return jnp.where(given.is_cond[..., None], table[given.tokens], latents)
 
+            predict = self.sampling_predict(params, given, scales, is_guided)
+
+            def without_estimate(inputs, t):
+                """The prediction of a network that was trained without self-conditioning."""
+                return predict((inputs[0], hold(jnp.zeros_like(inputs[1]))), t)
+
             tokens = sampler.probability_flow(
-                self.sampling_predict(params, given, scales, is_guided),
+                predict if self.law.self_cond_fraction else without_estimate,
                 self.law.time_max * noise,
                 warping.time_of(self.warp(params), jnp.linspace(1.0, 0.0, settings.steps)),
                 lambda logits: objective.mean_embedding(logits, table),

@@ -44,7 +44,8 @@ def batch(rows=B, prefixes=None, seed=0):
 
 def nll(method, params, rows, drop=0.0, context=None):
     """The loss of each position, [B, L]."""
-    context = Context(jax.random.key(0), jnp.int32(0)) if context is None else context
+    if context is None:
+        context = Context(jax.random.key(0), jnp.int32(0), is_training=drop > 0)
     inputs = training_rows(rows, jnp.arange(len(rows.tokens)), context, drop)
     return np.asarray(method.position_losses(params, inputs, context)["loss"])
 

@@ -295,3 +295,14 @@ def test_a_dropped_condition_is_not_seen():
     assert loss(method, batch) == loss(method, other)
     seen = dataclasses.replace(method, condition_dropout=0.0)
     assert loss(seen, batch) != loss(seen, other)
+
+
+@pytest.mark.parametrize("fraction", [0.0, 0.5])
+def test_samples_have_an_estimate_if_training_had(fraction):
+    config, method = make(**{"cdcd.self_cond_fraction": fraction, "sample.steps": 4})
+    params = random_params(method)
+    kernel = params["stem"]["kernel"]
+    other = {**params, "stem": {**params["stem"], "kernel": kernel.at[8:].multiply(-2)}}
+    run = jax.jit(method.sampler(config.sample, L))
+    one, two = (run(p, {}, jnp.arange(8), None, jax.random.key(0), SCALES) for p in (params, other))
+    assert np.all(one == two) == (fraction == 0)
