@@ -13,8 +13,8 @@ your own text (globs, comma-separated, .gz, .zst; jsonl and .parquet too):
       --config.data.kind=text --config.data.path=book.txt
 
 flags:
-  --config=FILE            a config; needed to train. Every key in it can be set, as above
-                           (elf_jax/core/defaults.py lists all keys, each with a comment)
+  --config=FILE            a config, also FILE:METHOD (docs/methods.md); needed to train. Every key
+                           can be set, as above (elf_jax/core/defaults.py lists all of them)
   --workdir=DIR            where everything is kept; default: runs/NAME, after the config
   --mode=MODE              train, sample, evaluate, sweep, compare or export, as above;
     prepare                turn the config's data into shards that training reads at random
@@ -33,9 +33,9 @@ for sample, export and compare:
 for sample, evaluate, sweep and compare (default: the workdir's; the last two take lists: 16,32)
   --num_samples=N          how many texts; --seed=N: of the samples
   --steps=N                sampling steps; --time_grid=uniform|logit_normal|logit_normal_quantile
-  --sampler=NAME           ode or sde; --gamma=X: how much noise a step of sde puts back
+  --sampler=NAME           elf: ode or sde; --gamma=X: how much noise a step of sde puts back
   --guidance_scale=X       self-conditioning guidance w; --cfg_scale=X: on the condition, c; 1: none
-  --temperature=X          of tokens that are drawn (not for elf)
+  --temperature=X --top_p=X --beams=N --length_penalty=X --block_length=N   (other methods than elf)
   --weights=ema|live       (export too)
   --scorer=PATH|NAME       the GPT-2 of Gen. PPL (evaluate, sweep, compare)
 """

@@ -75,7 +75,7 @@ def parse(argv, text):
     except OSError as error:
         fail(_unread_config(argv, error))
     except (flags.Error, TypeError, ValueError) as error:
-        fail(error)
+        fail(_failed_config(argv, error))
 
 
 def _with_home(argv):
@@ -98,8 +98,25 @@ def _unread_config(argv, error):
         error = error.__cause__
     if error.errno not in (None, errno.ENOENT):
         return explain(error) or error
-    given = [a.split("=", 1)[1] for a in argv if a.lstrip("-").startswith("config=")]
-    return f"no config at {given[-1]!r}: the folder configs/ has all configs"
+    return f"no config at {_config_files(argv)[-1]!r}: the folder configs/ has all configs"
+
+
+def _failed_config(argv, error):
+    """The message for an error of absl. That of a config file with its function get_config is a
+    whole traceback; then it is told again in a line.
+    """
+    given = _config_files(argv)
+    if given and "Traceback" in str(error):
+        try:
+            config.run_config_file(given[-1])
+        except UserError as reason:
+            return reason
+    return error
+
+
+def _config_files(argv):
+    """The values of --config."""
+    return [a.split("=", 1)[1] for a in argv if a.lstrip("-").startswith("config=")]
 
 
 def _without_protocols(argv):

@@ -87,6 +87,7 @@ MISTAKES = [
     (["--mode=sample", QUICKSTART, "--workdir=", "--checkpoint="], "in 'runs/quickstart'"),
     (["--mode=sample", "--workdir=/nowhere"], "no trained model in '/nowhere'"),
     (["--config=configs/none.py"], "none.py"),
+    ([f"{QUICKSTART}:mdml"], "quickstart.py:mdml gives no config (no method 'mdml': use one of"),
     ([QUICKSTART, "--config.train.batchsize=3"], "did you mean 'train.batch_size'?"),
     ([QUICKSTART, "--config.train.batch_size=many"], "many"),
     ([QUICKSTART, "--config.train.batch_size=1.5"], "1.5"),

@@ -148,7 +148,7 @@ def _about(subject, trained):
         "train_seconds": trained.progress.get("train_seconds"),
         "train_devices": trained.progress.get("devices", []),
         "constants": trained.method.constants(),
-        "config": trained.config.to_dict(),
+        "config": {**trained.config.to_dict(), "train": subject.train.to_dict()},
     }
 
 

@@ -33,7 +33,7 @@ class Subject:
       name: the last parts of its path, as many as it takes to tell it from the others.
       origin: its `Origin`. config: its whole config, with the settings of the comparison.
       home: directory where its samples and records are kept.
-      summary: of its training data. batch_size: rows of a step of its training.
+      summary: of its training data. train: the section `train` of its config as it was trained.
       scorer: path or name of the scorer; "" if there is none.
     """
 
@@ -42,8 +42,13 @@ class Subject:
     config: ConfigDict
     home: pathlib.Path
     summary: dict
-    batch_size: int
+    train: ConfigDict
     scorer: str
+
+    @property
+    def batch_size(self):
+        """Rows of a step of its training."""
+        return self.train.batch_size
 
 
 def find_subjects(workdirs, settings, keys, scorer, output):
@@ -115,8 +120,8 @@ def _subject(path, name, settings, keys, scorer, output):
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
     found, _ = scorer_path(config.scorer, directory, scorer)
-    summary, batch_size = _summary(origin, config), config.train.batch_size
-    return Subject(name, origin, config, home, summary, batch_size, found)
+    summary, train = _summary(origin, config), ConfigDict(config.train.to_dict())
+    return Subject(name, origin, config, home, summary, train, found)
 
 
 def _summary(origin, config):

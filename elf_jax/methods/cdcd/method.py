@@ -17,6 +17,8 @@ from elf_jax.methods.network_settings import backbone_settings
 from elf_jax.methods.tokens.method import Family, TokenMethod, training_rows
 from elf_jax.networks.embeddings import EmbeddingNetwork
 
+RANGE = ("time_min", "time_max")
+
 
 class CDCD(TokenMethod):
     """See `methods.method.Method` and `TokenMethod`. The parameters of the time warping are
@@ -164,12 +166,12 @@ class CDCD(TokenMethod):
         return run
 
     def constants(self):
-        """The range of times."""
-        return {name: self.law[name] for name in ("time_min", "time_max")}
+        """The range of times, and whether there is self-conditioning."""
+        return {name: self.law[name] for name in (*RANGE, "self_cond_fraction")}
 
     def meaning(self):
         """The range of times, which the law of times and the network were trained for."""
-        return super().meaning() | {f"cdcd.{name}": v for name, v in self.constants().items()}
+        return super().meaning() | {f"cdcd.{name}": self.law[name] for name in RANGE}
 
 
 cdcd = Family(CDCD)
