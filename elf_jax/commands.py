@@ -27,7 +27,7 @@ import sys
 
 import jax
 
-from elf_jax.core import checks, processes, store
+from elf_jax.core import checks, defaults, processes, store
 from elf_jax.core import config as config_module
 from elf_jax.core.arguments import expanding
 from elf_jax.core.errors import UserError
@@ -42,6 +42,8 @@ LISTS = {
     "compare": ("steps", "gamma", "guidance_scale", "temperature"),
 }
 SEVERAL = LISTS["sweep"]
+# Settings of section `sample` that do not depend on the method.
+OF_ALL = {"num_samples", "batch_size", "weights", "seed"}
 
 
 @expanding
@@ -142,6 +144,7 @@ def samples(workdir=None, config=None, checkpoint=None, source=None, **settings)
     if source is not None:
         check_takes_sources(config)
     trained = load_trained(origin, config)
+    _say_unused(trained.method, settings)
     if source is not None:
         yield from _answers(trained, source, settings.get("num_samples"))
     else:
@@ -269,6 +272,7 @@ def _score(run, workdir, config, checkpoint, scorer, keys):
     with _workdir(_workdir_of_results(origin, workdir, checkpoint)) as directory:
         check_file(directory / config.evaluate.output, "config.evaluate.output")
         trained = load_trained(origin, config)
+        _say_unused(trained.method, {name.split(".")[-1] for name in keys})
         return run(trained, _held_out(trained, origin, checkpoint), directory, scorer)
 
 
@@ -374,6 +378,15 @@ def _workdir(path, flag="--workdir"):
     check_directory(directory, flag)
     yield directory
     store.send(directory)
+
+
+def _say_unused(method, given):
+    """Prints a line if settings of sampling were given that the method does not have."""
+    known = set(defaults.get_config().sample) - OF_ALL
+    unused = sorted((known & set(given)) - set(method.settings))
+    if unused and jax.process_index() == 0:
+        flags = ", ".join(f"--{name}" for name in unused)
+        print(f"note: {flags} changes nothing: {method.name} has no such setting", file=sys.stderr)
 
 
 def _model(workdir, config, checkpoint):

@@ -34,6 +34,14 @@ def test_samples_are_those_of_the_command(workdir, tmp_path, capsys):
     assert capsys.readouterr().out == "".join(f"{text}\n" for _, text in pairs)
 
 
+def test_a_setting_that_the_method_does_not_have_is_said(workdir, capsys):
+    list(commands.samples(workdir, num_samples=1, temperature=0.5, gamma=0.5))
+    said = capsys.readouterr().err
+    assert "note: --temperature changes nothing: elf has no such setting" in said
+    list(commands.samples(workdir, num_samples=1, seed=1, weights="live"))
+    assert "changes nothing" not in capsys.readouterr().err
+
+
 def test_numbers_points_and_exports(workdir, tmp_path):
     numbers = commands.evaluate(workdir, num_samples=2, steps=1)
     assert numbers["provenance"]["protocol"] == "flags" and numbers["provenance"]["steps"] == 1
@@ -56,7 +64,7 @@ def test_a_config_is_loaded_with_its_variant_and_keys():
     assert old.data.kind == "jsonl"
     for path, message in {
         "configs/none.py": "no config at 'configs/none.py'",
-        f"{ROOT}/configs/owt.py:elf_s": "no size 'elf_s'",
+        f"{ROOT}/configs/owt.py:elf_s": "no size 's'",
         f"{ROOT}/configs/base.py:large": "gives no config",
     }.items():
         with pytest.raises(UserError, match=message):

@@ -69,6 +69,8 @@ def use_method(config, method):
     config.sample.cfg_scale = 1.0
     if method != "ar":  # which has no guidance on the condition
         config.tokens.condition_dropout = config.objective.condition_dropout
+    config.sweep.guidance_scale = config.sweep.gamma = ()
+    config.sweep.temperature = (0.7, 0.8, 0.9, 1.0, 1.1)
     with config.unlocked():
         config.evaluate.protocols = ConfigDict()
 
