@@ -158,7 +158,7 @@ def _tokens():
 def _mdlm():
     """Masked diffusion: mdlm and llada."""
     mdlm = ConfigDict()
-    mdlm.time_conditioning = False  # whether the network sees the time
+    mdlm.time_conditioning = False  # whether the network sees the time, or always 0
     return mdlm
 
 

@@ -36,11 +36,6 @@ class MDLM(TokenMethod):
     }
     traced = ("cfg_scale", "top_p", "temperature")
 
-    @classmethod
-    def has_time(cls, law):
-        """MDLM's published network has no time input."""
-        return law.time_conditioning
-
     @property
     def mask_id(self):
         """Id of the mask."""
@@ -64,7 +59,14 @@ class MDLM(TokenMethod):
         return jnp.where(is_mask, self.mask_id, rows.tokens)
 
     def _time(self, tau):
-        return tau if self.has_time(self.law) else None
+        """The time that the network sees: always 0, as published, unless the config asks for tau.
+
+        The control tokens stay, and not only because the published network has a constant there.
+        With rotary embeddings alone, a network that attends both ways cannot tell the positions of
+        equal tokens apart, such as those of a row of masks. Control tokens are not rotated, so each
+        position sees them at its own angle.
+        """
+        return tau if self.law.time_conditioning else jnp.zeros_like(tau)
 
     def _loss(self, logits, x, z, weight):
         return objective.masked_loss(logits, x, z, weight, self.mask_id)
@@ -79,9 +81,7 @@ class MDLM(TokenMethod):
         """
         scales = {**scales, "temperature": 1.0}
         predict = super().sampling_predict(params, given, scales, is_guided)
-        if not self.has_time(self.law):
-            return lambda z, t=None: predict(z, None)
-        return lambda z, t: predict(z, objective.sigma(t))
+        return lambda z, t: predict(z, self._time(objective.sigma(t)))
 
     def sample(self, predict, given, keys, settings, scales, length):
         """See `TokenMethod.sampler`."""
@@ -134,8 +134,8 @@ class MDLM(TokenMethod):
                 tokens = token(settings.steps, read)[0]
             return jnp.where(z == self.mask_id, tokens, z)
 
-        has_time = self.has_time(self.law)
-        return sampler.ancestral(predict, z, settings.steps, unmask, last, self.mask_id, has_time)
+        uses_time = self.law.time_conditioning
+        return sampler.ancestral(predict, z, settings.steps, unmask, last, self.mask_id, uses_time)
 
     def effective(self, settings):
         """The blocks are those of the sampler by confidence."""

@@ -128,3 +128,23 @@ def test_the_time_of_the_sampler_by_confidence_is_the_share_of_masks():
     left = TOY.length - np.arange(3) * (TOY.length // 3)
     expected = -np.log1p(-(1 - 1e-3) * left / TOY.length)
     np.testing.assert_allclose(np.array(seen), np.stack([expected] * 2, axis=1), rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", [MDLM, LLaDA])
+def test_the_positions_of_a_row_of_masks_can_be_told_apart(kind):
+    """Rotary embeddings say only how far apart two tokens are. So without the control tokens, all
+    masks of a row of masks would get the same prediction.
+    """
+    config = tiny_config(method=kind.name)
+    mesh = sharding.make_mesh(config.mesh)
+    method = kind.create(config, 20, mesh)
+    draw = np.random.default_rng(0).normal
+    params = jax.tree.map(
+        lambda leaf: leaf + jnp.asarray(draw(0, 0.3, leaf.shape), jnp.float32),
+        method.init(jax.random.key(0), 8),
+    )
+    z, scales = jnp.full((1, 8), method.mask_id), {"cfg_scale": 1.0, "temperature": 1.0}
+    predict = method.sampling_predict(params, None, scales, False)
+    logits = predict(z, jnp.ones(1))(lambda logits: logits)
+    assert jnp.min(jnp.max(jnp.abs(logits[0, 1:] - logits[0, :-1]), axis=-1)) > 1e-3
+    assert (logits == predict(z, jnp.full(1, 0.3))(lambda logits: logits)).all()
