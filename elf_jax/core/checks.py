@@ -194,9 +194,9 @@ def check(config):
 
 def check_model(config):
     """`check` of what a trained model and its samples depend on."""
+    check_sampler(config.method, config.sample.sampler)
     for name in ("encoder", "model", "objective", *METHOD_SECTIONS, "sample", "mesh"):
         check_values(config[name], f"{name}.")
-    check_sampler(config.method, config.sample.sampler)
     check_data(config.data)
     _check_cdcd(config.cdcd)
     _check_encoder(config.encoder)
@@ -206,10 +206,10 @@ def check_model(config):
 def check_sampler(method, sampler, name="sample.sampler"):
     """Raises UserError if a method does not have this sampler, the value of the key `name`."""
     if method in SAMPLERS and sampler not in SAMPLERS[method]:
+        hint = f", or a config of the method, such as configs/quickstart.py:{method}"
         raise UserError(
             f"config.{name} is {sampler!r}, which {method} does not have: use one of "
-            f"{', '.join(SAMPLERS[method])}, or a config of the method, such as "
-            f"configs/quickstart.py:{method}"
+            f"{', '.join(SAMPLERS[method])}{hint if sampler in CHOICES['sample.sampler'] else ''}"
         )
 
 

@@ -85,7 +85,7 @@ def test_what_it_says_of_its_settings(built):
     assert set(method.settings) <= set(config.sample)
     assert set(method.traced) <= set(method.settings)
     assert set(method.scales) <= set(method.settings)
-    assert set(config.sweep) - {"num_samples", "seeds"} <= set(method.settings)
+    assert set(config.sweep) - {"num_samples", "seeds", "temperature"} <= set(method.settings)
     # Settings that need a new compilation come first, so that a sweep compiles little.
     fixed = [name for name in method.settings if name not in method.traced]
     assert list(method.settings)[: len(fixed)] == fixed
