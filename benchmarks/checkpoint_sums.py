@@ -49,7 +49,9 @@ def estimate(config, topology):
     """Prints what the checksums cost on a slice, as its compiler sees it."""
     mesh = sharding.make_mesh(config.mesh, topology_devices(topology))
     method, _ = describe_method(config, mesh)
-    optimizer = make_optimizer(config.optimizer, lambda step: 1e-3, method.dtype, mesh)
+    optimizer = make_optimizer(
+        config.optimizer, lambda step: 1e-3, method.dtype, mesh, method.own_rates
+    )
     shapes = jax.eval_shape(
         lambda key: TrainState.create(method.init(key, config.data.length), optimizer),
         jax.random.key(0),
@@ -72,7 +74,9 @@ def main(config):
         return estimate(config, TOPOLOGY.value)
     mesh = sharding.make_mesh(config.mesh)
     method, _ = random_method(config, mesh)
-    optimizer = make_optimizer(config.optimizer, lambda step: 1e-3, method.dtype, mesh)
+    optimizer = make_optimizer(
+        config.optimizer, lambda step: 1e-3, method.dtype, mesh, method.own_rates
+    )
     state, shardings = new_state(config, method, optimizer, mesh)
     size = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
     with tempfile.TemporaryDirectory() as directory:

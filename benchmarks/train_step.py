@@ -62,7 +62,7 @@ def main(config):
     sharding.check_batch(rows, config.train.accumulate, mesh)
     method, frozen = random_method(config, mesh)
     schedule = make_schedule(config.optimizer, rows, 1, 2)
-    optimizer = make_optimizer(config.optimizer, schedule, method.dtype, mesh)
+    optimizer = make_optimizer(config.optimizer, schedule, method.dtype, mesh, method.own_rates)
     state, shardings = new_state(config, method, optimizer, mesh)
     settings = step_settings(config, mesh)
     batch = random_batch(config, method.vocab_size, rows, mesh)

@@ -69,8 +69,9 @@ def get_config(method: str = "elf") -> ConfigDict:
     config.evaluate.output = "quickstart.json"
     config.scorer.path = ""
     presets.use_method(config, method)
-    # The learned law of times has few steps to adapt, so it begins with a shorter range.
-    config.cdcd.embedding_width = 64
-    config.cdcd.time_max = 60.0
-    config.cdcd.warp_rate = 0.05
+    if method == "cdcd":
+        # The learned law of times has few steps to adapt, so it begins with a shorter range.
+        config.cdcd.embedding_width = 64
+        config.cdcd.time_max = 60.0
+        config.cdcd.warp_rate = 0.05
     return config.lock()

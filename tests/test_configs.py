@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 import configs
 from configs import owt
 from elf_jax.core import defaults
+from elf_jax.core.checks import METHOD_SECTIONS
 from elf_jax.core.config import check_same, flatten, nearest, read_config, update, write_config
 from elf_jax.core.errors import UserError
 from elf_jax.training import trainer
@@ -94,3 +95,14 @@ def test_a_misplaced_key_is_found_by_its_name():
     with pytest.raises(UserError, match="must be of type int"):
         update(defaults.get_config(), {"train.batch_size": "many"})
     assert isinstance(defaults.get_config().train, ConfigDict)
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_the_config_of_elf_does_not_know_the_rivals(name):
+    """A workdir of a version without the other methods has the defaults in their sections, so these
+    must stay what ELF's configs have. Otherwise its training would be refused.
+    """
+    config, plain = importlib.import_module(f"configs.{name}").get_config(), defaults.get_config()
+    assert config.method == plain.method
+    for section in METHOD_SECTIONS:
+        assert config[section].to_dict() == plain[section].to_dict(), section

@@ -302,9 +302,8 @@ def _compare():
     """
     compare = ConfigDict()
     compare.steps = (8, 16, 32, 64)
-    compare.num_samples = (
-        1000  # texts for each point and seed; 0, for pairs only: the held-out part
-    )
+    # Number of texts for each point and seed. 0, for pairs only: the whole held-out part.
+    compare.num_samples = 1000
     compare.seeds = 3  # number of seeds: sample.seed of each workdir and the numbers after it
     # The frontier of Gen. PPL and entropy, if there is a scorer: all combinations of these values
     compare.temperature = (0.7, 0.8, 0.9, 1.0, 1.1)

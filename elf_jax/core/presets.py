@@ -98,4 +98,4 @@ def published(config, method):
         config.duo.curriculum = duration(steps=500_000)
         config.duo.gamma_min, config.duo.gamma_max = -3.55, -1.85
     if method != "ar":
-        config.sample.steps = 1024 if config.data.length >= 1024 else config.data.length
+        config.sample.steps = min(config.data.length, 1024)

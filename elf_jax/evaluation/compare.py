@@ -29,7 +29,6 @@ PICTURE = "comparison.png"
 FRONTIERS = "frontier.png"
 
 BOUND = "validation_nll_bound"  # nats a token; of methods that have a likelihood
-EXACT = ("ar",)  # methods whose bound is the negative log-likelihood itself
 
 
 def compare(subjects, held_out, output):
@@ -158,7 +157,7 @@ def _likelihood(run):
     rows = config.train.batch_size * config.train.validation_batches
     return {
         "nats_per_token": losses.get(BOUND),
-        "is_exact": run.trained.method.name in EXACT,
+        "is_exact": run.trained.method.has_exact_likelihood,
         "rows": min(rows, len(run.dataset.validation)),
         "losses": losses,
     }

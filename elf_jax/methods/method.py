@@ -51,6 +51,7 @@ class Method(Protocol):
         them need no new compilation, except where `compiled_for` differs.
       scales: {key of `settings`: its title}, guidance scales and temperature. Along a line of a
         frontier, only the last of them changes.
+      has_exact_likelihood: whether the metric "nll_bound" is the negative log-likelihood itself.
       own_rates: {regex: learning rate}. Parameters whose path matches have this constant rate.
       sizes: ((path of a parameter, axis, config key), ...). Each config key sets the size of that
         axis.
@@ -65,6 +66,7 @@ class Method(Protocol):
     settings: dict[str, str]
     traced: tuple[str, ...]
     scales: dict[str, str]
+    has_exact_likelihood: bool
     own_rates: dict[str, float]
     sizes: tuple[tuple[str, int, str], ...]
 

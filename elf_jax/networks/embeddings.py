@@ -12,8 +12,7 @@ B batch, L text length, d embedding width, D network width, V vocabulary.
 import flax.linen as nn
 import jax.numpy as jnp
 
-from elf_jax.networks.backbone import Backbone
-from elf_jax.networks.layers import Dense, RMSNorm, small_normal
+from elf_jax.networks.layers import Dense
 from elf_jax.networks.tokens import TokenNetwork
 
 # Only the direction of an embedding is used. So this says how fast Adam turns them: in a step by
@@ -32,27 +31,11 @@ class EmbeddingNetwork(TokenNetwork):
 
     embedding_width: int = 256
 
-    def setup(self):
+    def make_stem(self):
+        """Makes the table, which the method reads, and the parameters that `embed` reads."""
         table = self.vocab_size, self.embedding_width
         self.token_table = self.param("token_table", nn.initializers.normal(TABLE_STD), table)
         self.stem = Dense(self.width, self.dtype)
-        self.given_token = self.param("given_token", small_normal, (self.width,))
-        self.backbone = Backbone(
-            self.depth,
-            self.width,
-            self.heads,
-            scalars=(("time", self.time_tokens),),
-            causal=self.causal,
-            dropout=self.dropout,
-            remat=self.remat,
-            unroll=self.unroll,
-            attention=self.attention,
-            dtype=self.dtype,
-            mesh=self.mesh,
-        )
-        nn.share_scope(self, self.backbone)
-        self.final_norm = RMSNorm()
-        self.unembed = Dense(self.vocab_size, self.dtype, kernel_init=nn.initializers.zeros)
 
     def embed(self, pairs):
         """[B, L, D] of pairs [B, L, 2d] float: noisy embedding, estimate of the clean one."""

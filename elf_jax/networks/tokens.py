@@ -43,8 +43,7 @@ class TokenNetwork(nn.Module):
     mesh: object = None
 
     def setup(self):
-        rows = self.vocab_size + self.extra_tokens
-        self.token_table = self.param("token_table", small_normal, (rows, self.width))
+        self.make_stem()
         self.given_token = self.param("given_token", small_normal, (self.width,))
         self.backbone = Backbone(
             self.depth,
@@ -62,6 +61,11 @@ class TokenNetwork(nn.Module):
         nn.share_scope(self, self.backbone)
         self.final_norm = RMSNorm()
         self.unembed = Dense(self.vocab_size, self.dtype, kernel_init=nn.initializers.zeros)
+
+    def make_stem(self):
+        """Makes the parameters that `embed` reads."""
+        rows = self.vocab_size + self.extra_tokens
+        self.token_table = self.param("token_table", small_normal, (rows, self.width))
 
     def embed(self, tokens):
         """[B, L, D] of tokens [B, L] integers, or of weights over V, [B, L, V] float."""

@@ -29,8 +29,10 @@ class AR(TokenMethod):
     title = "autoregression"
     paper = ("Transformer", "1706.03762")
     extra_tokens = 1
+    has_time = False
     causal = True
     # The likelihood is exact. It has the name of the bounds of other methods, to be compared.
+    has_exact_likelihood = True
     curves = {"nll_bound": EXACT}
     shown = {"nll_bound": "nll"}
     settings = {
@@ -42,11 +44,6 @@ class AR(TokenMethod):
     }
     traced = ("length_penalty", "top_p", "temperature")
     scales = {"temperature": "temperature, T"}
-
-    @classmethod
-    def has_time(cls, law):
-        """There is no time."""
-        return False
 
     @property
     def start_id(self):

@@ -61,6 +61,7 @@ class ELFMethod:
         "cfg_scale": "guidance on the condition, c",
         "guidance_scale": "self-conditioning guidance, w",
     }
+    has_exact_likelihood = False
     own_rates = {}
     sizes = (
         ("blocks/norm1/scale", 0, "model.depth"),

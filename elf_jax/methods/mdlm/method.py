@@ -43,15 +43,17 @@ class MDLM(TokenMethod):
 
     def position_losses(self, params, rows, context):
         """The loss is the bound itself. Dropped conditions are masks."""
-        t = objective.time_of(self._u(rows))
-        z, tau = self._noisy(rows, objective.mask_probability(t)), objective.sigma(t)
+        t, probability = self._times(rows)
+        z, tau = self._noisy(rows, probability), objective.sigma(t)
         read = self.training_predict(params, rows, context)(z, self._time(tau))
         weight = jnp.broadcast_to(1 / t[:, None], z.shape)
         bound = read(self._loss, rows.tokens, z, weight)
         return {"loss": bound, "nll_bound": bound}
 
-    def _u(self, rows):
-        return stratified(rows.keys, rows.ids, rows.strata)
+    def _times(self, rows):
+        """(t, probability of a mask), each [B]."""
+        t = objective.time_of(stratified(rows.keys, rows.ids, rows.strata))
+        return t, objective.mask_probability(t)
 
     def _noisy(self, rows, probability):
         is_noise = rows.uniforms("mask", rows.tokens.shape[1:]) < probability[:, None]
@@ -167,14 +169,10 @@ class LLaDA(MDLM):
     title = "masked diffusion with sampling by confidence"
     paper = ("LLaDA", "2502.09992")
 
-    def position_losses(self, params, rows, context):
-        """See `MDLM.position_losses`."""
+    def _times(self, rows):
+        """The probability of a mask is the time."""
         p_mask = objective.time_of(rows.uniforms("time"))
-        z, tau = self._noisy(rows, p_mask), objective.sigma(p_mask)
-        read = self.training_predict(params, rows, context)(z, self._time(tau))
-        weight = jnp.broadcast_to(1 / p_mask[:, None], z.shape)
-        bound = read(self._loss, rows.tokens, z, weight)
-        return {"loss": bound, "nll_bound": bound}
+        return p_mask, p_mask
 
 
 mdlm, llada = Family(MDLM), Family(LLaDA)

@@ -89,8 +89,10 @@ class TokenMethod:
     condition_dropout: float
     eos_id: int | None = dataclasses.field(default=None, kw_only=True)
 
-    # Of the network: input tokens after the vocabulary, and whether it is causal.
+    # Of the network: input tokens after the vocabulary, whether it has control tokens for the
+    # time, and whether it is causal.
     extra_tokens: ClassVar[int] = 0
+    has_time: ClassVar[bool] = True
     causal: ClassVar[bool] = False
     # The section of the config, and the method whose parameters this one can use.
     section: ClassVar[str] = ""
@@ -99,6 +101,7 @@ class TokenMethod:
     settings = {"sampler": "sampler", "steps": "steps", "cfg_scale": "c", "temperature": "T"}
     traced = ("cfg_scale", "temperature")
     scales = {"cfg_scale": "guidance on the condition, c", "temperature": "temperature, T"}
+    has_exact_likelihood = False
     # {pattern of parameter paths: learning rate} of parameters with a rate of their own.
     own_rates: ClassVar[dict[str, float]] = {}
     sizes = (
@@ -120,20 +123,14 @@ class TokenMethod:
     @classmethod
     def network(cls, config, law, vocab_size, mesh):
         """The network of the method."""
-        time_tokens = config.model.time_tokens if cls.has_time(law) else 0
+        del law
         return TokenNetwork(
             vocab_size=vocab_size,
             extra_tokens=cls.extra_tokens,
-            time_tokens=time_tokens,
+            time_tokens=config.model.time_tokens if cls.has_time else 0,
             causal=cls.causal,
             **backbone_settings(config, mesh),
         )
-
-    @classmethod
-    def has_time(cls, law):
-        """Whether the network has a time input."""
-        del law
-        return True
 
     @property
     def vocab_size(self):
