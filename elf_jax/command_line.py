@@ -11,7 +11,7 @@ import sys
 from absl import flags
 from ml_collections import config_flags
 
-from elf_jax.commands import LISTS, SEVERAL
+from elf_jax.commands.shared import LISTS, SEVERAL
 from elf_jax.core import config, defaults, paths
 from elf_jax.core.console import fail
 from elf_jax.core.errors import UserError, explain

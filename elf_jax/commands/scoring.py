@@ -1,0 +1,113 @@
+"""Commands that measure trained models."""
+
+from elf_jax.commands.shared import (
+    LISTS,
+    SEVERAL,
+    held_out,
+    model_of,
+    open_workdir,
+    say_unused,
+    workdir_of_results,
+)
+from elf_jax.core import checks
+from elf_jax.core import config as config_module
+from elf_jax.core.arguments import expanding
+from elf_jax.core.files import check_file
+
+
+@expanding
+def evaluate(workdir=None, config=None, checkpoint=None, scorer=None, **settings):
+    """Scores samples by the config's protocols. Prints the numbers and keeps them.
+
+    Args:
+      workdir, config, checkpoint, **settings: see the package. Settings of sampling make one
+        protocol, called flags, which replaces those of the config. With seed, only that seed is
+        used.
+      scorer: directory or hub name of the GPT-2 of Gen. PPL.
+
+    Returns:
+      Dict of what is in the summary, see `evaluation.evaluate.evaluate`.
+    """
+    from elf_jax.evaluation.evaluate import evaluate as run
+    from elf_jax.evaluation.protocols import FROM_FLAGS
+
+    keys = {f"sample.{name}": value for name, value in settings.items()}
+    keys |= _counts("evaluate", settings)
+    if settings.keys() - set(config_module.NOT_OF_PROTOCOLS):
+        keys["evaluate.protocols"] = {FROM_FLAGS: {}}
+    return _score(run, workdir, config, checkpoint, scorer, keys)
+
+
+@expanding
+def sweep(workdir=None, config=None, checkpoint=None, scorer=None, **settings):
+    """Scores every combination of sampling settings. Keeps the points and draws their frontier.
+
+    Args:
+      workdir, config, checkpoint, scorer: as for `evaluate`.
+      **settings: as for `evaluate`; those in SEVERAL may be lists, such as steps=[16, 32].
+
+    Returns:
+      Dict of what is in sweep.json.
+    """
+    from elf_jax.evaluation.sweep import sweep as run
+
+    keys = {
+        f"{'sweep' if name in SEVERAL else 'sample'}.{name}": value
+        for name, value in settings.items()
+    }
+    keys |= _counts("sweep", settings)
+    return _score(run, workdir, config, checkpoint, scorer, keys)
+
+
+@expanding
+def compare(workdirs=None, config=None, output="runs/comparison", scorer=None, **settings):
+    """Scores several trained models in the same way. Writes one table and its pictures.
+
+    Args:
+      workdirs: list of workdirs and exports, or a string with commas between them.
+      config: only its section `compare` is read. None: the defaults. Everything else is as in each
+        workdir's config.
+      output: directory of the results, on this machine or in a store.
+      scorer: as for `evaluate`. None: that of the workdirs.
+      **settings: as for `sweep`. Those that are no list of the section `compare` are set in the
+        section `sample` of every workdir.
+
+    Returns:
+      Dict of what is in comparison.json, see `evaluation.compare.compare`.
+    """
+    from elf_jax.evaluation.compare import compare as run
+    from elf_jax.evaluation.subjects import find_subjects
+
+    if config is None:
+        config = config_module.defaults.get_config()
+    config = config.copy_and_resolve_references()
+    lists = LISTS["compare"]
+    keys = {f"compare.{name}": settings[name] for name in lists if name in settings}
+    config_module.update(config, keys | _counts("compare", settings))
+    keys = {f"sample.{name}": value for name, value in settings.items() if name not in lists}
+    with open_workdir(output, "--output") as directory:
+        subjects = find_subjects(workdirs, config.compare, keys, scorer, directory)
+        return run(subjects, lambda one, trained: held_out(trained, one.origin, None), directory)
+
+
+def _counts(section, settings):
+    """The config keys that `num_samples` and `seed` set in a section, as a dict."""
+    keys = {}
+    if "num_samples" in settings:
+        keys[f"{section}.num_samples"] = settings["num_samples"]
+    if "seed" in settings:
+        keys[f"{section}.seeds"] = 1
+    return keys
+
+
+def _score(run, workdir, config, checkpoint, scorer, keys):
+    from elf_jax.checkpoints.trained import load_trained
+
+    origin, config = model_of(workdir, config, checkpoint)
+    config_module.update(config, keys)
+    checks.check_evaluation(config)
+    with open_workdir(workdir_of_results(origin, workdir, checkpoint)) as directory:
+        check_file(directory / config.evaluate.output, "config.evaluate.output")
+        trained = load_trained(origin, config)
+        say_unused(trained.method, {name.split(".")[-1] for name in keys})
+        return run(trained, held_out(trained, origin, checkpoint), directory, scorer)

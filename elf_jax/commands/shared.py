@@ -1,0 +1,99 @@
+"""What the commands have in common: the model that they work on, its workdir and its data."""
+
+import contextlib
+import sys
+
+import jax
+
+from elf_jax.core import config as config_module
+from elf_jax.core import defaults, processes, store
+from elf_jax.core.errors import UserError
+from elf_jax.core.files import check_directory
+from elf_jax.core.workdir import CONFIG
+
+# {mode: arguments that may have several values}: the lists in the mode's section of the config.
+LISTS = {
+    "sweep": ("steps", "gamma", "guidance_scale", "cfg_scale", "time_grid", "temperature"),
+    "compare": ("steps", "gamma", "guidance_scale", "temperature"),
+}
+SEVERAL = LISTS["sweep"]
+# Settings of section `sample` that do not depend on the method.
+OF_ALL = {"num_samples", "batch_size", "weights", "seed"}
+
+
+@contextlib.contextmanager
+def open_workdir(path, flag="--workdir"):
+    """Yields the local directory of a workdir. A workdir in a store is uploaded at the end."""
+    if path is None:
+        raise UserError("--workdir is missing: name the directory of a trained model")
+    directory = store.fetch(path)
+    check_directory(directory, flag)
+    yield directory
+    store.send(directory)
+
+
+def say_unused(method, given):
+    """Prints a line if settings of sampling were given that the method does not have."""
+    known = set(defaults.get_config().sample) - OF_ALL
+    unused = sorted((known & set(given)) - set(method.settings))
+    if unused and jax.process_index() == 0:
+        flags = ", ".join(f"--{name}" for name in unused)
+        print(f"note: {flags} changes nothing: {method.name} has no such setting", file=sys.stderr)
+
+
+def model_of(workdir, config, checkpoint):
+    """(the `Origin` of the weights, a copy of the config that may be changed)."""
+    from elf_jax.checkpoints.origins import find_origin, load_config, workdir_origin
+
+    if checkpoint:
+        origin = find_origin(checkpoint)
+        config = load_config(origin) if config is None else config
+        return origin, config.copy_and_resolve_references()
+    if workdir is None:
+        raise UserError("--workdir is missing: name the directory of a trained model")
+    directory = store.fetch(workdir)
+    kept = config_module.read_config(directory)
+    if config is not None:
+        asked, config = config, config_module.followed(directory, config)
+        changed = config_module.check_same(directory, config)
+        config_module.say_followed(asked, config)
+        for name in (name for name in changed if name.startswith("data.")):
+            before, now = changed[name]
+            print(f"config.{name} was {before!r} and is {now!r} here", file=sys.stderr)
+    config = kept if config is None else config
+    return workdir_origin(directory), config.copy_and_resolve_references()
+
+
+def workdir_of_results(origin, workdir, checkpoint):
+    """The workdir that the numbers and samples of a model are written to."""
+    if not checkpoint:
+        return workdir
+    if workdir is None:
+        if origin.kind != "workdir":
+            message = "--workdir is missing: name a directory for the numbers and the samples"
+            raise UserError(message)
+        return origin.path
+    directory = store.fetch(workdir)
+    if (directory / CONFIG).is_file() and directory.absolute() != origin.path.absolute():
+        raise UserError(
+            f"workdir {str(directory)!r} has another model than --checkpoint: name another "
+            "--workdir for the numbers"
+        )
+    return workdir
+
+
+def held_out(trained, origin, checkpoint):
+    """The `Dataset` of a trained model; its held-out part is enough.
+
+    In the workdir of the model it must be the data of the training. With `checkpoint` the user may
+    name other data.
+    """
+    from elf_jax.checkpoints.origins import load_config, tokenizer_path
+    from elf_jax.data.dataset import load_held_out
+    from elf_jax.training.begin import read_summary
+
+    data, kept = trained.config.data, None
+    if origin.kind == "workdir":
+        is_its_own = not checkpoint or data.to_dict() == load_config(origin).data.to_dict()
+        kept = read_summary(origin.path) if is_its_own else None
+    return load_held_out(data, tokenizer_path(origin, data), processes.share(kept))
