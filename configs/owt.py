@@ -50,6 +50,8 @@ def get_config(variant: str = "elf") -> ConfigDict:
 
     config.train.batch_size = 512
     config.train.duration = defaults.duration(epochs=epochs)
+    config.distill.steps = (16, 8, 4, 2, 1)
+    config.distill.duration = defaults.duration(epochs=1.0)
     config.optimizer.warmup = defaults.duration(epochs=0.5)
     if size != "b":
         config.sample.steps, config.sample.gamma = 64, 1.0

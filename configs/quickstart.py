@@ -20,8 +20,10 @@ from ml_collections import ConfigDict
 from elf_jax.core import defaults, presets
 
 
-def get_config(method: str = "elf") -> ConfigDict:
-    """Returns the quickstart's config for a method."""
+def get_config(variant: str = "elf") -> ConfigDict:
+    """Returns the quickstart's config of a method, or with _fill after its name that of a method
+    that learns to fill gaps.
+    """
     config = defaults.get_config()
     config.data.kind = "unicode_names"
     config.data.validation_fraction = 0.1
@@ -68,8 +70,8 @@ def get_config(method: str = "elf") -> ConfigDict:
     config.evaluate.seeds = 1
     config.evaluate.output = "quickstart.json"
     config.scorer.path = ""
-    presets.use_method(config, method)
-    if method == "cdcd":
+    presets.use_variant(config, variant)
+    if config.method == "cdcd":
         # The learned law of times has few steps to adapt, so it begins with a shorter range.
         config.cdcd.embedding_width = 64
         config.cdcd.time_max = 60.0

@@ -18,8 +18,21 @@ from elf_jax.core.errors import UserError, explain
 from elf_jax.core.renames import PROTOCOLS, translate, translate_arguments
 
 SETTINGS = tuple(name for name in defaults.get_config().sample if name != "batch_size")
-TEXTS = ("workdir", "workdirs", "checkpoint", "source", "output", "topology", "program", "scorer")
+TEXTS = (
+    "workdir",
+    "workdirs",
+    "checkpoint",
+    "teacher",
+    "text",
+    "source",
+    "output",
+    "topology",
+    "program",
+    "scorer",
+)
+NUMBERS = {"gap": int, "strength": float}  # arguments that are not of the section `sample`
 _ADDED = {}  # {config key: text} of protocols, which may be new: absl refuses new keys
+_KEYS = {}  # {config key: text} of a mode that takes the config of a model and needs no file
 _WITHOUT_CONFIG = "config.{} is given without --config: name a config"
 
 
@@ -45,6 +58,8 @@ def define_flags(modes):
     for name in TEXTS:
         flags.DEFINE_string(name, None, see)
     define = {int: flags.DEFINE_integer, float: flags.DEFINE_float, str: flags.DEFINE_string}
+    for name, type_ in NUMBERS.items():
+        define[type_](name, None, see)
     for name in SETTINGS:
         type_ = type(defaults.get_config().sample[name])
         if name in SEVERAL:
@@ -58,7 +73,7 @@ def parse(argv, text):
     if any(argument in ("--help", "-help", "-h", "--helpfull") for argument in argv[1:]):
         print(text.strip(), flush=True)
         sys.exit(0)
-    argv = _without_protocols(translate_arguments(_with_home(argv)))
+    argv = _without_keys(_without_protocols(translate_arguments(_with_home(argv))))
     sys.argv = argv  # here the config's flag looks for keys to set
     try:
         rest = flags.FLAGS(argv)
@@ -133,6 +148,28 @@ def _without_protocols(argv):
     return rest
 
 
+def _without_keys(argv):
+    """The arguments without those that set config keys, if there is no config file and the mode is
+    distill, whose config is that of the teacher. They are kept for `_given`.
+    """
+    _KEYS.clear()
+    names = [argument.lstrip("-") for argument in argv if argument.startswith("-")]
+    modes = [a for one, a in zip(argv, argv[1:], strict=False) if one.lstrip("-") == "mode"]
+    if "mode=distill" not in names and "distill" not in modes:
+        return argv
+    if any(name == "config" or name.startswith("config=") for name in names):
+        return argv
+    rest, arguments = [], iter(argv)
+    for argument in arguments:
+        name, equals, value = argument.partition("=")
+        if name.startswith("-") and name.lstrip("-").startswith("config."):
+            key = name.lstrip("-").removeprefix("config.")
+            _KEYS[key] = value if equals else next(arguments, "")
+        else:
+            rest.append(argument)
+    return rest
+
+
 def _unknown_key(argv):
     """The message for the first config key in `argv` that does not exist, or None."""
     known = config.flatten(defaults.get_config())
@@ -171,12 +208,15 @@ def command_of(argv, modes):
 
 def _given(mode):
     """{name: value} of the flags that the user gave."""
-    names = ("config", "format", *TEXTS, *SETTINGS)
+    names = ("config", "format", *TEXTS, *NUMBERS, *SETTINGS)
     given = {name: flags.FLAGS[name].value for name in names}
     # An empty text, as of a shell variable that is not set, is no value.
     given = {name: value for name, value in given.items() if value not in (None, "")}
     added = translate(_ADDED)
     _ADDED.clear()
+    if mode == "distill" and "config" not in given:
+        given["keys"], added = {**_KEYS, **added}, {}
+    _KEYS.clear()
     if "config" in given:
         # The lists of a sweep are split and typed as in a config that is read from a file.
         lists = {
@@ -184,6 +224,7 @@ def _given(mode):
             for section, names in LISTS.items()
             for name in names
         }
+        lists["distill.steps"] = given["config"].distill.steps
         config.update(given["config"], lists | added)
     elif added:
         raise UserError(_WITHOUT_CONFIG.format(next(iter(added))))

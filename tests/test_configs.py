@@ -22,13 +22,15 @@ SHIPPED = sorted(
 )
 
 
-@pytest.mark.parametrize("name", SHIPPED)
+@pytest.mark.parametrize("name", [*SHIPPED, "quickstart:elf_fill", "text:mdlm_fill"])
 def test_every_config_makes_a_step(name, tmp_path):
-    config = importlib.import_module(f"configs.{name}").get_config()
+    name, *variant = name.split(":")
+    config = importlib.import_module(f"configs.{name}").get_config(*variant)
     assert config.is_locked
     tiny = {
         "data.length": 8,
         "data.vocab_size": 300,
+        "data.given.slack": 2,
         "encoder.width": 8,
         "model.depth": 1,
         "model.width": 16,

@@ -119,6 +119,7 @@ ELF_ALONE = (
 KNOW_ELF = (
     "methods/elf/",
     "methods/cdcd/",
+    "methods/distilled/",
     "networks/elf.py",
     "core/defaults.py",
     "core/checks.py",

@@ -104,7 +104,13 @@ def starting_point(workdir, given):
     path = workdir / START
     remembered = None
     if checksums.is_there(path):
-        remembered = read_json(path).get("checkpoint")
+        start = read_json(path)
+        if "teacher" in start:
+            raise UserError(
+                f"workdir {str(workdir)!r} is a round of a distillation: go on with "
+                f"--mode=distill, or start from it with --checkpoint={workdir} in another --workdir"
+            )
+        remembered = start.get("checkpoint")
         if not isinstance(remembered, str):
             raise UserError(f"{path} is damaged (it names no checkpoint): restore the file")
     origin = find_origin(given) if given else None
@@ -118,7 +124,7 @@ def starting_point(workdir, given):
     return find_origin(remembered) if origin is None and remembered else origin
 
 
-def save_start(workdir, origin, weights, step):
-    """Writes into the workdir which weights its training starts from."""
+def save_start(workdir, origin, weights, step, **more):
+    """Writes into the workdir which weights its training starts from. more: further values."""
     start = {"checkpoint": origin.name, "kind": origin.kind, "weights": weights, "step": step}
-    write_json(pathlib.Path(workdir) / START, start)
+    write_json(pathlib.Path(workdir) / START, {**start, **more})

@@ -20,10 +20,18 @@ In all paths, also in those of a config, `~` at the start is the home directory.
 Bad input raises `elf_jax.core.errors.UserError`, whose message is one line.
 """
 
+from elf_jax.commands.filling import fill, fills, rewrite, rewrites
 from elf_jax.commands.models import compile_report, export
 from elf_jax.commands.sampling import sample, samples
 from elf_jax.commands.scoring import compare, evaluate, sweep
-from elf_jax.commands.training import load_config, prepare, pretrain_encoder, train, train_scorer
+from elf_jax.commands.training import (
+    distill,
+    load_config,
+    prepare,
+    pretrain_encoder,
+    train,
+    train_scorer,
+)
 from elf_jax.core import processes
 
 processes.skip_missing_tpu()  # here, because it must come before the first computation
@@ -31,11 +39,16 @@ processes.skip_missing_tpu()  # here, because it must come before the first comp
 __all__ = [
     "compare",
     "compile_report",
+    "distill",
     "evaluate",
     "export",
+    "fill",
+    "fills",
     "load_config",
     "prepare",
     "pretrain_encoder",
+    "rewrite",
+    "rewrites",
     "sample",
     "samples",
     "sweep",

@@ -28,7 +28,7 @@ def export(workdir=None, config=None, checkpoint=None, output=None, **settings):
     from elf_jax.checkpoints.trained import load_trained
     from elf_jax.evaluation.card import model_card
 
-    origin, config = model_of(workdir, config, checkpoint)
+    origin, config = model_of(workdir, config, checkpoint, settings.get("steps", 0))
     config_module.update(config, {f"sample.{name}": value for name, value in settings.items()})
     home = origin.path if origin.kind == "workdir" else None
     if output is None and home is None:
@@ -50,7 +50,7 @@ def compile_report(config, topology="", program="train", output=None):
 
     Args:
       config: see the package. topology: a TPU slice such as "v5p:2x4x4"; "": this machine.
-      program: "train" or "sample". output: path of the report as JSON, or None.
+      program: "train", "sample" or "distill". output: path of the report as JSON, or None.
 
     Returns:
       The report, a dict.

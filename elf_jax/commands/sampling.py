@@ -37,16 +37,21 @@ def sample(
     from elf_jax.generation.answers import format_answer, format_sample
 
     show = format_sample if source is None else format_answer
+    lines = samples(workdir, config, checkpoint, source, **settings)
+    write_lines((show(*one, format) for one in lines), output, source is not None)
+
+
+def write_lines(lines, output, flush):
+    """Prints lines to a file, or if `output` is None to the screen."""
     first = jax.process_index() == 0
     if output:
         check_file(output, "--output")
     elif sys.stdout is None:
         raise UserError("standard output is closed: name a file in --output")
-    lines = samples(workdir, config, checkpoint, source, **settings)
     made = list(itertools.islice(lines, 1))  # first, so that a mistake leaves no new directory
     with open_text(output) if output and first else contextlib.nullcontext(sys.stdout) as out:
-        for one in itertools.chain(made, lines):
-            print(show(*one, format), file=out, flush=source is not None)
+        for line in itertools.chain(made, lines):
+            print(line, file=out, flush=flush)
 
 
 @expanding
@@ -60,7 +65,7 @@ def samples(workdir=None, config=None, checkpoint=None, source=None, **settings)
     from elf_jax.checkpoints.trained import load_trained
     from elf_jax.generation.answers import check_takes_sources
 
-    origin, config = model_of(workdir, config, checkpoint)
+    origin, config = model_of(workdir, config, checkpoint, settings.get("steps", 0))
     config_module.update(config, {f"sample.{name}": value for name, value in settings.items()})
     if source is not None:
         check_takes_sources(config)

@@ -19,6 +19,9 @@ from elf_jax.core.files import check_file
 def evaluate(workdir=None, config=None, checkpoint=None, scorer=None, **settings):
     """Scores samples by the config's protocols. Prints the numbers and keeps them.
 
+    Of the workdir of a distillation it scores the teacher and all students, see
+    `evaluation.few_steps`.
+
     Args:
       workdir, config, checkpoint, **settings: see the package. Settings of sampling make one
         protocol, called flags, which replaces those of the config. With seed, only that seed is
@@ -28,11 +31,16 @@ def evaluate(workdir=None, config=None, checkpoint=None, scorer=None, **settings
     Returns:
       Dict of what is in the summary, see `evaluation.evaluate.evaluate`.
     """
+    from elf_jax.checkpoints.rounds import is_distilled
     from elf_jax.evaluation.evaluate import evaluate as run
     from elf_jax.evaluation.protocols import FROM_FLAGS
 
     keys = {f"sample.{name}": value for name, value in settings.items()}
     keys |= _counts("evaluate", settings)
+    if workdir is not None and config is None and not checkpoint:
+        with open_workdir(workdir) as directory:
+            if is_distilled(directory):
+                return _evaluate_rounds(directory, keys, scorer)
     if settings.keys() - set(config_module.NOT_OF_PROTOCOLS):
         keys["evaluate.protocols"] = {FROM_FLAGS: {}}
     return _score(run, workdir, config, checkpoint, scorer, keys)
@@ -98,6 +106,21 @@ def _counts(section, settings):
     if "seed" in settings:
         keys[f"{section}.seeds"] = 1
     return keys
+
+
+def _evaluate_rounds(directory, keys, scorer):
+    """Scores the teacher and the students of a distillation, see `evaluation.few_steps`."""
+    from elf_jax.evaluation.few_steps import evaluate_few_steps
+    from elf_jax.evaluation.rounds import parts_of
+
+    parts, scorer, notes = parts_of(directory, keys, scorer)
+    for part in parts:
+        checks.check_evaluation(part.config)
+    output = parts[-1].config.evaluate.output
+    check_file(directory / output, "config.evaluate.output")
+    return evaluate_few_steps(
+        parts, lambda part, trained: held_out(trained, part.origin, None), directory, scorer, notes
+    )
 
 
 def _score(run, workdir, config, checkpoint, scorer, keys):

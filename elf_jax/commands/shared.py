@@ -1,6 +1,7 @@
 """What the commands have in common: the model that they work on, its workdir and its data."""
 
 import contextlib
+import pathlib
 import sys
 
 import jax
@@ -13,7 +14,15 @@ from elf_jax.core.workdir import CONFIG
 
 # {mode: arguments that may have several values}: the lists in the mode's section of the config.
 LISTS = {
-    "sweep": ("steps", "gamma", "guidance_scale", "cfg_scale", "time_grid", "temperature"),
+    "sweep": (
+        "steps",
+        "gamma",
+        "gamma_schedule",
+        "guidance_scale",
+        "cfg_scale",
+        "time_grid",
+        "temperature",
+    ),
     "compare": ("steps", "gamma", "guidance_scale", "temperature"),
 }
 SEVERAL = LISTS["sweep"]
@@ -41,10 +50,20 @@ def say_unused(method, given):
         print(f"note: {flags} changes nothing: {method.name} has no such setting", file=sys.stderr)
 
 
-def model_of(workdir, config, checkpoint):
-    """(the `Origin` of the weights, a copy of the config that may be changed)."""
+def model_of(workdir, config, checkpoint, steps=None):
+    """(the `Origin` of the weights, a copy of the config that may be changed).
+
+    Args:
+      workdir, config, checkpoint: see the package.
+      steps: of sampling. Of a distillation the model is the student whose number of steps is
+        nearest. 0: the student with the most. None: a distillation is refused.
+    """
     from elf_jax.checkpoints.origins import find_origin, load_config, workdir_origin
 
+    if checkpoint:
+        checkpoint = student_of(checkpoint, steps, "--checkpoint")
+    elif workdir is not None:
+        workdir = student_of(workdir, steps, "--workdir")
     if checkpoint:
         origin = find_origin(checkpoint)
         config = load_config(origin) if config is None else config
@@ -62,6 +81,33 @@ def model_of(workdir, config, checkpoint):
             print(f"config.{name} was {before!r} and is {now!r} here", file=sys.stderr)
     config = kept if config is None else config
     return workdir_origin(directory), config.copy_and_resolve_references()
+
+
+def student_of(path, steps, flag):
+    """The path itself; for the workdir of a distillation, that of one of its students.
+
+    Args:
+      path: of a workdir, or the name of another model. steps: see `model_of`. flag: for messages.
+
+    Raises:
+      UserError: the distillation has no finished round, or `steps` is None.
+    """
+    from elf_jax.checkpoints.rounds import is_distilled, round_for, rounds_of
+
+    local = store.fetch(path) if store.is_url(str(path)) else pathlib.Path(path).expanduser()
+    if not is_distilled(local):
+        return path
+    if steps is None:
+        known = ", ".join(str(one.workdir) for one in rounds_of(local))
+        raise UserError(
+            f"{path} is a distillation, which has a model for each round: name one in {flag} "
+            f"({known or 'none is finished yet'})"
+        )
+    most = max((one.steps for one in rounds_of(local)), default=1)
+    found = round_for(local, steps or most)
+    if jax.process_index() == 0:
+        print(f"the student of {found.steps} steps: {found.workdir}", file=sys.stderr)
+    return str(found.workdir)
 
 
 def workdir_of_results(origin, workdir, checkpoint):
@@ -94,6 +140,12 @@ def held_out(trained, origin, checkpoint):
 
     data, kept = trained.config.data, None
     if origin.kind == "workdir":
-        is_its_own = not checkpoint or data.to_dict() == load_config(origin).data.to_dict()
+        is_its_own = not checkpoint or _rows_of(data) == _rows_of(load_config(origin).data)
         kept = read_summary(origin.path) if is_its_own else None
     return load_held_out(data, tokenizer_path(origin, data), processes.share(kept))
+
+
+def _rows_of(data):
+    """The keys of section `data` that the rows depend on, with their values."""
+    flat = config_module.flatten(data, "data.")
+    return {name: value for name, value in flat.items() if config_module.is_of_data(name)}

@@ -55,6 +55,33 @@ def _sample_and_evaluate(training):
 
 
 @expanding
+def distill(workdir, teacher=None, config=None, keys=None):
+    """Trains students of a trained ELF that sample in few steps, see docs/few_steps.md. Goes on
+    where it was interrupted.
+
+    Args:
+      workdir: directory for the rounds.
+      teacher: a workdir, an export, a published checkpoint (needs a config), or a name on the
+        Hugging Face hub. None: the teacher that the workdir was begun with.
+      config: see the module. None: that of the teacher.
+      keys: {"section.key": value}, which replace values of the config; values may be text.
+
+    Returns:
+      Whether all rounds are finished.
+    """
+    from elf_jax.checkpoints.origins import load_config as config_of
+    from elf_jax.training.distill import distill as run
+    from elf_jax.training.distill import teacher_origin
+
+    with open_workdir(workdir) as directory:
+        origin = teacher_origin(directory, teacher)
+        config = config_of(origin) if config is None else config
+        config = config.copy_and_resolve_references()
+        config_module.update_from_text(config, config_module.translate(keys or {}))
+        return run(config_module.expanded(config), directory, origin)
+
+
+@expanding
 def prepare(config):
     """Makes shards of the config's data, which training reads by random access. See docs/data.md.
 
@@ -92,5 +119,5 @@ def train_scorer(workdir, config=None):
     with open_workdir(workdir) as directory:
         config = config_module.read_config(directory) if config is None else config
         config = config_module.followed(directory, config)
-        config_module.check_same(directory, config, lambda name: name.startswith("data."))
+        config_module.check_same(directory, config, config_module.is_of_data)
         return run(config, directory)

@@ -6,7 +6,8 @@ import inspect
 from elf_jax.core import config as config_module
 from elf_jax.core import paths
 
-PATHS = ("path", "workdir", "checkpoint", "source", "output", "scorer")  # the names of paths
+# The names of paths.
+PATHS = ("path", "workdir", "checkpoint", "teacher", "source", "output", "scorer")
 
 
 def expanding(command):

@@ -6,6 +6,7 @@ checked where those are known.
 """
 
 import difflib
+import re
 
 from elf_jax.core.errors import UserError
 from elf_jax.core.renames import PROTOCOLS
@@ -23,6 +24,10 @@ CHOICES = {
     "model.attention": ("auto", "xla", "cudnn", "fused"),
     "optimizer.name": ("muon", "adamw"),
     "optimizer.schedule": ("constant", "linear", "cosine"),
+    "distill.objective": ("progressive", "consistency"),
+    "distill.teacher": ("first", "previous"),
+    "distill.loss": ("x", "velocity"),
+    "distill.times": ("logit_normal", "grid"),
     "sample.sampler": (
         "ode",
         "sde",
@@ -33,6 +38,7 @@ CHOICES = {
         "greedy_tail",
         "confidence",
     ),
+    "sample.gamma_schedule": ("constant", "linear"),
     "sample.time_grid": ("uniform", "logit_normal", "logit_normal_quantile"),
     "sample.weights": ("ema", "live"),
     "scorer.dtype": ("auto", "float32", "bfloat16"),
@@ -56,6 +62,8 @@ SAMPLERS = {
 SMALLEST = {
     "data.length": 2,
     "data.longest_block": 0,
+    "data.given.most_spans": 1,
+    "data.given.slack": 0,
     "encoder.width": 1,
     "encoder.std": 0,
     **dict.fromkeys(
@@ -82,6 +90,9 @@ SMALLEST = {
     "train.checkpoint_every": 1,
     "train.keep_checkpoints": 1,
     "train.max_minutes": 0,
+    "distill.substeps": 1,
+    "distill.max_minutes": 0,
+    "fill.gap": 1,
     "sample.num_samples": 1,
     "sample.batch_size": 1,
     "sample.steps": 1,
@@ -153,9 +164,14 @@ ABOVE = {
 LARGEST_SEED = 2**32 - 1
 SEEDS = ("seed", "sample.seed")
 
+GIVEN = ("prefix", "suffix", "ends", "spans")  # the shares in data.given
+
 # Fractions: (lowest, highest, whether the lowest is allowed, whether the highest is allowed).
 FRACTIONS = {
     "data.validation_fraction": (0, 1, True, True),
+    **{f"data.given.{name}": (0, 1, True, True) for name in GIVEN},
+    "data.given.hidden_min": (0, 1, True, True),
+    "data.given.hidden_max": (0, 1, True, True),
     "encoder.structured": (0, 1, False, True),
     "model.dropout": (0, 1, True, False),
     "objective.decode_fraction": (0, 1, True, True),
@@ -174,12 +190,16 @@ DURATIONS = (
     "train.duration",
     "optimizer.warmup",
     "duo.curriculum",
+    "distill.duration",
+    "distill.warmup",
     "pretrain.duration",
     "pretrain.optimizer.warmup",
 )
-NOT_EMPTY = ("train.duration", "pretrain.duration")
+NOT_EMPTY = ("train.duration", "distill.duration", "pretrain.duration")
 METRICS = ("gen_ppl", "bleu", "rouge")  # in evaluate.metrics; those of unconditional text first
 METRICS_OF_TEXT = METRICS[:1]
+# In evaluate.infill and compare.infill: what is hidden, and how much of the text, in percent.
+INFILL = re.compile(r"(span|scattered)_([1-9][0-9]?)")
 
 
 def check(config):
@@ -188,6 +208,7 @@ def check(config):
     check_model(config)
     _check_durations(config)
     _check_duo(config.duo)
+    check_distill(config.distill)
     check_evaluation(config)
     _check_scorer(config)
 
@@ -195,9 +216,10 @@ def check(config):
 def check_model(config):
     """`check` of what a trained model and its samples depend on."""
     check_sampler(config.method, config.sample.sampler)
-    for name in ("encoder", "model", "objective", *METHOD_SECTIONS, "sample", "mesh"):
+    for name in ("encoder", "model", "objective", *METHOD_SECTIONS, "sample", "fill", "mesh"):
         check_values(config[name], f"{name}.")
     check_data(config.data)
+    _check_given_of_method(config.method, config.data.given)
     _check_cdcd(config.cdcd)
     _check_encoder(config.encoder)
     _check_heads(config.model)
@@ -232,6 +254,29 @@ def _check_duo(duo):
             f"config.duo.gamma_min is {duo.gamma_min}; it must be less than gamma_max="
             f"{duo.gamma_max}, or both 0"
         )
+
+
+def check_distill(distill):
+    """Raises UserError for values in the section `distill` that do not go together."""
+    steps = distill.steps
+    if not steps or min(steps) < 1 or any(a <= b for a, b in zip(steps, steps[1:], strict=False)):
+        raise UserError(
+            f"config.distill.steps is {','.join(map(str, steps))}: name falling numbers of 1 or "
+            "more, such as 16,8,4,2,1"
+        )
+    is_first = distill.teacher == "first"
+    for n in steps if is_first else steps[:1]:
+        if distill.substeps % n:
+            raise UserError(
+                f"config.distill.substeps is {distill.substeps}, which does not divide into {n} "
+                "steps of the student: use a multiple of each number in config.distill.steps"
+            )
+    for before, after in [] if is_first else zip(steps, steps[1:], strict=False):
+        if before % after:
+            raise UserError(
+                f"config.distill.steps has {after} after {before}, which is no multiple of it: use "
+                "such numbers, or config.distill.teacher=first"
+            )
 
 
 def check_values(config, prefix=""):
@@ -285,6 +330,35 @@ def check_data(data):
             f"config.data.source_length is {data.source_length}: for pairs it must be between "
             f"2 and config.data.length - 2 = {data.length - 2}"
         )
+    _check_given(data.given, data.length)
+
+
+def _check_given(given, length):
+    total = sum(given[name] for name in GIVEN)
+    if total > 1 + 1e-6:
+        raise UserError(
+            f"the shares {', '.join(GIVEN)} in config.data.given add up to {total:g}: make them 1 "
+            "or less together"
+        )
+    if given.hidden_min > given.hidden_max:
+        raise UserError(
+            f"config.data.given.hidden_min is {given.hidden_min}; it must not be above hidden_max="
+            f"{given.hidden_max}"
+        )
+    if total and given.slack >= length:
+        raise UserError(
+            f"config.data.given.slack is {given.slack}; it must be below config.data.length="
+            f"{length}"
+        )
+
+
+def _check_given_of_method(method, given):
+    wrong = [name for name in GIVEN[1:] if given[name]]
+    if method == "ar" and wrong:
+        raise UserError(
+            f"config.data.given.{wrong[0]} is {given[wrong[0]]}, but ar can only continue a text: "
+            "set it to 0 and use prefix, or train another method"
+        )
 
 
 def _check_durations(config):
@@ -327,6 +401,8 @@ def check_evaluation(config):
     if not config.evaluate.output:
         raise UserError("config.evaluate.output is empty: name a file for the numbers")
     resolve_metrics(config.evaluate.metrics, bool(config.data.source_field))
+    for name in ("evaluate", "compare"):
+        resolve_infill(config[name].infill, name)
     for name, protocol in config.evaluate.protocols.items():
         for key, value in protocol.items():
             _check_value(f"{PROTOCOLS}.{name}.{key}", value, f"sample.{key}")
@@ -339,6 +415,7 @@ def check_evaluation(config):
 def check_compare(config):
     """`check` of the section `compare` of a config that is going to be compared with others."""
     check_values(config.compare, "compare.")
+    resolve_infill(config.compare.infill, "compare")
     _check_lists(config.compare, "compare")
     _check_counts(config, "compare")
 
@@ -386,6 +463,32 @@ def resolve_metrics(asked, conditional):
                 f"{', '.join(known)} (with commas between), auto, or nothing"
             )
     return names
+
+
+def resolve_infill(asked, section="evaluate"):
+    """What is hidden for the infilling benchmark: {name: (form, percent)}, in the given order.
+
+    Args:
+      asked: names with commas between, such as "span_25,scattered_25"; "": none. The form is "span"
+        or "scattered", the number how much of each text is hidden, in percent.
+      section: of the config, for the message.
+
+    Raises:
+      UserError: a name that is unknown, or is there twice.
+    """
+    found = {}
+    for name in (part.strip() for part in asked.split(",")):
+        if not name:
+            continue
+        match = INFILL.fullmatch(name)
+        if match is None or name in found:
+            raise UserError(
+                f"config.{section}.infill has {name!r}{' twice' if match else ''}: use span_N or "
+                "scattered_N with N from 1 to 99 (percent of each text), with commas between, each "
+                "once; or nothing"
+            )
+        found[name] = match[1], int(match[2])
+    return found
 
 
 def _check_scorer(config):

@@ -12,7 +12,7 @@ import sys
 
 from ml_collections import ConfigDict
 
-from elf_jax.core import checksums, defaults, paths
+from elf_jax.core import checks, checksums, defaults, paths
 from elf_jax.core.errors import UserError, explain
 from elf_jax.core.files import read_json, write_json
 from elf_jax.core.renames import PROTOCOLS, translate
@@ -27,8 +27,10 @@ MAY_CHANGE = (
     "train.validate_every",
     "train.checkpoint_every",
     "train.max_minutes",
+    "distill.",  # a distillation compares these itself
     "mesh.",
     "sample.",
+    "fill.",
     "evaluate.",
     "sweep.",
     "compare.",
@@ -96,6 +98,36 @@ def update(config, flat):
             raise UserError(f"unknown config key {name!r}: {nearest(name, known)}")
         else:
             _set(config, name, value)
+
+
+def update_from_text(config, flat):
+    """`update` with values as text, as on a command line. Of a duration, the unit that is set
+    replaces the one that was set before.
+
+    Raises:
+      UserError: as `update`, or a text is no value of the type of its key.
+    """
+    known = flatten(config)
+    values = {name: _parse(name, text, known.get(name)) for name, text in flat.items()}
+    for section in {name.rpartition(".")[0] for name in flat} & set(checks.DURATIONS):
+        units = (f"{section}.{unit}" for unit in defaults.duration())
+        values |= {unit: type(known[unit])(0) for unit in units if unit not in flat}
+    update(config, values)
+
+
+def _parse(name, text, before):
+    """A text as a value of the type of `before`. Lists, protocols and unknown keys stay as they
+    are: `update` reads them.
+    """
+    if not isinstance(text, str) or not isinstance(before, bool | int | float):
+        return text
+    try:
+        if isinstance(before, bool):
+            return {"true": True, "false": False}[text.lower()]
+        return type(before)(text)
+    except (KeyError, ValueError):
+        wanted = type(before).__name__
+        raise UserError(f"config.{name} must be of type {wanted}, not {text!r}") from None
 
 
 def _set(config, name, value):
@@ -243,12 +275,13 @@ def say_followed(asked, config):
             print(note, file=sys.stderr)
 
 
-def check_same(workdir, config, only=lambda name: True):
+def check_same(workdir, config, only=lambda name: True, fixed=lambda name: False):
     """Compares a config with the one that a workdir was made with.
 
     Args:
       only: function (key) -> bool, whether a difference in this key is an error. A key that
-        `may_change` is never an error.
+        `may_change` is no error.
+      fixed: function (key) -> bool, whether a key may not change here although it `may_change`.
 
     Returns:
       {"section.key": (value there, value now)} of the keys that differ and may change; empty if
@@ -265,28 +298,39 @@ def check_same(workdir, config, only=lambda name: True):
         for name in sorted(set(before) | set(now))
         if before.get(name) != now.get(name)
     }
+
+    def refuses(name):
+        return fixed(name) or (only(name) and not may_change(name))
+
     refused = [
         f"{name} ({there!r} there, {here!r} now)"
         for name, (there, here) in changed.items()
-        if only(name) and not may_change(name)
+        if refuses(name)
     ]
     if refused:
         raise UserError(
             f"workdir {str(workdir)!r} was made with another config; it differs in "
-            f"{', '.join(refused)}: use the same values{_as_flags(changed, only)} or another "
+            f"{', '.join(refused)}: use the same values{_as_flags(changed, refuses)} or another "
             "--workdir"
         )
     return {name: values for name, values in changed.items() if may_change(name)}
 
 
-def _as_flags(changed, only):
+def _as_flags(changed, refuses):
     """The refused values of the workdir as flags, in brackets; empty if there are many."""
     flags = [
         f"--config.{name}={shlex.quote(str(there))}"
         for name, (there, _) in changed.items()
-        if only(name) and not may_change(name)
+        if refuses(name)
     ]
     return f" ({' '.join(flags)})" if len(flags) <= 3 else ""
+
+
+def is_of_data(name):
+    """Whether the rows of the data, or how they are read, depend on the key `name`. The law of the
+    given positions is of the training alone.
+    """
+    return name.startswith("data.") and not name.startswith("data.given.")
 
 
 def may_change(name):

@@ -27,8 +27,10 @@ def get_config() -> ConfigDict:
     config.cdcd = _cdcd()
     config.optimizer = _optimizer()
     config.train = _train()
+    config.distill = _distill()
     config.mesh = _mesh()
     config.sample = _sample()
+    config.fill = _fill()
     config.evaluate = _evaluate()
     config.sweep = _sweep()
     config.compare = _compare()
@@ -87,7 +89,27 @@ def _data():
     # A directory of prepared shards. If there are none, training makes them first. Empty: the text
     # is read into memory (unicode_names, text and jsonl only).
     data.prepared = ""
+    data.given = _given()
     return data
+
+
+def _given():
+    """Which part of a training row is given, so that a model learns to continue texts and to fill
+    gaps. It changes no row of the data and no held-out loss. See docs/filling.md.
+    """
+    given = ConfigDict()
+    # Shares of the rows; in what is left of them, nothing is given
+    given.prefix = 0.0  # the beginning of the text (the only one that ar can learn)
+    given.suffix = 0.0  # its end
+    given.ends = 0.0  # both: there is one gap
+    given.spans = 0.0  # all but some gaps anywhere
+    # The share of the text that is hidden in these rows is drawn between these two.
+    given.hidden_min = 0.1
+    given.hidden_max = 0.9
+    given.most_spans = 16  # the greatest number of gaps; few are likelier than many
+    # A gap gets from 0 to so many positions more than its text needs. They are filled with padding.
+    given.slack = 8
+    return given
 
 
 def _encoder():
@@ -223,6 +245,35 @@ def _train():
     return train
 
 
+def _distill():
+    """--mode=distill: students of a trained ELF that sample in few steps. Batch size, optimiser and
+    average are those of the sections `train` and `optimizer`.
+    """
+    distill = ConfigDict()
+    # progressive: the student learns the mean direction of the teacher over a span of time
+    # consistency: it learns the end of the teacher's path. A round for each number of steps; each
+    # begins with the student of the one before
+    distill.objective = "progressive"
+    # Sampling steps of the student of each round. Published: 16, 8, 4, 2, 1, of one epoch each. On
+    # small models the round of 8 alone did better, see docs/few_steps.md.
+    distill.steps = (8,)
+    distill.substeps = 64  # steps of the teacher from noise to data
+    # first: the teacher of all rounds is the one that was given | previous: it is the student of
+    # the round before; one of its steps is then one of its sub-steps, and `substeps` is for the
+    # first round
+    distill.teacher = "first"
+    # The mean square of the difference to the teacher. x: of the x-predictions | velocity: of the
+    # velocities that belong to them, which gives late times more weight
+    distill.loss = "x"
+    # The time at which a step of the student begins. logit_normal: (1 - 1 / steps) times a draw of
+    # the law of training | grid: a whole number of steps, as with sample.time_grid=uniform
+    distill.times = "logit_normal"
+    distill.duration = duration(epochs=2.0)  # of each round
+    distill.warmup = duration(epochs=0.1)  # of each round
+    distill.max_minutes = 0.0  # limit of the training time of each round; 0: no limit
+    return distill
+
+
 def _mesh():
     """Devices along each axis; -1: all devices that the other axes leave."""
     mesh = ConfigDict()
@@ -243,6 +294,8 @@ def _sample():
     sample.sampler = "sde"
     sample.steps = 32  # ar has none: one for each position
     sample.gamma = 1.5  # sde: strength of the noise that a step adds; 0 is the ode
+    # constant | linear: gamma falls to 0 with time, gamma (1 - t)
+    sample.gamma_schedule = "constant"
     # uniform | logit_normal: times drawn at random | logit_normal_quantile: evenly spaced quantiles
     # of the same distribution
     sample.time_grid = "logit_normal_quantile"
@@ -263,6 +316,15 @@ def _sample():
     return sample
 
 
+def _fill():
+    """--mode=fill."""
+    fill = ConfigDict()
+    # Positions of a gap ___. A model that was trained with data.given fills what is too much with
+    # padding, which is dropped; other models fill all of them with text. Also --gap=N
+    fill.gap = 8
+    return fill
+
+
 def _evaluate():
     """--mode=evaluate. With after_training, training ends with an evaluation."""
     evaluate = ConfigDict()
@@ -277,6 +339,10 @@ def _evaluate():
     # gen_ppl, bleu, rouge, separated by commas | auto: gen_ppl for text, bleu,rouge for pairs
     # Metrics that need neither a scorer nor a reference are always computed.
     evaluate.metrics = "auto"
+    # The infilling benchmark: what is hidden in held-out texts and filled in by the model. span_N:
+    # N percent of each text, at one place | scattered_N: N percent, here and there. Names with
+    # commas between, such as span_25,span_50,scattered_25; empty: no benchmark
+    evaluate.infill = ""
     evaluate.after_training = False
     evaluate.output = "evaluation.json"  # file name of the summary, in the workdir
     return evaluate
@@ -289,6 +355,7 @@ def _sweep():
     sweep.cfg_scale = ()
     sweep.steps = (16, 32, 64)
     sweep.gamma = (1.0, 1.5)
+    sweep.gamma_schedule = ()
     sweep.time_grid = ()
     sweep.temperature = ()
     sweep.num_samples = 256  # texts for each combination and seed; 0: as in section `evaluate`
@@ -311,6 +378,7 @@ def _compare():
     compare.gamma = (1.0, 1.5)
     compare.frontier_steps = 64  # steps of all points of the frontier
     compare.frontier_seeds = 1
+    compare.infill = ""  # the infilling benchmark, as evaluate.infill
     return compare
 
 

@@ -75,6 +75,40 @@ def use_method(config, method):
         config.evaluate.protocols = ConfigDict()
 
 
+def fill_in(config):
+    """In half of the training rows a part is given, so that the model learns to fill gaps and to
+    continue texts. What is given is dropped in a tenth of the rows, for guidance on it.
+
+    The infilling benchmark is part of its evaluations.
+
+    Call it after `use_method`: ar learns to continue only, and has no guidance on the condition.
+    """
+    config.evaluate.infill = "span_25,span_50,scattered_25"
+    given = config.data.given
+    given.prefix = 0.1
+    # In short rows, long gaps would push out what comes after them.
+    given.slack = min(8, max(config.data.length // 8, 1))
+    if config.method == "ar":
+        return
+    given.suffix, given.ends, given.spans = 0.05, 0.05, 0.3
+    section = config.objective if config.method == "elf" else config.tokens
+    section.condition_dropout = 0.1
+
+
+def use_variant(config, variant):
+    """`use_method` of METHOD, or of METHOD_fill: with `fill_in` too.
+
+    Raises:
+      ValueError: there is no such variant.
+    """
+    method, _, rest = variant.partition("_")
+    if rest not in ("", "fill"):
+        raise ValueError(f"no variant {variant!r}: use a method, or METHOD_fill")
+    use_method(config, method)
+    if rest:
+        fill_in(config)
+
+
 def published(config, method):
     """Sets how MDLM, Duo, FLM and their autoregressive rival were trained on OpenWebText (arXiv
     2406.07524, 2506.10892, 2602.16813). LLaDA and CDCD have no such recipe and get the same. Steps

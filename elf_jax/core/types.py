@@ -27,19 +27,48 @@ typed = jaxtyping.jaxtyped(typechecker=beartype.beartype)
 
 
 @flax.struct.dataclass
+class Never:
+    """Tokens that a sampler must not write.
+
+    Attributes:
+      where: [B, L, K] bool: at which positions each of the K tokens is forbidden.
+      tokens: the ids of the K tokens, a tuple.
+    """
+
+    where: jax.Array
+    tokens: tuple[int, ...] = flax.struct.field(pytree_node=False)
+
+    def forbid(self, logits, where):
+        """Logits [..., V] of some positions with -inf for the tokens that are forbidden there.
+
+        Args:
+          where: [..., K] bool, `where` at these positions.
+        """
+        tokens = jnp.asarray(self.tokens, jnp.int32)
+        return logits.at[..., tokens].set(jnp.where(where, -jnp.inf, logits[..., tokens]))
+
+
+@flax.struct.dataclass
 class Batch:
-    """Tokenised text: [condition | target | padding] in every row.
+    """Tokenised text. Rows of the data are [condition | target | padding]. In training and in
+    sampling the condition may be anywhere in a row.
 
     Attributes:
       tokens: [B, L] int32, token ids.
-      is_cond: [B, L] bool, positions of the condition (all False for unconditional text).
+      is_cond: [B, L] bool, positions of the condition: their tokens are given (all False for
+        unconditional text). The others are the target.
       is_valid: [B, L] bool, positions that hold text (condition or target, its EOS included), not
         padding.
+      is_filler: [B, L] bool, padding that fills the end of a gap between given positions; it is
+        part of the target, but not valid. None: there is none.
+      never: tokens that sampling must not write, and where. None: there are none.
     """
 
     tokens: Tokens
     is_cond: Mask
     is_valid: Mask
+    is_filler: Mask | None = None
+    never: Never | None = None
 
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
@@ -59,8 +88,11 @@ def compute_dtype(name, platform=None):
 
 
 def counted_positions(batch, pad_in_loss):
-    """[B, L] bool, the positions whose loss counts: the target, and with `pad_in_loss` the padding
-    too. The condition never counts.
+    """[B, L] bool, the positions whose loss counts: the target with the padding that fills its gaps
+    up, and with `pad_in_loss` the padding after the text too. The condition never counts.
     """
     target = ~batch.is_cond
-    return target if pad_in_loss else target & batch.is_valid
+    if pad_in_loss:
+        return target
+    has_text = batch.is_valid if batch.is_filler is None else batch.is_valid | batch.is_filler
+    return target & has_text

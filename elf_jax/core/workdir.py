@@ -35,6 +35,11 @@ SCORER_TRAINING = "scorer-training"
 SCORER_SUMMARY = "training.json"  # in the scorer's directory
 OLD_HISTORY = "history.json"  # of an encoder training by version 0.1, in place of METRICS
 
+# A distillation, in its workdir.
+DISTILLATION = "distillation.json"  # the teacher, and the rounds that are finished
+FEW_STEPS = "few_steps.png"  # quality against steps, teacher and students
+ROUNDS = "rounds"  # a workdir for each round, named after the student's number of steps
+
 # In an export.
 WEIGHTS = "model.safetensors"
 CARD = "README.md"

@@ -18,7 +18,8 @@ from elf_jax.core.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Rows:
-    """Packed rows in memory.
+    """Packed rows in memory. Their condition is a prefix, the source of a pair. Other given
+    positions are no part of the data: training chooses them anew in every step.
 
     Attributes:
       tokens: [N, L] int32.

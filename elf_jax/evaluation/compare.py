@@ -1,7 +1,8 @@
 """Compares trained models: the same data, tokenizer, scorer, numbers of steps, samples and seeds.
 
 Of every model it collects its size, what it has seen, its likelihood, its scores at each number of
-steps, its speed, and its frontier of Gen. PPL and entropy. Everything is kept in the workdirs, as
+steps, its speed, its frontier of Gen. PPL and entropy, and how it fills in hidden parts of held-out
+text if that is asked for. Everything is kept in the workdirs, as
 of an evaluation, so an interrupted comparison goes on. docs/evaluation.md says what the numbers
 mean.
 """
@@ -94,22 +95,26 @@ def _score(subject, held_out):
     settings, sample = config.compare, config.sample
     trained = load_trained(subject.origin, config)
     dataset = held_out(subject, trained)
-    run = Evaluation(trained, dataset, subject.home, settings.num_samples, subject.scorer or None)
+    scorer, hidden = subject.scorer or None, settings.infill
+    run = Evaluation(trained, dataset, subject.home, settings.num_samples, scorer, hidden)
     steps = combinations(sample, {"steps": settings.steps}, trained.method, "compare")
-    points = [_point(run, protocol, settings.seeds) for protocol in steps]
+    points = [score_point(run, protocol, settings.seeds) for protocol in steps]
     for point, protocol in zip(points, steps, strict=True):
         point["speed"] = seconds_per_1000(run, protocol)
+        filled = [run.fill(protocol, seed) for seed in point["seeds"]]
+        point["infill"] = tables.summarise(filled)
     frontier = []
     if run.metrics.scorer is not None:
         values = {"steps": (settings.frontier_steps,)}
         values |= {name: settings[name] for name in ("temperature", "guidance_scale", "gamma")}
         protocols = combinations(sample, values, trained.method, "compare")
-        frontier = [_point(run, protocol, settings.frontier_seeds) for protocol in protocols]
+        frontier = [score_point(run, protocol, settings.frontier_seeds) for protocol in protocols]
     model = {**_about(subject, trained), "likelihood": _likelihood(run)}
-    return {**model, "points": points, "frontier": frontier}, run.real(), run.describe()
+    real = run.real() | run.real_fill()
+    return {**model, "points": points, "frontier": frontier}, real, run.describe()
 
 
-def _point(run, protocol, seeds):
+def score_point(run, protocol, seeds):
     """The settings, network evaluations and scores of a protocol."""
     method, first = run.trained.method, protocol.sample.seed
     results = [run.score(protocol, seed) for seed in range(first, first + seeds)]
@@ -136,6 +141,7 @@ def _about(subject, trained):
     return {
         "name": subject.name,
         "method": trained.method.name,
+        "fills_anywhere": trained.method.fills_anywhere,
         "workdir": store.location(subject.origin.path),
         "checkpoint": trained.origin,
         "step": trained.step,

@@ -1,5 +1,7 @@
 """Writes the tables of a comparison as Markdown that can also be read in a terminal."""
 
+from elf_jax.core.checks import resolve_infill
+from elf_jax.evaluation.hidden import metric_name
 from elf_jax.evaluation.real_entropy import AXES
 from elf_jax.evaluation.tables import REAL
 
@@ -16,6 +18,13 @@ SCORES = {
     "rouge1": "ROUGE-1",
     "rouge2": "ROUGE-2",
     "rouge_l": "ROUGE-L",
+}
+# Metrics of the table of infilling: {name in `hidden.metric_name`: head of its column}.
+INFILL = {
+    "exact_tokens": "exact tokens",
+    "exact_spans": "exact spans",
+    "rouge_l": "ROUGE-L",
+    "gen_ppl": "Gen. PPL",
 }
 NOTHING = "-"
 SHORT = {"temperature": "T", "guidance_scale": "w", "gamma": "gamma"}
@@ -39,6 +48,9 @@ def comparison_text(result):
             f"{result['settings']['frontier_steps']} steps; the lowest value, if several lines of "
             "a frontier reach it. A frontier is never continued beyond its points.",
         ]
+    hidden = resolve_infill(result["settings"]["infill"])
+    if hidden:
+        parts += ["## Infilling", _infill(models, real, hidden), _infill_note(result)]
     parts += ["## How", "\n".join(f"- {line}" for line in _how(result))]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -127,6 +139,38 @@ def _samples_note(result):
         f"one batch of samples. s a 1,000: seconds to sample 1,000 texts on {', '.join(devices)}, "
         f"in batches of {', '.join(map(str, batches))}, without compilation."
     )
+
+
+def _infill(models, real, hidden):
+    points = [(model, point) for model in models for point in model["points"]]
+    has_scorer = any(metric_name(name, "gen_ppl") in real for name in hidden)
+    columns = [name for name in INFILL if name != "gen_ppl" or has_scorer]
+    lines = []
+    for name in hidden:
+        for model, point in points:
+            found = [point["infill"][metric_name(name, column)] for column in columns]
+            side = "" if model["fills_anywhere"] else " (from the left)"
+            fixed = [name, f"{model['name']}{side}", _whole(point["steps"])]
+            lines.append([*fixed, *map(score_cell, found)])
+        frequent = number(real[metric_name(name, "most_frequent")])
+        lines.append([name, "most frequent token", "", frequent, *[""] * (len(columns) - 1)])
+        if has_scorer:
+            gen_ppl = number(real[metric_name(name, "gen_ppl")])
+            lines.append([name, REAL, "", *[""] * (len(columns) - 1), gen_ppl])
+    heads = [INFILL[column] for column in columns]
+    return markdown(["hidden", "model", "steps", *heads], lines, words=2)
+
+
+def _infill_note(result):
+    sides = [model["fills_anywhere"] for model in result["models"]]
+    parts = [
+        "Held-out texts with a hidden part, whose length is known. exact tokens: share of the "
+        "hidden tokens; exact spans: share of the texts whose hidden tokens are all right; most "
+        "frequent token: what the best single token for all gaps would get."
+    ]
+    if not all(sides):
+        parts.append("from the left: the model sees only what is before a gap.")
+    return " ".join(parts)
 
 
 def _at_real_entropy(models, real):

@@ -6,16 +6,18 @@ docs/evaluation.md says what each number means.
 """
 
 import pathlib
+from functools import partial
 
 import jax
 import numpy as np
 
 from elf_jax import __version__
 from elf_jax.core.averaging import warn_of_first_weights
-from elf_jax.core.checks import resolve_metrics
+from elf_jax.core.checks import resolve_infill, resolve_metrics
 from elf_jax.core.files import write_json, write_text
 from elf_jax.core.workdir import RECORDS, SAMPLES, SAMPLES_TEXT
 from elf_jax.evaluation import tables
+from elf_jax.evaluation.hidden import hide
 from elf_jax.evaluation.kept_samples import KeptSamples
 from elf_jax.evaluation.metric_set import MetricSet
 from elf_jax.evaluation.pairs import held_out_pairs
@@ -23,6 +25,8 @@ from elf_jax.evaluation.protocols import protocols_of
 from elf_jax.evaluation.records import Records, environment, now
 from elf_jax.evaluation.scorer import find_scorer
 from elf_jax.training.validation import held_out_losses, jit_eval_step
+
+FROM_THE_LEFT = "it sees only what is before a gap, not what comes after"
 
 
 class Evaluation:
@@ -35,15 +39,17 @@ class Evaluation:
       workdir: where samples and records are kept.
       num_samples: texts of every protocol and seed; 0 (pairs only): all held-out pairs.
       scorer: directory or name that the user asked for, or None.
+      infill: names of what is hidden for infilling, see `checks.resolve_infill`; "": nothing.
 
     Attributes:
       count: texts of every protocol and seed. notes: lines for the user about what is missing.
+      hidden: list of the `Hidden` held-out texts, of at most `num_samples` rows each.
 
     Raises:
       UserError: the scorer does not load.
     """
 
-    def __init__(self, trained, dataset, workdir, num_samples, scorer=None):
+    def __init__(self, trained, dataset, workdir, num_samples, scorer=None, infill=""):
         config, self.notes = trained.config, []
         warn_of_first_weights(config, trained.step)
         self.trained, self.dataset = trained, dataset
@@ -62,6 +68,8 @@ class Evaluation:
                 "no valid, no held_out: these metrics need the training text, which was not read"
             )
         self.metrics = MetricSet(trained, dataset, metrics, found, pairs)
+        about = dataset.validation, num_samples, trained.tokenizer
+        self.hidden = [hide(name, *about) for name in resolve_infill(infill)]
 
     def score(self, protocol, seed):
         """(numbers, signatures, `Samples`) of a protocol with a seed."""
@@ -85,6 +93,34 @@ class Evaluation:
 
         identity = {"real": self.count, "data": self._data(), **self.metrics.identity()}
         return self.records.once(identity, compute)[0]
+
+    def fill(self, protocol, seed):
+        """The numbers of the infilling benchmark with a protocol and a seed; empty without it."""
+        numbers = {}
+        for hidden in self.hidden:
+            made = self.kept.fill(protocol, seed, hidden)
+            about = {**made.provenance, "samples": made.file}
+            compute = partial(self._fill, hidden, made, protocol.name, seed, about)
+            identity = {"infill": made.made_with, "scorer": self.metrics.scorer_identity()}
+            numbers |= self.records.once(identity, compute)[0]
+        return numbers
+
+    def _fill(self, hidden, made, protocol, seed, about):
+        numbers, signatures = self.metrics.of_filled(hidden, made)
+        return numbers, signatures, self._provenance(protocol, seed, about)
+
+    def real_fill(self):
+        """The numbers of what is hidden itself, see `MetricSet.of_hidden`."""
+        numbers = {}
+        for hidden in self.hidden:
+            about = {"infill": hidden.name, "hidden": hidden.fingerprint, "n": len(hidden)}
+            compute = partial(self._real_fill, hidden, about)
+            identity = {"real": about, "data": self._data(), **self.metrics.scorer_identity()}
+            numbers |= self.records.once(identity, compute)[0]
+        return numbers
+
+    def _real_fill(self, hidden, about):
+        return self.metrics.of_hidden(hidden), {}, self._provenance(tables.REAL, None, about)
 
     def losses(self):
         """The held-out losses, see `held_out_losses`."""
@@ -134,6 +170,10 @@ class Evaluation:
             )
         if metrics.pairs is not None:
             lines.append(f"{self.count} held-out pairs: {metrics.pairs.statement}")
+        lines += [hidden.statement for hidden in self.hidden]
+        method = self.trained.method
+        if self.hidden and not method.fills_anywhere:
+            lines.append(f"infill by {method.name}: {FROM_THE_LEFT}")
         return lines + self.notes
 
 
@@ -163,15 +203,19 @@ def evaluate(trained, dataset, workdir, scorer=None):
     """
     workdir, config = pathlib.Path(workdir), trained.config
     protocols = protocols_of(config)
-    run = Evaluation(trained, dataset, workdir, config.evaluate.num_samples, scorer)
+    settings = config.evaluate
+    run = Evaluation(trained, dataset, workdir, settings.num_samples, scorer, settings.infill)
     seeds = range(config.sample.seed, config.sample.seed + config.evaluate.seeds)
     summaries, signatures, first = {}, {}, None
     for protocol in protocols:
         results = [run.score(protocol, seed) for seed in seeds]
+        filled = [run.fill(protocol, seed) for seed in seeds]
         first = results[0][2] if first is None else first
-        summaries[protocol.name] = tables.summarise([numbers for numbers, _, _ in results])
+        summaries[protocol.name] = tables.summarise(
+            [r[0] | f for r, f in zip(results, filled, strict=True)]
+        )
         signatures.update(results[0][1])
-    real, losses = run.real(), run.losses()
+    real, losses = run.real() | run.real_fill(), run.losses()
     numbers = {
         **tables.flat(summaries[protocols[0].name], real),
         **losses,

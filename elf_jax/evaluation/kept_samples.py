@@ -1,4 +1,5 @@
-"""Samples of a protocol and a seed: made once, kept in the workdir, and read from there later.
+"""Samples of a protocol and a seed, and held-out texts that it filled in: made once, kept in the
+workdir, and read from there later.
 
 They are a file of JSON lines in WORKDIR/samples. A second file beside it says how they were made. A
 hash of everything that the samples depend on is part of the name.
@@ -19,8 +20,9 @@ from elf_jax.core.errors import UserError
 from elf_jax.core.files import open_text, read_json, write_json
 from elf_jax.core.workdir import SAMPLES
 from elf_jax.data.tokenizer import decode
+from elf_jax.evaluation.hidden import Hidden
 from elf_jax.evaluation.records import CHECK, digest, environment, now
-from elf_jax.generation.generate import generate, jit_sampler
+from elf_jax.generation.generate import generate, jit_sampler, whole_rows
 
 SHA256 = "sha256"  # of the file with the samples, in the one that says how they were made
 
@@ -30,7 +32,8 @@ class Samples:
     """Samples of one protocol and seed.
 
     Attributes:
-      texts: N strings. tokens: N lists of token ids. file: name of the file that keeps them.
+      texts: N strings. tokens: N lists of token ids; of texts that were filled in, those that were
+        written. file: name of the file that keeps them.
       made_with: dict of what they depend on. provenance: that, the checkpoint, the environment and
         the time.
     """
@@ -77,19 +80,71 @@ class KeptSamples:
           A `Samples`.
         """
         made_with = self._made_with(protocol, seed, count)
+        if self.dataset.conditional:
+            made_with["data"] = self.dataset.summary["fingerprint"]
+
+        def make(trained, program, progress):
+            rows = self.dataset.validation if self.dataset.conditional else None
+            tokens = generate(trained, count, seed, rows, progress, program)
+            return {"texts": decode(trained.tokenizer, tokens), "tokens": _lists(tokens)}
+
+        def columns(found):
+            del found
+            if pairs is None:
+                return {}
+            return dict(zip(("source", "reference"), zip(*pairs, strict=True), strict=True))
+
+        return self._once(protocol, seed, made_with, protocol.name, make, columns)
+
+    def fill(self, protocol, seed, hidden: Hidden):
+        """The texts of a `Hidden`, filled in with a protocol and a seed.
+
+        Returns:
+          A `Samples`: the whole texts, and the tokens that were written in the gaps. In its file
+          each text has its `template`, where a gap of n tokens is [[n]], and what was `hidden` and
+          `written` there.
+        """
+        made_with = self._made_with(protocol, seed, len(hidden))
+        made_with |= {"infill": hidden.name, "hidden": hidden.fingerprint}
+        made_with["data"] = self.dataset.summary["fingerprint"]
+
+        def make(trained, program, progress):
+            rows = whole_rows(trained, hidden.template(), seed, progress, program)
+            texts = hidden.whole_texts(trained.tokenizer, rows)
+            return {"texts": texts, "tokens": _lists(hidden.gaps(rows))}
+
+        def columns(found):
+            tokenizer = self.trained.tokenizer
+            return {
+                "template": hidden.templates(tokenizer),
+                "hidden": decode(tokenizer, hidden.gaps(hidden.tokens)),
+                "written": decode(tokenizer, found["tokens"]),
+            }
+
+        label = f"{protocol.name}-{hidden.name}"
+        return self._once(protocol, seed, made_with, label, make, columns)
+
+    def _once(self, protocol, seed, made_with, label, make, columns):
+        """The `Samples` that were made with `made_with`, read, or made and kept.
+
+        Args:
+          label: the start of the file's name.
+          make: function (`TrainedModel`, its `jit_sampler`, progress) -> {"texts", "tokens"}.
+          columns: function (the result of `make`) -> {name: N strings} of what is kept beside it.
+        """
         key = digest(made_with)[:8]
-        found = processes.share(self._read(key, count))
+        found = processes.share(self._read(key, made_with["n"]))
         if found is None:
-            found = self._make(protocol, seed, count)
+            found = self._make(protocol, seed, made_with["n"], label, make)
             provenance = {**made_with, "checkpoint": self.trained.origin, **environment()}
             found["provenance"] = {**provenance, "sampled": now()}
-            found["file"] = f"{protocol.name}-seed{seed}-step{self.trained.step}-{key}.jsonl"
-            self._write(found, pairs)
+            found["file"] = f"{label}-seed{seed}-step{self.trained.step}-{key}.jsonl"
+            self._write(found, columns(found))
         return Samples(made_with=made_with, **found)
 
     def _made_with(self, protocol, seed, count):
         method, config = self.trained.method, self.trained.config
-        made_with = {
+        return {
             "step": self.trained.step,
             "weights": protocol.sample.weights,
             "weights_fingerprint": self.weights,
@@ -100,19 +155,13 @@ class KeptSamples:
             **method.constants(),
             "compute_dtype": np.dtype(method.dtype).name,
         }
-        if self.dataset.conditional:
-            made_with["data"] = self.dataset.summary["fingerprint"]
-        return made_with
 
-    def _make(self, protocol, seed, count):
-        trained = self.trained.with_settings(protocol.sample)
-        rows = self.dataset.validation if self.dataset.conditional else None
-        label = f"sampling {protocol.name}, seed {seed}"
+    def _make(self, protocol, seed, count, label, make):
+        trained, program = self.trained.with_settings(protocol.sample), self.program(protocol)
         hidden = jax.process_index() != 0
-        with tqdm(total=count, desc=label, unit="text", dynamic_ncols=True, disable=hidden) as bar:
-            tokens = generate(trained, count, seed, rows, bar.update, self.program(protocol))
-        texts = decode(trained.tokenizer, tokens)
-        return {"texts": texts, "tokens": [row.tolist() for row in tokens]}
+        text = f"sampling {label}, seed {seed}"
+        with tqdm(total=count, desc=text, unit="text", dynamic_ncols=True, disable=hidden) as bar:
+            return make(trained, program, bar.update)
 
     def program(self, protocol):
         """The `jit_sampler` of a protocol. Protocols that need the same program share it."""
@@ -139,17 +188,14 @@ class KeptSamples:
                 return found
         return None
 
-    def _write(self, found, pairs):
+    def _write(self, found, columns):
         if jax.process_index():
             return
         path = self.directory / found["file"]
-        lines = zip(found["texts"], found["tokens"], strict=True)
+        columns = {**columns, "text": found["texts"], "tokens": found["tokens"]}
         with open_text(path) as out:
-            for index, (text, tokens) in enumerate(lines):
-                line = {"text": text, "tokens": tokens}
-                if pairs is not None:
-                    source, reference = pairs[index]
-                    line = {"source": source, "reference": reference, **line}
+            for values in zip(*columns.values(), strict=True):
+                line = dict(zip(columns, values, strict=True))
                 out.write(json.dumps(line, ensure_ascii=False) + "\n")
         # Last, because it has the checksum of the samples, and without it they are not used.
         content = {**found["provenance"], SHA256: file_sha256(path)}
@@ -181,6 +227,10 @@ def _read_samples(path):
 
 def _are_ids(tokens):
     return isinstance(tokens, list) and all(isinstance(token, int) for token in tokens)
+
+
+def _lists(rows):
+    return [row.tolist() for row in rows]
 
 
 def provenance_path(path):

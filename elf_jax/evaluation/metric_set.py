@@ -4,7 +4,7 @@ import jax
 from tqdm import tqdm
 
 from elf_jax.data.tokenizer import decode, encode
-from elf_jax.evaluation.metrics import references, text
+from elf_jax.evaluation.metrics import infill, references, text
 from elf_jax.evaluation.pairs import Pairs
 from elf_jax.evaluation.scorer import Scorer, generative_perplexity
 from elf_jax.generation.generate import cut
@@ -39,6 +39,11 @@ class MetricSet:
     def identity(self):
         """`provenance` without the scorer's name, which changes when a workdir is moved."""
         return {name: value for name, value in self.provenance().items() if name != "scorer"}
+
+    def scorer_identity(self):
+        """`identity` of Gen. PPL alone."""
+        about = self.scorer.provenance() if "gen_ppl" in self.names else {}
+        return {name: value for name, value in about.items() if name != "scorer"}
 
     def of_samples(self, samples):
         """(numbers, signatures) of a `Samples`: dicts by the name of the metric."""
@@ -86,6 +91,28 @@ class MetricSet:
             for name, value in numbers.items()
         }
 
+    def of_filled(self, hidden, samples):
+        """(numbers, signatures) of the `Samples` that fill in a `Hidden`."""
+        numbers = infill.exact(hidden.rows(samples.tokens), hidden.tokens, hidden.is_hidden)
+        gaps = samples.tokens, hidden.gaps(hidden.tokens)
+        texts = (decode(self.tokenizer, side) for side in gaps)
+        numbers["rouge_l"], signature = infill.rouge_l(*texts)
+        numbers |= self._gen_ppl(samples.texts, "scoring filled text")
+        name = hidden.metric("rouge_l")
+        return _named(hidden, numbers), {} if signature is None else {name: signature}
+
+    def of_hidden(self, hidden):
+        """The numbers of a `Hidden` itself: see `infill.most_frequent`, and Gen. PPL of the true
+        texts.
+        """
+        numbers = {"most_frequent": infill.most_frequent(hidden.tokens, hidden.is_hidden)}
+        texts = hidden.whole_texts(self.tokenizer, hidden.tokens)
+        return _named(hidden, numbers | self._gen_ppl(texts, "scoring real text"))
+
+    def _gen_ppl(self, texts, label):
+        """Gen. PPL alone; empty without a scorer."""
+        return {k: v for k, v in self._scored(texts, label).items() if k == "gen_ppl"}
+
     def of_real_text(self, count):
         """The numbers of held-out text.
 
@@ -115,3 +142,7 @@ class MetricSet:
             examples = examples[:count]  # with prepared data, each of them is decoded now
         tokens = encode(self.tokenizer, [example.text for example in examples])
         return [row[: self.length] for row in tokens]
+
+
+def _named(hidden, numbers):
+    return {hidden.metric(name): value for name, value in numbers.items()}

@@ -65,7 +65,7 @@ def combinations(sample, values, method, section="sweep"):
     for combination in itertools.product(*lists):
         protocol = make_protocol("", sample, dict(combination))
         effective = method.effective(protocol.sample)
-        name = _name(method, {key: effective[key] for key, _ in combination}) or PLAIN
+        name = _name(method, {k: effective[k] for k, _ in combination if k in effective}) or PLAIN
         # Combinations that differ only in settings which the sampler does not use are one.
         protocols.setdefault(name, dataclasses.replace(protocol, name=name))
     return list(protocols.values())

@@ -82,7 +82,9 @@ def _varies(protocols, setting):
 
 def _point(method, protocol, summary):
     errors = {f"{name}_standard_error": one["standard_error"] for name, one in summary.items()}
-    return {**method.effective(protocol.sample), **tables.means(summary), **errors}
+    settings = {name: protocol.sample[name] for name in method.settings}
+    settings |= method.effective(protocol.sample)
+    return {**settings, **tables.means(summary), **errors}
 
 
 def _provenance(run):

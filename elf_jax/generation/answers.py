@@ -10,6 +10,7 @@ import dataclasses
 import itertools
 import json
 import os
+import re
 import sys
 
 from elf_jax.core.averaging import warn_of_first_weights
@@ -23,6 +24,7 @@ from elf_jax.generation.generate import batch_rows, stream, take
 
 STDIN = "-"
 JSON_LINES = (".jsonl", ".ndjson", ".json")  # the endings of files whose lines are JSON objects
+LINE_FEED = re.compile("\r?\n")
 REMEDY = "correct the line, or set config.data.source_field"
 
 
@@ -35,7 +37,7 @@ class Counts:
     cut: int = 0
 
 
-def read_sources(file, field):
+def read_sources(file, field, remedy=REMEDY):
     """Yields the source in each line of a file. The file is never held in memory as a whole.
 
     Args:
@@ -43,6 +45,7 @@ def read_sources(file, field):
         .ndjson or .json) they are JSON objects. A .parquet file has a source in each row.
         Compressed files (.gz, .bz2, .xz, .zst) are decompressed.
       field: name of the field in the objects, see `fields.find_field`.
+      remedy: what to do about a line without the field.
 
     Yields:
       str, "" for an empty line.
@@ -55,9 +58,9 @@ def read_sources(file, field):
     if file != STDIN and not os.path.lexists(file):
         raise UserError(f"no file at {file!r}: check --source (- is standard input)")
     try:
-        yield from _rows(file, field) if is_parquet(file) else _lines(file, field)
+        yield from _rows(file, field, remedy) if is_parquet(file) else _lines(file, field)
     except BadLine as error:
-        raise UserError(f"{error}: {REMEDY}") from None
+        raise UserError(f"{error}: {remedy}") from None
 
 
 def _lines(file, field):
@@ -85,8 +88,8 @@ def _standard_input():
         raise cannot_read("standard input", error) from None
 
 
-def _rows(file, field):
-    for first, records in parquet_records(file, [field], REMEDY):
+def _rows(file, field, remedy):
+    for first, records in parquet_records(file, [field], remedy):
         for number, record in enumerate(records, first):
             yield text_field(record, field, f"{file} row {number}")
 
@@ -162,6 +165,17 @@ def format_sample(source, text, form):
         target = format_answer(source, text, form)
         return target if form == "jsonl" else f"{source}\t{target}"
     return json.dumps({"text": text}, ensure_ascii=False) if form == "jsonl" else text
+
+
+def format_record(record, form, on_one_line):
+    """A dict with the key "text" as it is printed: the text alone, or everything as JSON.
+
+    Args:
+      on_one_line: whether line feeds inside the text become spaces. Nothing else of it changes.
+    """
+    if form == "jsonl":
+        return json.dumps(record, ensure_ascii=False)
+    return LINE_FEED.sub(" ", record["text"]) if on_one_line else record["text"]
 
 
 def describe(counts, source_length):

@@ -14,9 +14,14 @@ from elf_jax.data.tokenizer import decode
 
 def jit_sampler(trained):
     """The model's sampler, jitted. Settings with the same `Method.compiled_for` compile it once."""
-    method, config = trained.method, trained.config
+    config = trained.config
+    return compiled(trained, trained.method.sampler(config.sample, config.data.length))
+
+
+def compiled(trained, function):
+    """The function, jitted for the devices of a `TrainedModel`; every process gets the result."""
     return jax.jit(
-        method.sampler(config.sample, config.data.length),
+        function,
         out_shardings=sharding.replicated(trained.mesh),
         compiler_options=sharding.compiler_options(trained.mesh),
     )
@@ -85,16 +90,52 @@ def stream(trained, conditions, size, seed, run=None):
     run = jit_sampler(trained) if run is None else run
     eos = trained.tokenizer.eos_token_id
     for index, fields in enumerate(conditions):
-        ids = np.arange(index * size, (index + 1) * size, dtype=np.int32)
-        tokens = run(
-            trained.params,
-            trained.frozen,
-            sharding.share_rows(ids, trained.mesh),
-            sharding.share_rows(Batch(**fields), trained.mesh) if fields else None,
-            jax.random.key(seed),
-            scales(trained.method, trained.config.sample),
-        )
-        yield cut(jax.device_get(tokens), eos, fields.get("is_cond"))
+        tokens = run_batch(trained, run, fields, np.arange(index * size, (index + 1) * size), seed)
+        yield cut(tokens, eos, fields.get("is_cond"))
+
+
+def whole_rows(trained, fields, seed, progress=lambda count: None, run=None):
+    """Rows in which all positions that are not given are sampled. Nothing is cut or removed.
+
+    Args:
+      trained: a `TrainedModel`.
+      fields: of a `Batch` of N rows; `is_cond` marks the given positions, at any place. Sample i
+        belongs to row i. seed, progress, run: as for `generate`.
+
+    Returns:
+      [N, L] int32.
+    """
+    run = jit_sampler(trained) if run is None else run
+    count = len(fields["tokens"])
+    size = batch_rows(trained, count)
+    out = []
+    for start in range(0, count, size):
+        places = np.minimum(np.arange(start, start + size), count - 1)
+        part = jax.tree.map(lambda field, places=places: field[places], fields)
+        ids = np.arange(start, start + size)
+        out.append(run_batch(trained, run, part, ids, seed)[: count - start])
+        progress(len(out[-1]))
+    return np.concatenate(out)
+
+
+def run_batch(trained, run, fields, ids, seed, *more):
+    """Tokens [B, L] of a batch, a NumPy array.
+
+    Args:
+      trained: a `TrainedModel`. run: a `jit_sampler`, or another such function of its method.
+      fields: of a `Batch`; {}: nothing is given. ids: [B] integers that name the samples.
+      seed: of all randomness. more: further arguments of `run`.
+    """
+    tokens = run(
+        trained.params,
+        trained.frozen,
+        sharding.share_rows(ids.astype(np.int32), trained.mesh),
+        sharding.share_rows(Batch(**fields), trained.mesh) if fields else None,
+        jax.random.key(seed),
+        scales(trained.method, trained.config.sample),
+        *more,
+    )
+    return np.asarray(jax.device_get(tokens))
 
 
 def cut(tokens, eos_id, is_cond=None):

@@ -21,13 +21,14 @@ from elf_jax.core.types import Batch
 from elf_jax.generation.generate import scales
 from elf_jax.hardware.chips import CHIPS
 from elf_jax.hardware.program_cost import program_cost
+from elf_jax.methods.distilled.method import distilled, plan
 from elf_jax.methods.registry import describe_method
 from elf_jax.training.optimizer import make_optimizer, make_schedule
 from elf_jax.training.state import TrainState
 from elf_jax.training.step import make_train_step
 from elf_jax.training.trainer import step_settings
 
-PROGRAMS = ("train", "sample")
+PROGRAMS = ("train", "sample", "distill")
 
 
 def compile_report(config, topology="", program="train", output=None):
@@ -37,7 +38,8 @@ def compile_report(config, topology="", program="train", output=None):
       config: whole config. No data and no weights are read; the sizes of an encoder come from its
         config.json or its name.
       topology: a TPU slice such as "v5p:2x4x4"; empty: the devices of this machine.
-      program: "train", one step, or "sample", one batch of samples with all its steps.
+      program: "train", one step; "sample", one batch of samples with all its steps; "distill", one
+        step of the round in which the teacher has the most sub-steps.
       output: path of the JSON report, or None.
 
     Returns:
@@ -50,12 +52,14 @@ def compile_report(config, topology="", program="train", output=None):
     if program not in PROGRAMS:
         raise UserError(f"--program is {program!r}; use one of {', '.join(PROGRAMS)}")
     mesh = sharding.make_mesh(config.mesh, topology_devices(topology))
-    lower = lower_train if program == "train" else lower_sample
+    lower = {"train": lower_train, "sample": lower_sample, "distill": lower_distill}[program]
     began = time.monotonic()
     lowered, positions = lower(config, mesh)
     lowering = time.monotonic() - began
     head = {"program": program, "topology": topology or "local", "devices": mesh.size}
     head["device"] = mesh.devices.flat[0].device_kind
+    if program == "distill":
+        head["student_steps"], head["teacher_substeps"] = largest_round(config.distill)
     head["lower_seconds"] = round(lowering, 2)
     began = time.monotonic()
     try:
@@ -75,8 +79,29 @@ def compile_report(config, topology="", program="train", output=None):
 
 def lower_train(config, mesh):
     """(the lowered training step, the number of positions in a step) of a config on a mesh."""
-    sharding.check_batch(config.train.batch_size, config.train.accumulate, mesh)
+    return _lower_step(config, mesh, *_abstract_method(config, mesh))
+
+
+def lower_distill(config, mesh):
+    """`lower_train` of the round in which the teacher has the most sub-steps."""
     method, frozen = _abstract_method(config, mesh)
+    shapes = params_shapes(method, config.data.length)
+    frozen["teacher"] = abstract(shapes, sharding.of_tree(shapes, mesh))
+    method = distilled(method, config.distill, *largest_round(config.distill))
+    return _lower_step(config, mesh, method, frozen)
+
+
+def largest_round(settings):
+    """(steps of the student, sub-steps of the teacher) of the round that takes the longest.
+
+    Args:
+      settings: config section `distill`.
+    """
+    return max(plan(settings), key=lambda one: one[1])
+
+
+def _lower_step(config, mesh, method, frozen):
+    sharding.check_batch(config.train.batch_size, config.train.accumulate, mesh)
     schedule = make_schedule(config.optimizer, config.train.batch_size, 1, 2)
     optimizer = make_optimizer(config.optimizer, schedule, method.dtype, mesh, method.own_rates)
 

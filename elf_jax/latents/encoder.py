@@ -61,9 +61,9 @@ class Encoder:
 def attention_groups(is_cond, is_valid, drop):
     """Which position of the encoder may attend to which, as `Groups`.
 
-    A condition token attends to condition tokens only. All other positions attend to all valid
-    tokens, or, where the condition is dropped, to the valid tokens outside the condition. No
-    position attends to padding.
+    A condition token attends to condition tokens only, wherever they are in the row: each has its
+    own position. All other positions attend to all valid tokens, or, where the condition is
+    dropped, to the valid tokens outside the condition. No position attends to padding.
 
     Args:
       is_cond, is_valid: [B, L] bool. drop: [B] bool.

@@ -51,6 +51,8 @@ class Method(Protocol):
         them need no new compilation, except where `compiled_for` differs.
       scales: {key of `settings`: its title}, guidance scales and temperature. Along a line of a
         frontier, only the last of them changes.
+      fills_anywhere: whether a sample depends on given tokens at any place. If not, each token
+        depends only on those before it.
       has_exact_likelihood: whether the metric "nll_bound" is the negative log-likelihood itself.
       own_rates: {regex: learning rate}. Parameters whose path matches have this constant rate.
       sizes: ((path of a parameter, axis, config key), ...). Each config key sets the size of that
@@ -66,6 +68,7 @@ class Method(Protocol):
     settings: dict[str, str]
     traced: tuple[str, ...]
     scales: dict[str, str]
+    fills_anywhere: bool
     has_exact_likelihood: bool
     own_rates: dict[str, float]
     sizes: tuple[tuple[str, int, str], ...]
@@ -102,12 +105,29 @@ class Method(Protocol):
           settings: config section `sample`. length: L.
 
         `ids` name the samples. A sample depends only on the key and on its id. `given` is a `Batch`
-        whose `is_cond` marks tokens that are kept, or None. `scales` is {key: scalar} of the
-        settings in `traced`.
+        whose `is_cond` marks tokens that are kept, or None; what its `never` forbids is not
+        written. `scales` is {key: scalar} of the settings in `traced`.
+        """
+
+    def rewriter(self, settings, length):
+        """The function (params, frozen, ids [B], batch, key, scales, strength) -> tokens [B, L]: a
+        text with noise, and the noise taken away by the sampler.
+
+        Args:
+          settings, length, and the arguments of the function: as for `sampler`.
+
+        `batch` is a `Batch` with the texts. Nothing of it is kept on purpose, whatever `is_cond`
+        says. `strength` is a scalar from 0 to 1, the share of the noise: 0 gives the text itself,
+        and 1 the sample of the same id, key and settings with nothing given.
+
+        Raises:
+          UserError: the method cannot rewrite.
         """
 
     def effective(self, settings):
-        """{key: value} of the settings that change the samples."""
+        """{key: value} of the settings that change the samples. A key may be left out if its value
+        changes nothing.
+        """
 
     def compiled_for(self, settings):
         """Tuple of all settings that need a new compilation. Equal tuples share a sampler."""

@@ -37,13 +37,20 @@ def token_losses(logits, hidden, tokens, vocab_size, rows=None):
     return in_parts(losses, (hidden, tokens), vocab_size, rows)
 
 
-def likeliest(logits, hidden, vocab_size, rows=None):
-    """Tokens with the largest logit, [B, L] int32; arguments as in `token_losses`."""
+def likeliest(logits, hidden, vocab_size, rows=None, never=None):
+    """Tokens with the largest logit, [B, L] int32; arguments as in `token_losses`.
 
-    def best(hidden):
-        return jnp.argmax(logits(hidden), axis=-1).astype(jnp.int32)
+    Args:
+      never: a `Never`, or None.
+    """
 
-    return in_parts(best, (hidden,), vocab_size, rows)
+    def best(hidden, *where):
+        values = logits(hidden)
+        values = never.forbid(values, *where) if where else values
+        return jnp.argmax(values, axis=-1).astype(jnp.int32)
+
+    arrays = (hidden,) if never is None else (hidden, never.where)
+    return in_parts(best, arrays, vocab_size, rows)
 
 
 def in_parts(function, arrays, vocab_size, rows=None):

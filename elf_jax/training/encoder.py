@@ -14,7 +14,7 @@ import jax
 
 from elf_jax.checkpoints.experiment import Checkpoints
 from elf_jax.core import checks, checksums, processes, rng, sharding
-from elf_jax.core.config import check_same, followed
+from elf_jax.core.config import check_same, followed, is_of_data
 from elf_jax.core.errors import UserError
 from elf_jax.core.files import open_directory
 from elf_jax.core.types import compute_dtype
@@ -102,7 +102,7 @@ def _train(config, workdir, output, until, is_lost):
 
 def _matters(name):
     """Whether the pretraining depends on a config key."""
-    return name == "seed" or name.startswith(("data.", "pretrain."))
+    return name == "seed" or name.startswith("pretrain.") or is_of_data(name)
 
 
 def _make_task(config, tokenizer, mesh):

@@ -19,7 +19,7 @@ import numpy as np
 from elf_jax import __version__
 from elf_jax.checkpoints.experiment import Checkpoints
 from elf_jax.core import checks, checksums, rng, sharding
-from elf_jax.core.config import check_same, followed
+from elf_jax.core.config import check_same, followed, is_of_data
 from elf_jax.core.errors import UserError
 from elf_jax.core.files import open_directory, write_json
 from elf_jax.core.types import compute_dtype
@@ -161,7 +161,7 @@ def _check_same(workdir, config):
     """
 
     def matters(name):
-        return name == "seed" or name.startswith("data.")
+        return name == "seed" or is_of_data(name)
 
     changed = check_same(workdir, config, matters)
     free = ("path", "dtype", "score_batch_size", "log_every", "validate_every", "checkpoint_every")

@@ -30,6 +30,8 @@ class StepSettings:
       accumulate: number of micro-batches in a step.
       ema, ema_warmup: decay of the average, and whether it is less in the first steps, see
         `averaging.decay_at`.
+      give: function (batch, key) -> batch that chooses the given positions, see `given.make_law`.
+        None: the condition stays that of the data.
     """
 
     counted: Callable
@@ -37,6 +39,7 @@ class StepSettings:
     accumulate: int = 1
     ema: float = 0.0
     ema_warmup: bool = False
+    give: Callable | None = None
 
 
 def make_train_step(method, optimizer, schedule, settings, shardings=None):
@@ -54,6 +57,8 @@ def make_train_step(method, optimizer, schedule, settings, shardings=None):
 
     def train_step(state, frozen, batch, key):
         key = rng.stream(key, "train", state.step)
+        if settings.give is not None:  # first, since given positions do not count
+            batch = settings.give(batch, rng.stream(key, "given"))
         context = Context(key, state.step, state.ema, _rows(batch), is_training=True)
         positions = _count(settings.counted(batch))
         (loss, sums), grads = _loss_and_gradient(

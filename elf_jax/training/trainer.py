@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from elf_jax.checkpoints.experiment import Checkpoints, check_whole
 from elf_jax.checkpoints.origins import save_start, starting_point, tokenizer_path
+from elf_jax.checkpoints.rounds import check_no_distillation
 from elf_jax.checkpoints.trained import TrainedModel
 from elf_jax.checkpoints.weights import load_weights
 from elf_jax.core import checks, rng, sharding, store
@@ -24,6 +25,7 @@ from elf_jax.methods.registry import build_method
 from elf_jax.training import loop
 from elf_jax.training.begin import begin, check_data, hold
 from elf_jax.training.curve import draw_curve
+from elf_jax.training.given import make_law
 from elf_jax.training.optimizer import in_steps, make_optimizer, make_schedule
 from elf_jax.training.state import TrainState, init_state, training_key
 from elf_jax.training.step import StepSettings, make_train_step
@@ -53,8 +55,8 @@ class Training:
     frozen: dict
     schedule: object
     run: loop.Run
-    changed: dict
-    start: str | None
+    changed: dict = dataclasses.field(default_factory=dict)
+    start: str | None = None
 
     def trained(self):
         """The model as it is now, as a `TrainedModel`."""
@@ -113,6 +115,7 @@ def build_training(config, workdir, checkpoint=None):
       UserError: a mistake in the config, the data, the workdir or the checkpoint.
     """
     checks.check(config)
+    check_no_distillation(workdir)
     asked, config = config, followed(workdir, config)
     changed = check_same(workdir, config)
     say_followed(asked, config)
@@ -127,33 +130,54 @@ def build_training(config, workdir, checkpoint=None):
     tokenizer = dataset.tokenizer
     size, eos = vocab_size(tokenizer), tokenizer.eos_token_id
     method, frozen = build_method(config, size, mesh, home, dataset.train, eos)
-    total, schedule = make_plan(config, len(dataset.train))
-    optimizer = make_optimizer(config.optimizer, schedule, method.dtype, mesh, method.own_rates)
-    if start is not None:  # first, because weights that do not fit should fail early
-        weights, _, start_step = load_weights(start, config, method, mesh, config.sample.weights)
-    state, shardings = new_state(config, method, optimizer, mesh)
+    weights = None
     if start is not None:
-        state = state.replace(params=weights, ema=jax.tree.map(jnp.copy, weights))
-    step = jit_train_step(config, method, optimizer, schedule, mesh, shardings)
-
-    run = _make_run(config, workdir, dataset, mesh, method, frozen, total, step, state)
-    loop.resume(run, shardings)
+        weights, _, start_step = load_weights(start, config, method, mesh, config.sample.weights)
 
     def write_more():
-        method.save_frozen(frozen, workdir)
         if start is not None:
             save_start(workdir, start, config.sample.weights, start_step)
 
-    begin(workdir, config, dataset, write_more)
-    name = None if start is None else start.name
-    return Training(config, workdir, dataset, mesh, method, frozen, schedule, run, changed, name)
+    training = assemble(config, workdir, dataset, mesh, method, frozen, weights, write_more)
+    training.changed, training.start = changed, None if start is None else start.name
+    return training
 
 
-def make_plan(config, row_count):
+def assemble(config, workdir, dataset, mesh, method, frozen, weights=None, write_more=lambda: None):
+    """A `Training` from its parts. Writes into the workdir, and resumes if there is a checkpoint.
+
+    Args:
+      config, workdir, dataset, mesh, method, frozen: see `Training`.
+      weights: parameters that the training starts from. Their memory is reused. None: new ones.
+      write_more: function without arguments that writes further files into the workdir.
+
+    Raises:
+      UserError: the duration is less than one step, or the checkpoint is damaged.
+    """
+    total, schedule = make_plan(config, len(dataset.train))
+    optimizer = make_optimizer(config.optimizer, schedule, method.dtype, mesh, method.own_rates)
+    state, shardings = new_state(config, method, optimizer, mesh)
+    if weights is not None:
+        state = state.replace(params=weights, ema=jax.tree.map(jnp.copy, weights))
+    pad_id = dataset.tokenizer.pad_token_id
+    step = jit_train_step(config, method, optimizer, schedule, mesh, shardings, pad_id)
+    run = _make_run(config, workdir, dataset, mesh, method, frozen, total, step, state)
+    loop.resume(run, shardings)
+
+    def write():
+        method.save_frozen(frozen, workdir)
+        write_more()
+
+    begin(workdir, config, dataset, write)
+    return Training(config, workdir, dataset, mesh, method, frozen, schedule, run)
+
+
+def make_plan(config, row_count, key="train.duration"):
     """(steps of the whole training, learning rate by step) of a whole config.
 
     Args:
       row_count: number of training rows, the length of an epoch.
+      key: of the duration, for the message.
 
     Raises:
       UserError: the duration is less than one step.
@@ -161,7 +185,7 @@ def make_plan(config, row_count):
     batch_size = config.train.batch_size
     total = in_steps(config.train.duration, batch_size, row_count)
     if total < 1:
-        raise UserError("config.train.duration is less than one step: make it longer")
+        raise UserError(f"config.{key} is less than one step: make it longer")
     warmup = in_steps(config.optimizer.warmup, batch_size, row_count)
     return total, make_schedule(config.optimizer, batch_size, warmup, total)
 
@@ -175,8 +199,12 @@ def new_state(config, method, optimizer, mesh):
     return init_state(create, rng.stream(jax.random.key(config.seed), "init"), mesh)
 
 
-def step_settings(config, mesh):
-    """`StepSettings` of a whole config on a mesh."""
+def step_settings(config, mesh, pad_id=0):
+    """`StepSettings` of a whole config on a mesh.
+
+    Args:
+      pad_id: the tokenizer's id of padding, which fills gaps up (config.data.given).
+    """
     pad_in_loss = config.data.pad == "eos"
     return StepSettings(
         counted=lambda batch: counted_positions(batch, pad_in_loss),
@@ -184,16 +212,16 @@ def step_settings(config, mesh):
         accumulate=config.train.accumulate,
         ema=config.optimizer.ema,
         ema_warmup=config.optimizer.ema_warmup,
+        give=make_law(config.data.given, pad_id),
     )
 
 
-def jit_train_step(config, method, optimizer, schedule, mesh, shardings):
+def jit_train_step(config, method, optimizer, schedule, mesh, shardings, pad_id=0):
     """The training step of a whole config, jitted. The state that it gets cannot be used again,
-    because its memory is reused (donated).
+    because its memory is reused (donated). For pad_id see `step_settings`.
     """
-    step = make_train_step(
-        method, optimizer, schedule, step_settings(config, mesh), shardings.params
-    )
+    settings = step_settings(config, mesh, pad_id)
+    step = make_train_step(method, optimizer, schedule, settings, shardings.params)
     return jax.jit(
         step,
         donate_argnums=0,
@@ -246,9 +274,7 @@ def announce(training):
         f"on, {summary['validation_rows']:,} held out, vocabulary {summary['vocab_size']:,}, "
         f"{run.total_steps:,} steps of {config.train.batch_size} rows"
     )
-    mesh = " x ".join(f"{axis} {size}" for axis, size in training.mesh.shape.items())
-    used, there = training.mesh.size, jax.device_count()
-    print(f"{used} of {there} {jax.devices()[0].device_kind} device(s), mesh {mesh}")
+    print(devices_of(training.mesh))
     print(f"workdir {store.location(training.workdir)}")
     if training.start is not None:
         print(f"starting from the {config.sample.weights} weights of {training.start}")
@@ -262,6 +288,13 @@ def announce(training):
         print(f"config.{name} was {before!r} and is {now!r} from here on")
     if step and any(name.startswith("train.duration.") for name in training.changed):
         print(_new_rate(training, step))
+
+
+def devices_of(mesh):
+    """The devices of a mesh and its sizes, as one line."""
+    sizes = " x ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
+    kind = jax.devices()[0].device_kind
+    return f"{mesh.size} of {jax.device_count()} {kind} device(s), mesh {sizes}"
 
 
 def _first_weights(training):

@@ -30,6 +30,8 @@ from elf_jax.data.packing import PACKERS, Rows
 from elf_jax.data.records import BadLines
 from elf_jax.data.tokenizer import pad_id
 from elf_jax.latents.build import build_encoder
+from elf_jax.methods.distilled import objective as distilled_objective
+from elf_jax.methods.distilled.method import TEACHERS
 from elf_jax.methods.elf import flow
 from elf_jax.methods.registry import METHODS, build_method
 from elf_jax.networks.attention import IMPLEMENTATIONS
@@ -48,10 +50,16 @@ TABLES = {
     "scorer.dtype": ["auto", *types.DTYPES],
     "model.remat": REMAT,
     "model.attention": IMPLEMENTATIONS,
+    "distill.objective": distilled_objective.TARGETS,
+    "distill.teacher": TEACHERS,
+    "distill.loss": distilled_objective.LOSSES,
+    "distill.times": distilled_objective.TIMES,
+    "sample.gamma_schedule": flow.GAMMA_SCHEDULES,
     "sample.time_grid": flow.TIME_GRIDS,
 }
 # String keys that may hold any text.
 FREE = {
+    "compare.infill",  # several names; it has its own rule
     "data.field",
     "data.path",
     "data.prepared",
@@ -61,7 +69,8 @@ FREE = {
     "data.validation_path",
     "data.validation_split",
     "encoder.path",
-    "evaluate.metrics",  # several names; it has its own rule
+    "evaluate.infill",  # the same
+    "evaluate.metrics",  # the same
     "evaluate.output",
     "optimizer.adam_kernels",
     "pretrain.optimizer.adam_kernels",

@@ -12,7 +12,7 @@ from absl.testing import flagsaver
 import main
 from elf_jax import command_line, commands
 from elf_jax.checkpoints.weights import params_shapes
-from elf_jax.core import sharding
+from elf_jax.core import defaults, sharding
 from elf_jax.core.errors import UserError
 from elf_jax.data.tokenizer import load_tokenizer
 from elf_jax.evaluation import kept_samples, sampling_time
@@ -104,7 +104,7 @@ def test_a_comparison_with_a_scorer(runs, tmp_path):
     for name in ("mdlm", "ar"):
         shutil.copytree(runs / name, tmp_path / name)
     save_random_scorer(tmp_path / "ar" / "scorer", load_tokenizer(runs / "ar" / "tokenizer"))
-    config = commands.config_module.defaults.get_config()
+    config = defaults.get_config()
     config.compare.update({"frontier_steps": 2, "seeds": 1})
     result = compare(tmp_path, "out", ("mdlm", "ar"), config=config)
     for model in result["models"]:
@@ -175,7 +175,7 @@ def test_other_scorers_are_refused(runs, tmp_path):
         "the scorer .*or name one in --scorer", [str(tmp_path / name) for name in ("elf", "ar")]
     )
     asked = str(tmp_path / "ar" / "scorer")
-    settings = commands.config_module.defaults.get_config().compare
+    settings = defaults.get_config().compare
     workdirs = [str(tmp_path / "elf"), str(tmp_path / "ar")]
     subjects = find_subjects(workdirs, settings, {}, asked, tmp_path)
     assert [subject.scorer for subject in subjects] == [asked, asked]
@@ -184,7 +184,7 @@ def test_other_scorers_are_refused(runs, tmp_path):
 def test_held_out_rows_are_the_same_for_all(runs, tmp_path):
     """Losses of a workdir with another batch size are over the rows of the first workdir."""
     save_random_weights(config_of("ar", **{"train.batch_size": 8}), tmp_path / "ar")
-    settings = commands.config_module.defaults.get_config().compare
+    settings = defaults.get_config().compare
     workdirs = [str(runs / "elf"), str(tmp_path / "ar")]
     first, second = find_subjects(workdirs, settings, {"sample.seed": 7}, None, tmp_path)
     assert second.batch_size == 8 and second.config.train.batch_size == 16

@@ -12,6 +12,7 @@ from absl.testing import flagsaver
 import main
 from elf_jax import command_line, commands
 from elf_jax.checkpoints.trained import load_trained
+from elf_jax.commands import scoring
 from elf_jax.core import config as config_module
 from elf_jax.core.errors import UserError
 from elf_jax.core.workdir import TOKENIZER
@@ -107,6 +108,7 @@ def test_pairs_are_drawn_over_their_guidance(pairs_workdir, tmp_path):
 
 def test_a_point_without_a_number_is_left_out(tmp_path):
     base = {"sampler": "sde", "steps": 2, "gamma": 1.0, "time_grid": "uniform", "cfg_scale": 1.0}
+    base["gamma_schedule"] = "constant"
     points = [
         {**base, "guidance_scale": w, "gen_entropy": 1.0, "gen_ppl": ppl}
         for w, ppl in ((1.0, None), (2.0, 5.0))
@@ -151,7 +153,7 @@ def scored(monkeypatch):
         config_module.update(config, keys)
         configs.append(config)
 
-    monkeypatch.setattr(commands, "_score", score)
+    monkeypatch.setattr(scoring, "_score", score)
     return configs
 
 

@@ -1,6 +1,7 @@
 """Costs of compiled programs, and the compile report for a TPU slice that is not available."""
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -11,11 +12,15 @@ import jax.numpy as jnp
 import pytest
 
 from configs import owt
+from elf_jax.checkpoints.weights import params_shapes
+from elf_jax.core import sharding
 from elf_jax.core.errors import UserError
 from elf_jax.hardware.chips import CHIPS
 from elf_jax.hardware.compile_report import compile_report, topology_devices
 from elf_jax.hardware.program_cost import _Program, program_cost
 from elf_jax.methods.elf import objective
+from elf_jax.methods.registry import describe_method
+from tests.tiny import tiny_config
 
 ROOT = Path(__file__).parents[2]
 SIZE = {
@@ -154,8 +159,34 @@ def test_a_step_on_a_slice_that_is_not_there(tmp_path):
     assert report["collective_bytes_per_device"] > 4 * 16e6
 
 
+def test_the_teacher_of_a_distillation_is_split_like_the_parameters():
+    """The report is that of the round with the most sub-steps. Beside the arguments of a training
+    step it has the device's part of the teacher, without the head for tokens, which is not used.
+    """
+    keys = {"mesh.data": 2, "mesh.fsdp": 4, "optimizer.name": "adamw"}
+    keys |= {"distill.steps": (4, 2), "distill.substeps": 8, "data.vocab_size": 304}
+    config = tiny_config(**keys)
+    train = compile_report(config)
+    found = compile_report(config, program="distill")
+    assert (found["student_steps"], found["teacher_substeps"]) == (2, 4)
+    mesh = sharding.make_mesh(config.mesh)
+    shapes = params_shapes(describe_method(config, mesh)[0], config.data.length)
+    shapes = {name: one for name, one in shapes.items() if name not in ("decode_proj", "unembed")}
+    parts = jax.tree.map(
+        lambda leaf, at: 4 * math.prod(at.shard_shape(leaf.shape)),
+        shapes,
+        sharding.of_tree(shapes, mesh),
+    )
+    part, whole = sum(jax.tree.leaves(parts)), sum(4 * a.size for a in jax.tree.leaves(shapes))
+    key = "argument_bytes_per_device"
+    assert found[key] - train[key] == part < 0.6 * whole
+    # Four passes over the 2 rows of a device that denoise, and no gradient of them.
+    assert found["flops_per_device"] > 1.5 * train["flops_per_device"]
+    assert found["unknown_loops"] == 0
+
+
 def test_what_cannot_be_compiled_is_one_line():
-    with pytest.raises(UserError, match="use one of train, sample"):
+    with pytest.raises(UserError, match="use one of train, sample, distill"):
         compile_report(owt.get_config(), program="dream")
     with pytest.raises(UserError, match="no TPU topology 'v5p:3'.*write it like v5p:2x4x4"):
         compile_report(owt.get_config(), "v5p:3")

@@ -101,6 +101,35 @@ def test_a_dropped_condition_is_zero_and_changes_nothing_else():
     np.testing.assert_array_equal(one[1, :4], three[1, :4])
 
 
+def test_what_is_given_anywhere_is_encoded_alone():
+    """The latents of given tokens are those that a sampler has, which knows nothing of the gaps.
+    The padding at the end of a gap is seen by nobody, and has latents of its own.
+    """
+    encoder, params = t5_encoder()
+    encode, keep = jax.jit(encoder.encode), jnp.zeros(2, bool)
+    tokens = jax.random.randint(jax.random.key(0), (2, 10), 0, 60)
+    figures = np.array([list("#..o##.o#."), list("..oo###.##")])
+    is_cond, is_filler = figures == "#", figures == "o"
+    one = encode(params, tokens, is_cond, ~is_filler, keep)
+    alone = encode(params, jnp.where(is_cond, tokens, 3), is_cond, is_cond, keep)
+    np.testing.assert_allclose(one[is_cond], alone[is_cond], atol=1e-5)
+    # Each at its own place: in the opposite order the same tokens have other latents.
+    moved = encode(params, tokens[:, ::-1], is_cond[:, ::-1], is_cond[:, ::-1], keep)[:, ::-1]
+    assert np.all(np.abs(moved[is_cond] - alone[is_cond]).max(axis=-1) > 1e-3)
+
+    two = encode(params, jnp.where(is_filler, 3, tokens), is_cond, ~is_filler, keep)
+    np.testing.assert_array_equal(one[~is_filler], two[~is_filler])
+    assert np.any(one[is_filler] != two[is_filler])
+    # Hidden tokens see what is given, unless it is dropped.
+    other = jnp.where(is_cond, 5, tokens)
+    hidden = ~is_cond & ~is_filler
+    three = encode(params, other, is_cond, ~is_filler, keep)
+    assert np.all(np.any(one != three, axis=-1)[hidden])
+    dropped = [encode(params, ids, is_cond, ~is_filler, ~keep) for ids in (tokens, other)]
+    np.testing.assert_array_equal(dropped[0], dropped[1])
+    assert not np.any(dropped[0][is_cond])
+
+
 def test_padding_changes_nothing():
     encoder, params = t5_encoder()
     encode = jax.jit(encoder.encode)

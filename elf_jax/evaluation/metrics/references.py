@@ -14,6 +14,7 @@ from rouge_score import rouge_scorer
 from elf_jax.core.errors import UserError
 
 ROUGE_TYPES = {"rouge1": "rouge1", "rouge2": "rouge2", "rougeL": "rouge_l"}
+ROUGE_L = {"rougeL": ROUGE_TYPES["rougeL"]}
 
 
 def bleu(texts, references):
@@ -40,26 +41,27 @@ def bleu(texts, references):
     return numbers
 
 
-def rouge(texts, references):
+def rouge(texts, references, types=ROUGE_TYPES):
     """ROUGE-1, ROUGE-2 and ROUGE-L: F1 with stemming, 0 to 100, mean over the texts.
 
     Args:
       texts: list of N strings. references: list of N strings, one for each.
+      types: {name in rouge_score: our name} of those that are wanted.
 
     Returns:
-      Dict of rouge1, rouge2, rouge_l and rouge_signature.
+      Dict of rouge1, rouge2, rouge_l (those of `types`) and rouge_signature.
 
     Raises:
       UserError: the numbers of texts and references differ, or are 0.
     """
     _check(texts, references)
-    scorer = rouge_scorer.RougeScorer(list(ROUGE_TYPES), use_stemmer=True)
-    sums = dict.fromkeys(ROUGE_TYPES, 0.0)
+    scorer = rouge_scorer.RougeScorer(list(types), use_stemmer=True)
+    sums = dict.fromkeys(types, 0.0)
     for text, reference in zip(texts, references, strict=True):
         scores = scorer.score(reference, text)
         for name in sums:
             sums[name] += scores[name].fmeasure
-    numbers = {ours: 100 * sums[name] / len(texts) for name, ours in ROUGE_TYPES.items()}
+    numbers = {ours: 100 * sums[name] / len(texts) for name, ours in types.items()}
     version = importlib.metadata.version("rouge_score")
     return {**numbers, "rouge_signature": f"rouge_score:{version}|f1|stem:yes|mean"}
 

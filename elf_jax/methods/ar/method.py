@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from elf_jax.core import rng
+from elf_jax.core.errors import UserError
 from elf_jax.methods.ar import beam, objective, sampler
 from elf_jax.methods.tokens.draws import categorical, nucleus
 from elf_jax.methods.tokens.method import COLDEST, Family, TokenMethod
@@ -31,6 +32,7 @@ class AR(TokenMethod):
     extra_tokens = 1
     has_time = False
     causal = True
+    fills_anywhere = False
     # The likelihood is exact. It has the name of the bounds of other methods, to be compared.
     has_exact_likelihood = True
     curves = {"nll_bound": EXACT}
@@ -66,9 +68,14 @@ class AR(TokenMethod):
         def run(params, frozen, ids, given, key, scales):
             del frozen
             decoder, keys = self.decoder(params, length), rng.per_example(key, ids)
+            decoder = sampler.restricted(decoder, None if given is None else given.never)
             return self.sample(decoder, given, keys, settings, scales, length)
 
         return run
+
+    def rewriter(self, settings, length):
+        """Raises UserError: there is no noise."""
+        raise UserError("config.method is ar, which cannot rewrite: use elf, or another method")
 
     def decoder(self, params, length):
         """The network as a `Decoder`, for rows of `length` positions."""

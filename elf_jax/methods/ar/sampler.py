@@ -29,6 +29,22 @@ class Decoder(NamedTuple):
     row_axis: int
 
 
+def restricted(decoder, never):
+    """The decoder without the tokens that a `Never` forbids; None forbids nothing."""
+    if never is None:
+        return decoder
+
+    def step(state, inputs, is_given, position):
+        logits, state = decoder.step(state, inputs, is_given, position)
+        if position is None:  # several positions at once, of which nothing is drawn
+            return logits, state
+        where = never.where[:, position]
+        where = jnp.repeat(where, len(logits) // len(where), axis=0)  # each row has all its beams
+        return never.forbid(logits, where), state
+
+    return decoder._replace(step=step)
+
+
 class Rows(NamedTuple):
     """Rows with a start token, and their given positions.
 

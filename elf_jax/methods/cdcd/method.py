@@ -132,19 +132,27 @@ class CDCD(TokenMethod):
         is_new = is_chosen[:, None, None] & ~rows.is_cond[..., None]
         return jnp.where(is_new, objective.spread(mean, parts, places, x), known)
 
-    def sampler(self, settings, length):
-        """See `Method.sampler`. The temperature is that of the mean embeddings."""
+    def making(self, settings, length):
+        """See `TokenMethod.making`. The temperature is that of the mean embeddings. To rewrite, the
+        law of times is entered at the quantile `strength`: at this share of the cross-entropy.
+        """
         is_guided = settings.cfg_scale != 1
         shape = length, self.law.embedding_width
 
-        def run(params, frozen, ids, given, key, scales):
-            del frozen
+        def run(params, keys, given, scales, begin):
             table = objective.embeddings(params["token_table"])
-            keys = rng.per_example(key, ids)
             noise = rng.normal(jax.vmap(lambda k: rng.stream(k, "start"))(keys), shape)
+            kept = given if begin is None else None
+            first = 1.0 if begin is None else begin.strength
+            times = warping.time_of(
+                self.warp(params), first * jnp.linspace(1.0, 0.0, settings.steps)
+            )
+            x = self.law.time_max * noise
+            if begin is not None:
+                x = jnp.where(first < 1, objective.noisy(table[begin.tokens], noise, times[:1]), x)
 
             def hold(latents):
-                if given is None:
+                if kept is None:
                     return latents
                 return jnp.where(given.is_cond[..., None], table[given.tokens], latents)
 
@@ -156,12 +164,12 @@ class CDCD(TokenMethod):
 
             tokens = sampler.probability_flow(
                 predict if self.law.self_cond_fraction else without_estimate,
-                self.law.time_max * noise,
-                warping.time_of(self.warp(params), jnp.linspace(1.0, 0.0, settings.steps)),
+                x,
+                times,
                 lambda logits: objective.mean_embedding(logits, table),
                 hold,
             )
-            return tokens if given is None else jnp.where(given.is_cond, given.tokens, tokens)
+            return tokens if kept is None else jnp.where(given.is_cond, given.tokens, tokens)
 
         return run
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from elf_jax.core import rng
 from elf_jax.methods.duo import objective, sampler, transform
 from elf_jax.methods.mdlm.objective import EPS, mask_probability, sigma, time_of
-from elf_jax.methods.tokens.draws import nucleus, positions, stratified
+from elf_jax.methods.tokens.draws import nucleus, positions, stratified, uniforms
 from elf_jax.methods.tokens.method import Family, TokenMethod
 
 BOUND = "bound of the negative log-likelihood (nats per token)"
@@ -122,8 +122,10 @@ class Duo(TokenMethod):
         predict = super().sampling_predict(params, given, scales, is_guided)
         return lambda z, t: predict(z, sigma(t))
 
-    def sample(self, predict, given, keys, settings, scales, length):
-        """See `TokenMethod.sampler`."""
+    def sample(self, predict, given, keys, settings, scales, length, begin=None):
+        """See `TokenMethod.making`. To rewrite, each token is replaced by a uniform one with the
+        probability `strength`.
+        """
 
         def keep(z):
             return z if given is None else jnp.where(given.is_cond, given.tokens, z)
@@ -145,9 +147,11 @@ class Duo(TokenMethod):
                 return keep(read(lambda logits: jnp.argmax(logits, axis=-1).astype(jnp.int32)))
             return update(step, read, z, complement_t, 0.0)
 
-        return sampler.ancestral(
-            predict, keep(uniform_tokens("start")), settings.steps, update, last
-        )
+        z, start = keep(uniform_tokens("start")), 1.0
+        if begin is not None:
+            start = begin.strength
+            z = jnp.where(uniforms(keys, (length,), "rewrite") < start, z, begin.tokens)
+        return sampler.ancestral(predict, z, settings.steps, update, last, start)
 
     def compiled_for(self, settings):
         """See `Method.compiled_for`."""

@@ -67,7 +67,7 @@ def draw(log_p, z, u, tokens, complement_t, complement_s):
     return jnp.where(coin < uniform + new, moved, z).astype(jnp.int32)
 
 
-def ancestral(predict, z, steps, update, last):
+def ancestral(predict, z, steps, update, last, start=1.0):
     """Tokens [B, L] int32 of a sampler with `steps` steps and a last one.
 
     Args:
@@ -75,8 +75,9 @@ def ancestral(predict, z, steps, update, last):
       z: [B, L] int32, uniform and given tokens.
       update: function (step, read, z, complement_t, complement_s) -> z at time s.
       last: function (step, read, z, complement_t) -> tokens.
+      start: the time of z.
     """
-    rows, grid = len(z), times(steps)
+    rows, grid = len(z), times(steps, start)
     noise = mask_probability(grid)
 
     def step(z, inputs):

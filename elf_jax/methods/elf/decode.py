@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 
 
-def decode_tokens(predictor, params, z, w, rows=None):
+def decode_tokens(predictor, params, z, w, rows=None, never=None):
     """Token ids [B, L] int32 of the denoised latents z [B, L, C], by one forward pass without
     classifier-free guidance.
 
@@ -13,6 +13,7 @@ def decode_tokens(predictor, params, z, w, rows=None):
       w: the self-conditioning guidance scale of sampling.
       rows: number of rows on one device, which sets the size of the parts that the logits are
         computed in; None: all rows are on one device.
+      never: tokens that must not be read, a `Never`; None: there are none.
     """
     hidden = predictor.decode_hidden(params, z, jnp.full(z.shape[0], w, jnp.float32))
-    return predictor.likeliest(params, hidden, rows)
+    return predictor.likeliest(params, hidden, rows, never)

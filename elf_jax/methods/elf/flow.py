@@ -12,6 +12,7 @@ I) and noise scale s:
     (6)  g   = g_u + c (g_c - g_u)                              classifier-free guidance
     (7)  z_b = a z + (1 - a) s eps,  t_b = a t,                 back towards noise, before the
          a   = clip(1 - gamma (t' - t), 0, 1)                   step of an SDE sampler
+    (8)  gamma(t) = gamma, or gamma (1 - t)                     strength of that noise
 
 Source: ELF, arXiv 2605.10938; its path and x-prediction follow JiT, arXiv 2511.13720. The scalars
 t and w are [B], or [B, L] if each position has its own value; latents are [B, L, C].
@@ -23,6 +24,7 @@ import numpy as np
 from jax.scipy.special import ndtri
 
 TIME_GRIDS = ("uniform", "logit_normal", "logit_normal_quantile")
+GAMMA_SCHEDULES = ("constant", "linear")
 
 
 def expand(scalar, latents):
@@ -68,6 +70,27 @@ def back_to_noise(z, eps, t, t_next, gamma, noise_scale):
     """Equation (7): (z_b, t_b), the noisier point at which an SDE step evaluates the velocity."""
     a = jnp.clip(1 - gamma * (t_next - t), 0, 1)
     return a * z + (1 - a) * noise_scale * eps, a * t
+
+
+def gamma_at(t, gamma, schedule):
+    """Equation (8): the strength of the noise of an SDE step that begins at time t.
+
+    Args:
+      t: times. gamma: the strength at t = 0.
+      schedule: "constant", as published, or "linear": it falls to 0 at the data. With gamma = 2
+        that is 2 (1 - t), which the authors' second release reports as better at 32 steps.
+
+    Raises:
+      ValueError: an unknown schedule.
+    """
+    if schedule not in GAMMA_SCHEDULES:
+        raise ValueError(f"no schedule {schedule!r}: use one of {', '.join(GAMMA_SCHEDULES)}")
+    return gamma if schedule == "constant" else gamma * (1 - t)
+
+
+def remaining(times, t0):
+    """A time grid from 0 to 1, squeezed into the time from t0 to 1."""
+    return t0 + (1 - t0) * times
 
 
 def time_grid(kind, steps, mean=-1.5, std=0.8, key=None):

@@ -51,6 +51,7 @@ class ELFMethod:
     settings = {
         "time_grid": "grid",
         "sampler": "sampler",
+        "gamma_schedule": "gamma(t)",
         "steps": "steps",
         "cfg_scale": "c",
         "gamma": "gamma",
@@ -61,6 +62,7 @@ class ELFMethod:
         "cfg_scale": "guidance on the condition, c",
         "guidance_scale": "self-conditioning guidance, w",
     }
+    fills_anywhere = True
     has_exact_likelihood = False
     own_rates = {}
     sizes = (
@@ -91,6 +93,17 @@ class ELFMethod:
 
     def loss(self, params, frozen, batch, counted, ids, context):
         """The mixed loss, see `objective`. The rows are divided between both losses."""
+        dealt = self.dealt(frozen, batch, counted, ids, context)
+        has_dropout = context.is_training and self.predictor.network.dropout > 0
+        dropout = rng.stream(context.key, "dropout") if has_dropout else None, dealt.ids
+        inputs = dealt.x, dealt.batch, dealt.counted, dealt.draws, dealt.split
+        sums = objective.mixed_loss(self.predictor, params, *inputs, self.law, *dropout)
+        return sums.denoise + sums.decode, sums._asdict()
+
+    def dealt(self, frozen, batch, counted, ids, context):
+        """The rows of a batch in the dealt order, with their latents and draws, as a `Dealt`. The
+        arguments are those of `Method.loss`.
+        """
         law, rows = self.law, len(ids) // self.groups
         deck = rng.deck(context.rows or len(ids), rows)
         whole = objective.make_split(deck[0], law.decode_fraction, law.self_cond_fraction)
@@ -107,12 +120,7 @@ class ELFMethod:
             frozen["encoder"], batch.tokens, batch.is_cond, batch.is_valid, drop
         )
         draws = objective.draw(keys, whole, *x.shape[1:], law, cards)
-        has_dropout = context.is_training and self.predictor.network.dropout > 0
-        dropout = rng.stream(context.key, "dropout") if has_dropout else None, ids
-        sums = objective.mixed_loss(
-            self.predictor, params, x, batch, counted, draws, split, law, *dropout
-        )
-        return sums.denoise + sums.decode, sums._asdict()
+        return objective.Dealt(batch, counted, ids, keys, x, draws, split)
 
     def metrics(self, loss, sums, positions):
         """The mixed loss, its two parts, and the accuracy of decode mode."""
@@ -130,35 +138,82 @@ class ELFMethod:
         The traced settings are arguments of the sampler. Only one of them is read here: with
         cfg_scale=1 the sampler is built without guidance on the condition.
         """
-        law, shape = self.law, (length, self.encoder.width)
-        is_sde, is_guided = settings.sampler == "sde", settings.cfg_scale != 1
+        is_guided = settings.cfg_scale != 1
+        denoise = self._denoise(settings, length)
 
         def run(params, frozen, ids, given, key, scales):
-            w = scales["guidance_scale"]
-            keys = rng.per_example(key, ids)
             condition = None if given is None else self._condition(frozen["encoder"], given)
+            cfg_scale = scales["cfg_scale"] if is_guided else 1.0
+            predict = self.predictor.guided(params, scales["guidance_scale"], condition, cfg_scale)
+            z = denoise(predict, ids, key, scales, condition)
+            never = None if given is None else given.never
+            tokens = self._decode(params, z, scales, never)
+            return tokens if given is None else jnp.where(given.is_cond, given.tokens, tokens)
+
+        return run
+
+    def rewriter(self, settings, length):
+        """From the latents of a text, with noise, to tokens, see `Method.rewriter`."""
+        denoise = self._denoise(settings, length)
+
+        def run(params, frozen, ids, batch, key, scales, strength):
+            nothing = jnp.zeros_like(batch.is_valid)
+            x = self.encoder.encode(
+                frozen["encoder"], batch.tokens, nothing, batch.is_valid, nothing[:, 0]
+            )
+            predict = self.predictor.guided(params, scales["guidance_scale"])
+            z = denoise(predict, ids, key, scales, None, (x, 1 - strength))
+            tokens = self._decode(params, z, scales, batch.never)
+            return jnp.where(strength > 0, tokens, batch.tokens)
+
+        return run
+
+    def _denoise(self, settings, length):
+        """The function (predict, ids, key, scales, condition, begin) -> latents at t = 1.
+
+        `begin` is None, for a start from noise, or (x, t0): the start is x with the noise of time
+        t0, and the time grid is squeezed into the time that is left.
+        """
+        law, shape = self.law, (length, self.encoder.width)
+        is_sde = settings.sampler == "sde"
+
+        def run(predict, ids, key, scales, condition, begin=None):
+            keys = rng.per_example(key, ids)
 
             def noise(name):
                 return rng.normal(jax.vmap(lambda k: rng.stream(k, "sde", name))(keys), shape)
 
             start = rng.normal(jax.vmap(lambda k: rng.stream(k, "start"))(keys), shape)
-            grid_key = rng.stream(key, "time_grid")
-            cfg_scale = scales["cfg_scale"] if is_guided else 1.0
-            z = sample(
-                self.predictor.guided(params, w, condition, cfg_scale),
-                law.noise_scale * start,
-                flow.time_grid(
-                    settings.time_grid, settings.steps, law.time_mean, law.time_std, grid_key
-                ),
+            times = flow.time_grid(
+                settings.time_grid,
+                settings.steps,
+                law.time_mean,
+                law.time_std,
+                rng.stream(key, "time_grid"),
+            )
+            if begin is None:
+                z = law.noise_scale * start
+            else:
+                x, t0 = begin
+                z = flow.interpolate(x, start, t0, law.noise_scale)
+                times = flow.remaining(times, t0)
+            return sample(
+                predict,
+                z,
+                times,
                 gamma=scales["gamma"] if is_sde else 0.0,
+                gamma_schedule=settings.gamma_schedule,
                 noise=noise,
                 noise_scale=law.noise_scale,
                 t_eps=law.t_eps,
                 condition=condition,
             )
-            return decode_tokens(self.predictor, params, z, w)
 
         return run
+
+    def _decode(self, params, z, scales, never):
+        """Tokens [B, L] of latents at t = 1. never: see `Batch`."""
+        return decode_tokens(self.predictor, params, z, scales["guidance_scale"], never=never)
 
     def _condition(self, encoder_params, given):
         """The clean condition. The encoder gets only the condition. Its tokens do not attend to the
@@ -171,9 +226,15 @@ class ELFMethod:
         return Condition(jnp.where(given.is_cond[..., None], latents, 0.0), given.is_cond)
 
     def effective(self, settings):
-        """The settings of the sampler. For the ODE, gamma is 0."""
-        gamma = settings.gamma if settings.sampler == "sde" else 0.0
-        return {name: settings[name] for name in self.settings} | {"gamma": gamma}
+        """The settings of the sampler. For the ODE, gamma is 0. A constant gamma has no schedule
+        here, so that records of versions without schedules are found again.
+        """
+        used = {name: settings[name] for name in self.settings}
+        if settings.sampler != "sde":
+            used |= {"gamma": 0.0, "gamma_schedule": "constant"}
+        if used["gamma_schedule"] == "constant":
+            del used["gamma_schedule"]
+        return used
 
     def compiled_for(self, settings):
         """The settings that are not traced, and whether there is guidance on the condition."""

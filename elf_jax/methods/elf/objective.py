@@ -32,6 +32,7 @@ import jax
 import jax.numpy as jnp
 
 from elf_jax.core import rng
+from elf_jax.core.types import Batch
 from elf_jax.methods.elf import flow
 
 
@@ -107,6 +108,25 @@ class Draws:
     w: jax.Array
     noise: jax.Array
     decode_lambda: jax.Array
+
+
+class Dealt(NamedTuple):
+    """The rows of a batch in the dealt order.
+
+    Attributes:
+      batch: the `Batch`. counted: [B, L] bool, the positions that count.
+      ids: [B] integers that name the rows. keys: [B] JAX keys of the rows.
+      x: [B, L, C], clean latents, zero at the positions of a dropped condition.
+      draws: their `Draws`. split: the `Split` of a group.
+    """
+
+    batch: Batch
+    counted: jax.Array
+    ids: jax.Array
+    keys: jax.Array
+    x: jax.Array
+    draws: Draws
+    split: Split
 
 
 class LossSums(NamedTuple):
@@ -226,14 +246,14 @@ def mixed_loss(
     """
     is_cond = batch.is_cond[..., None]
     self_cond = draws.self_cond[:, None, None]
-    z = _noisy(x, batch.is_cond, draws, settings)
+    z = noisy(x, batch.is_cond, draws, settings)
     clean = jnp.where(is_cond, x, 0.0)
 
     # x_u = net([z, 0]), without gradient, only for the rows with self-conditioning.
     rows = 0, split.self_cond
-    z_u, clean_u, t_u, w_u = (_take(a, split, *rows) for a in (z, clean, draws.t, draws.w))
+    z_u, clean_u, t_u, w_u = (take(a, split, *rows) for a in (z, clean, draws.t, draws.w))
     x_u = jax.lax.stop_gradient(predictor.denoise(params, z_u, clean_u, t_u, w_u))
-    x_u = _spread(x_u, split, *rows, len(x))
+    x_u = spread(x_u, split, *rows, len(x))
     x_prev = jnp.where(self_cond & ~is_cond, x_u, clean)
 
     # One pass with gradients for the rows of both modes. Then each head gets the rows of its mode.
@@ -241,28 +261,38 @@ def mixed_loss(
     hidden = predictor.hidden(params, *inputs, dropout_key, ids)
 
     rows = 0, split.denoise
-    x_hat = predictor.x_head(params, _take(hidden, split, *rows))
-    x_hat = _spread(x_hat, split, *rows, len(x))
+    x_hat = predictor.x_head(params, take(hidden, split, *rows))
+    x_hat = spread(x_hat, split, *rows, len(x))
     v_hat, v_u, v = (flow.velocity(a, z, draws.t, settings.t_eps) for a in (x_hat, x_u, x))
     v_c = jax.lax.stop_gradient(v_hat)
     v_target = jnp.where(self_cond, flow.guided_target(v, v_c, v_u, draws.w), v)
     error = jnp.mean((v_hat - v_target) ** 2, axis=-1)
-    weight = jnp.where(draws.is_decode, 0.0, draws.weight)[:, None] * loss_mask
+    return loss_sums(predictor, params, hidden, error, batch.tokens, loss_mask, draws, split)
 
+
+def loss_sums(predictor, params, hidden, error, tokens, loss_mask, draws, split):
+    """`LossSums` of a batch in the dealt order.
+
+    Args:
+      predictor, params, loss_mask, draws, split: see `mixed_loss`.
+      hidden: [B, L, D], hidden states of rows of both modes.
+      error: [B, L], of the rows that denoise. tokens: [B, L], the text.
+    """
+    weight = jnp.where(draws.is_decode, 0.0, draws.weight)[:, None] * loss_mask
     rows = split.rows - split.decode, split.rows
     cross_entropy, correct = predictor.token_losses(
-        params, _take(hidden, split, *rows), _take(batch.tokens, split, *rows), split.decode
+        params, take(hidden, split, *rows), take(tokens, split, *rows), split.decode
     )
-    counted = _take(loss_mask & draws.is_decode[:, None], split, *rows)
+    counted = take(loss_mask & draws.is_decode[:, None], split, *rows)
     return LossSums(
         denoise=jnp.sum(error * weight),
-        decode=jnp.sum(cross_entropy * counted * _take(draws.weight, split, *rows)[:, None]),
+        decode=jnp.sum(cross_entropy * counted * take(draws.weight, split, *rows)[:, None]),
         correct=jnp.sum(correct & counted).astype(jnp.float32),
         decoded=jnp.sum(counted).astype(jnp.float32),
     )
 
 
-def _noisy(x, is_cond, draws, settings):
+def noisy(x, is_cond, draws, settings):
     """The input latents: z_t with the clean condition in rows that denoise; in decode rows, latents
     with noise at all positions.
     """
@@ -272,15 +302,15 @@ def _noisy(x, is_cond, draws, settings):
     return jnp.where(draws.is_decode[:, None, None], z_decode, z_t)
 
 
-def _take(array, split, start, stop):
+def take(array, split, start, stop):
     """Rows start to stop of every group, [G * (stop - start), ...]. Rows stay on their device."""
     groups = array.shape[0] // split.rows
     grouped = array.reshape((groups, split.rows) + array.shape[1:])[:, start:stop]
     return grouped.reshape((groups * (stop - start),) + array.shape[1:])
 
 
-def _spread(array, split, start, stop, batch_size):
-    """The inverse of `_take`: [batch_size, ...] with zeros in the rows that were not taken."""
+def spread(array, split, start, stop, batch_size):
+    """The inverse of `take`: [batch_size, ...] with zeros in the rows that were not taken."""
     shape = array.shape[1:]
     grouped = array.reshape((batch_size // split.rows, stop - start) + shape)
     padding = [(0, 0), (start, split.rows - stop)] + [(0, 0)] * len(shape)

@@ -20,7 +20,7 @@ from elf_jax.networks.elf import ELF
 
 @dataclasses.dataclass(frozen=True)
 class Condition:
-    """A clean prefix: its latents [B, L, C] are valid where mask [B, L] is True."""
+    """The clean latents [B, L, C] of what is given: those where mask [B, L] is True."""
 
     latents: Latents
     mask: Mask
@@ -96,10 +96,10 @@ class Predictor:
         logits = partial(self.logit_head, params)
         return vocabulary.token_losses(logits, hidden, tokens, self.network.vocab_size, rows)
 
-    def likeliest(self, params, hidden, rows=None):
+    def likeliest(self, params, hidden, rows=None, never=None):
         """Token ids [B, L] int32 with the largest logit. See `vocabulary.likeliest`."""
         logits = partial(self.logit_head, params)
-        return vocabulary.likeliest(logits, hidden, self.network.vocab_size, rows)
+        return vocabulary.likeliest(logits, hidden, self.network.vocab_size, rows, never)
 
     def denoise(self, params, z, x_prev, t, w):
         """x-prediction [B, L, C] in denoise mode."""
@@ -121,7 +121,7 @@ class Predictor:
         Args:
           params: the network's parameters.
           w: self-conditioning guidance scale, an input of the network; 1 is no guidance.
-          condition: the clean prefix, if there is one.
+          condition: what is given, anywhere in the rows; None: nothing.
           cfg_scale: c, scale of classifier-free guidance on the condition. It needs a second
             forward pass, except if c is the Python number 1.
         """

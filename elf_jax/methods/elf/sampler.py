@@ -18,6 +18,7 @@ def sample(
     times,
     *,
     gamma=0.0,
+    gamma_schedule="constant",
     noise=None,
     noise_scale=2.0,
     t_eps=0.05,
@@ -27,15 +28,16 @@ def sample(
 
     Args:
       predict: function of z [B, L, C], t [B], x_prev [B, L, C] to the x-prediction [B, L, C].
-      z: [B, L, C], the noise at t = 0, already scaled: s eps. The positions of the condition are
-        overwritten.
-      times: [N + 1], increasing from 0 to 1.
+      z: [B, L, C], the latents at the first time; at t = 0 these are s eps. The positions of the
+        condition are overwritten.
+      times: [N + 1], increasing to 1; for a start from noise, from 0.
       gamma: strength of the noise that an SDE step adds. With the Python number 0 the sampler is
         the ODE, and no noise is computed. With an array of shape [] noise is always computed.
+      gamma_schedule: how gamma changes with time, see `flow.gamma_at`.
       noise: function of the step index (a traced integer, 0 to N - 2) to eps [B, L, C]; not needed
         if gamma is 0.
       noise_scale: s. t_eps: see `flow.velocity`.
-      condition: clean prefix, which stays fixed.
+      condition: what is given, which stays fixed.
 
     Returns:
       [B, L, C], latents at t = 1.
@@ -59,7 +61,8 @@ def sample(
         z, x_prev = carry
         index, t, t_next = inputs
         if is_sde:
-            z, t = flow.back_to_noise(z, noise(index), t, t_next, gamma, noise_scale)
+            strength = flow.gamma_at(t, gamma, gamma_schedule)
+            z, t = flow.back_to_noise(z, noise(index), t, t_next, strength, noise_scale)
             z = restore(z)
         return euler(z, t, t_next, x_prev), None
 

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from elf_jax.core import rng
 from elf_jax.methods.flm import objective, sampler
-from elf_jax.methods.flm.time_map import share_of_signal
+from elf_jax.methods.flm.time_map import share_of_signal, time_of
 from elf_jax.methods.tokens import draws
 from elf_jax.methods.tokens.method import Family, TokenMethod
 
@@ -67,21 +67,19 @@ class FLM(TokenMethod):
         predict = super().sampling_predict(params, given, scales, is_guided)
         return lambda y, t: predict(y.astype(self.dtype), t)
 
-    def sampler(self, settings, length):
-        """See `Method.sampler`."""
+    def making(self, settings, length):
+        """See `TokenMethod.making`."""
         is_guided = settings.cfg_scale != 1
 
-        def run(params, frozen, ids, given, key, scales):
-            del frozen
+        def run(params, keys, given, scales, begin):
             predict = self.sampling_predict(params, given, scales, is_guided)
-            keys = rng.per_example(key, ids)
-            embed = self._embed(params)
-            return self.sample(predict, given, keys, settings, scales, length, embed)
+            kept, embed = given if begin is None else None, self._embed(params)
+            return self.sample(predict, kept, keys, settings, scales, length, begin, embed)
 
         return run
 
-    def sample(self, predict, given, keys, settings, scales, length, embed=None):
-        """See `TokenMethod.sampler`.
+    def sample(self, predict, given, keys, settings, scales, length, begin=None, embed=None):
+        """See `TokenMethod.making`. To rewrite, the share of the signal in x is 1 - strength.
 
         Args:
           embed: function from tokens, or weights over the vocabulary, to inputs of `predict`. None:
@@ -90,6 +88,11 @@ class FLM(TokenMethod):
         del scales
         embed = embed or self._one_hot
         y = self.noise(keys, length, embed)
+        if begin is not None:
+            start = time_of(1 - begin.strength, self.vocab_size)
+            clean = embed(begin.tokens).astype(y.dtype)
+            y = objective.between(y, clean, share_of_signal(start, self.vocab_size)[None])
+            return sampler.euler(predict, y, settings.steps, self.vocab_size, embed, start=start)
         if given is None:
             return sampler.euler(predict, y, settings.steps, self.vocab_size, embed)
         clean, is_given = embed(given.tokens).astype(y.dtype), given.is_cond

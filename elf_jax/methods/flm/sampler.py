@@ -19,18 +19,19 @@ from elf_jax.methods.flm.time_map import share_of_signal
 TINY = 1e-5  # in the denominator of the velocity
 
 
-def euler(predict, y, steps, vocab_size, embed, keep=lambda y: y):
+def euler(predict, y, steps, vocab_size, embed, keep=lambda y: y, start=0.0):
     """Tokens [B, L] int32 after `steps` calls of the network.
 
     Args:
       predict: function (y, t) -> read, see `tokens.predictor`.
-      y: [B, L, D] float32, the noise times E.
+      y: [B, L, D] float32, x times E at the time `start`; at 0 x is noise.
       steps: number of steps.
       vocab_size: V.
       embed: function from weights [B, c, V] to their product with E, [B, c, D].
       keep: function y -> y that restores the given positions.
+      start: the first time.
     """
-    times = jnp.linspace(0.0, 1.0, steps + 1)
+    times = start + (1 - start) * jnp.linspace(0.0, 1.0, steps + 1)
     gamma = share_of_signal(times, vocab_size)
     shares = (gamma[1:] - gamma[:-1]) / (1 - gamma[:-1] + TINY)
 

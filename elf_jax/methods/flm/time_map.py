@@ -54,3 +54,9 @@ def share_of_signal(t, vocab_size):
     """
     times, gammas = _knots(vocab_size)
     return jnp.interp(t, jnp.asarray(times), jnp.asarray(gammas))
+
+
+def time_of(gamma, vocab_size):
+    """t(g), `decodable` as the inverse of `share_of_signal`: [...] of gamma [...] in [0, 1]."""
+    times, gammas = _knots(vocab_size)
+    return jnp.interp(gamma, jnp.asarray(gammas), jnp.asarray(times))

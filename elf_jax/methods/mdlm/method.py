@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from elf_jax.core import rng
 from elf_jax.methods.mdlm import objective, sampler
-from elf_jax.methods.tokens.draws import categorical, nucleus, stratified
+from elf_jax.methods.tokens.draws import categorical, nucleus, stratified, uniforms
 from elf_jax.methods.tokens.method import COLDEST, Family, TokenMethod
 
 BOUND = "bound of the negative log-likelihood (nats per token)"
@@ -85,11 +85,17 @@ class MDLM(TokenMethod):
         predict = super().sampling_predict(params, given, scales, is_guided)
         return lambda z, t: predict(z, self._time(objective.sigma(t)))
 
-    def sample(self, predict, given, keys, settings, scales, length):
-        """See `TokenMethod.sampler`."""
+    def sample(self, predict, given, keys, settings, scales, length, begin=None):
+        """See `TokenMethod.making`. To rewrite, each token is masked with the probability
+        `strength`.
+        """
         z = jnp.full((len(keys), length), self.mask_id, jnp.int32)
         if given is not None:
             z = jnp.where(given.is_cond, given.tokens, z)
+        if begin is not None:
+            is_noise = uniforms(keys, (length,), "rewrite") < begin.strength
+            z = jnp.where(is_noise, z, begin.tokens)
+        start = 1.0 if begin is None else begin.strength
         temperature = jnp.maximum(scales["temperature"], COLDEST)
 
         def streams(name, step):
@@ -116,7 +122,7 @@ class MDLM(TokenMethod):
         def at_share(z, t):
             """The prediction at the time that is the share of masks that are left."""
             del t
-            return predict(z, jnp.sum(z == self.mask_id, axis=1) / free)
+            return predict(z, start * jnp.sum(z == self.mask_id, axis=1) / free)
 
         if settings.sampler == "confidence":
             return sampler.by_confidence(
@@ -137,7 +143,9 @@ class MDLM(TokenMethod):
             return jnp.where(z == self.mask_id, tokens, z)
 
         uses_time = self.law.time_conditioning
-        return sampler.ancestral(predict, z, settings.steps, unmask, last, self.mask_id, uses_time)
+        return sampler.ancestral(
+            predict, z, settings.steps, unmask, last, self.mask_id, uses_time, start
+        )
 
     def effective(self, settings):
         """The blocks are those of the sampler by confidence."""

@@ -14,9 +14,9 @@ import jax.numpy as jnp
 LAST_TIME = 1e-5
 
 
-def times(steps):
-    """[steps + 1], from 1 down to LAST_TIME, evenly spaced."""
-    return jnp.linspace(1.0, LAST_TIME, steps + 1)
+def times(steps, start=1.0):
+    """[steps + 1], from `start` down to LAST_TIME times `start`, evenly spaced."""
+    return start * jnp.linspace(1.0, LAST_TIME, steps + 1)
 
 
 def update_probabilities(p, z, t, s, mask_id):
@@ -33,7 +33,7 @@ def update_probabilities(p, z, t, s, mask_id):
     return jnp.where((z == mask_id)[..., None], q, kept)
 
 
-def ancestral(predict, z, steps, unmask, last, mask_id, uses_time=False):
+def ancestral(predict, z, steps, unmask, last, mask_id, uses_time=False, start=1.0):
     """Tokens [B, L] int32 of a sampler with `steps` steps and a last one.
 
     Args:
@@ -43,8 +43,9 @@ def ancestral(predict, z, steps, unmask, last, mask_id, uses_time=False):
       last: function (read, z, t) -> z without masks.
       uses_time: whether the network sees the time. If not, its prediction stays the same as long as
         no token of the batch changes, and is not computed again.
+      start: the time of z, which has at most this share of masks.
     """
-    rows, grid = len(z), times(steps)
+    rows, grid = len(z), times(steps, start)
 
     def prediction(read, z, t, is_new):
         def compute():
@@ -59,7 +60,7 @@ def ancestral(predict, z, steps, unmask, last, mask_id, uses_time=False):
         after = unmask(index, read, z, t, s)
         return (after, read, jnp.any(after != z)), None
 
-    carry = z, predict(z, jnp.ones(rows)), jnp.array(False)
+    carry = z, predict(z, jnp.full(rows, grid[0])), jnp.array(False)
     (z, read, is_new), _ = jax.lax.scan(step, carry, (jnp.arange(steps), grid[:-1], grid[1:]))
     return last(prediction(read, z, grid[-1], is_new), z, grid[-1])
 

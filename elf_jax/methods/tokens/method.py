@@ -6,7 +6,7 @@ does not see the condition (`condition_dropout`), so that samplers can guide on 
 """
 
 import dataclasses
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import flax.struct
 import jax
@@ -18,10 +18,22 @@ from elf_jax.core.errors import UserError
 from elf_jax.latents.build import described_vocab_size
 from elf_jax.methods.network_settings import backbone_settings
 from elf_jax.methods.tokens.draws import uniforms
-from elf_jax.methods.tokens.predictor import TokenPredictor
+from elf_jax.methods.tokens.predictor import TokenPredictor, restricted
 from elf_jax.networks.tokens import TokenNetwork
 
 COLDEST = 1e-6  # a temperature of 0 means this: the likeliest token
+
+
+class Begin(NamedTuple):
+    """Where a sampler begins that rewrites texts.
+
+    Attributes:
+      tokens: [B, L], the texts. strength: scalar in (0, 1], how much noise they get, see
+        `Method.rewriter`. At 1 nothing of the texts may be left.
+    """
+
+    tokens: jax.Array
+    strength: jax.Array
 
 
 @flax.struct.dataclass
@@ -76,7 +88,8 @@ class TokenMethod:
     A subclass has the class attributes of the protocol, and these methods:
       position_losses(params, rows, context) -> {name: [B, L]}; "loss" is what is minimised, the
         others are shown; `rows` are `TrainingRows`.
-      sample(predict, given, keys, settings, scales, length) -> tokens [B, L] int32; see `sampler`.
+      sample(predict, given, keys, settings, scales, length, begin) -> tokens [B, L] int32; see
+        `making`.
 
     Attributes:
       predictor: the network. law: the config's section of this method.
@@ -101,6 +114,7 @@ class TokenMethod:
     settings = {"sampler": "sampler", "steps": "steps", "cfg_scale": "c", "temperature": "T"}
     traced = ("cfg_scale", "temperature")
     scales = {"cfg_scale": "guidance on the condition, c", "temperature": "temperature, T"}
+    fills_anywhere = True
     has_exact_likelihood = False
     # {pattern of parameter paths: learning rate} of parameters with a rate of their own.
     own_rates: ClassVar[dict[str, float]] = {}
@@ -172,29 +186,56 @@ class TokenMethod:
         return {"loss": loss} | {name: value / positions for name, value in sums.items()}
 
     def sampler(self, settings, length):
-        """See `Method.sampler`. `sample` gets the function (inputs, t) -> read; the given tokens as
-        a `Batch` or None; a key for each row; the section `sample`; its traced values; and L.
-        """
-        is_guided = settings.cfg_scale != 1
+        """See `Method.sampler`."""
+        make = self.making(settings, length)
 
         def run(params, frozen, ids, given, key, scales):
             del frozen
+            return make(params, rng.per_example(key, ids), given, scales, None)
+
+        return run
+
+    def rewriter(self, settings, length):
+        """See `Method.rewriter`."""
+        make = self.making(settings, length)
+
+        def run(params, frozen, ids, batch, key, scales, strength):
+            del frozen
+            nothing = batch.replace(is_cond=None)
+            begin = Begin(batch.tokens, strength)
+            tokens = make(params, rng.per_example(key, ids), nothing, scales, begin)
+            return jnp.where(strength > 0, tokens, batch.tokens)
+
+        return run
+
+    def making(self, settings, length):
+        """The function (params, keys [B], given, scales, begin) -> tokens [B, L] int32.
+
+        `begin` is a `Begin`, or None for a start from noise alone. With it nothing is given:
+        `given.is_cond` is None. `sample` gets the function (inputs, t) -> read; the given tokens as
+        a `Batch` or None; a key for each row; the section `sample`; its traced values; L; `begin`.
+        """
+        is_guided = settings.cfg_scale != 1
+
+        def run(params, keys, given, scales, begin):
             predict = self.sampling_predict(params, given, scales, is_guided)
-            keys = rng.per_example(key, ids)
-            return self.sample(predict, given, keys, settings, scales, length)
+            kept = given if begin is None else None
+            return self.sample(predict, kept, keys, settings, scales, length, begin)
 
         return run
 
     def sampling_predict(self, params, given, scales, is_guided):
-        """The function (inputs, t) -> read of a sampler."""
+        """The function (inputs, t) -> read of a sampler. given: see `making`."""
         is_given = None if given is None else given.is_cond
         temperature = jnp.maximum(scales["temperature"], COLDEST)
-        if given is None or not is_guided:
-            return self.predictor.predict(params, is_given, temperature=temperature)
-        without = self.without(is_given)
-        return self.predictor.guided(
-            params, is_given, scales["cfg_scale"], without, temperature=temperature
-        )
+        if is_given is None or not is_guided:
+            predict = self.predictor.predict(params, is_given, temperature=temperature)
+        else:
+            without, scale = self.without(is_given), scales["cfg_scale"]
+            predict = self.predictor.guided(
+                params, is_given, scale, without, temperature=temperature
+            )
+        return restricted(predict, None if given is None else given.never)
 
     def without(self, is_given):
         """The function from inputs of the network to inputs without the condition. The network does

@@ -26,6 +26,20 @@ def reading(logits):
     return lambda inputs, t=None: Partial(read, logits(inputs, t))
 
 
+def restricted(predict, never):
+    """`predict` without the tokens that a `Never` forbids; None forbids nothing."""
+    if never is None:
+        return predict
+    return lambda inputs, t=None: Partial(_read_allowed, predict(inputs, t), never)
+
+
+def _read_allowed(read, never, function, *arrays):
+    def part(logits, where, *arrays):
+        return function(never.forbid(logits, where), *arrays)
+
+    return read(part, never.where, *arrays)
+
+
 @dataclasses.dataclass(frozen=True)
 class TokenPredictor:
     """A `TokenNetwork` without its parameters, which every call is given.

@@ -55,3 +55,11 @@ def test_unknown_grid_and_missing_key():
         flow.time_grid("cosine", 4)
     with pytest.raises(ValueError, match="needs a key"):
         flow.time_grid("logit_normal", 4)
+
+
+def test_schedules_of_gamma():
+    times = np.array([0.0, 0.25, 1.0])
+    np.testing.assert_allclose(flow.gamma_at(times, 2.0, "linear"), [2.0, 1.5, 0.0])
+    assert flow.gamma_at(times, 2.0, "constant") == 2.0
+    with pytest.raises(ValueError, match="use one of constant, linear"):
+        flow.gamma_at(times, 2.0, "cosine")

@@ -58,14 +58,15 @@ def toy(gamma=0.0, **kwargs):
     return sample(toy_predict, z, times, gamma=gamma, **kwargs), (z, noise, times)
 
 
-@pytest.mark.parametrize("gamma", [0.0, 1.5])
-def test_scan_equals_a_python_loop(gamma):
-    ours, (z, noise, times) = toy(gamma)
+@pytest.mark.parametrize("gamma, schedule", [(0.0, "constant"), (1.5, "constant"), (2.0, "linear")])
+def test_scan_equals_a_python_loop(gamma, schedule):
+    ours, (z, noise, times) = toy(gamma, gamma_schedule=schedule)
     x_prev = jnp.zeros_like(z)
     for i in range(12):
         t, t_next = float(times[i]), float(times[i + 1])
         if gamma and i < 11:
-            a = min(max(1 - gamma * (t_next - t), 0), 1)
+            strength = gamma * (1 - t) if schedule == "linear" else gamma
+            a = min(max(1 - strength * (t_next - t), 0), 1)
             z, t = a * z + (1 - a) * 2.0 * noise[i], a * t
         x_prev = toy_predict(z, jnp.full(3, t), x_prev)
         z = z + (t_next - t) * (x_prev - z) / max(1 - t, 0.05)
