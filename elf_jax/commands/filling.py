@@ -61,9 +61,7 @@ def fills(workdir=None, config=None, checkpoint=None, text=None, source=None, ga
     samples = settings.get("num_samples", 1)
     for batch in run(trained, lines, config.sample.seed, counts, samples):
         yield from batch
-    note = describe(counts, config)
-    if note and jax.process_index() == 0:
-        print(note, file=sys.stderr)
+    _say(describe(counts, config))
 
 
 @expanding
@@ -108,17 +106,18 @@ def rewrites(
       {"source": the text, "text": the new text, "sample": number of the sample}. The samples of a
       text are next to each other, in order.
     """
-    from elf_jax.generation.rewrite import check_strength
+    from elf_jax.generation.rewrite import Counts, check_strength, describe
     from elf_jax.generation.rewrite import rewrite as run
 
     _check_one(text, source)
     check_strength(strength)
     trained = _model_of_text(workdir, config, checkpoint, "single texts", settings, {})
-    config = trained.config
+    config, counts = trained.config, Counts()
     lines = _lines(text, source, config.data.field)
     samples = settings.get("num_samples", 1)
-    for batch in run(trained, lines, strength, config.sample.seed, samples):
+    for batch in run(trained, lines, strength, config.sample.seed, samples, counts=counts):
         yield from batch
+    _say(describe(counts))
 
 
 def _model_of_text(workdir, config, checkpoint, what, settings, keys):
@@ -134,6 +133,11 @@ def _model_of_text(workdir, config, checkpoint, what, settings, keys):
     say_unused(trained.method, settings)
     warn_of_first_weights(trained.config, trained.step)
     return trained
+
+
+def _say(note):
+    if note and jax.process_index() == 0:
+        print(note, file=sys.stderr)
 
 
 def _check_one(text, source):

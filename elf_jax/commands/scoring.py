@@ -20,7 +20,8 @@ def evaluate(workdir=None, config=None, checkpoint=None, scorer=None, **settings
     """Scores samples by the config's protocols. Prints the numbers and keeps them.
 
     Of the workdir of a distillation it scores the teacher and all students, see
-    `evaluation.few_steps`.
+    `evaluation.few_steps`. There are no protocols then, and only the sections `sample` (without
+    its steps), `evaluate` and `scorer` of `config` are read.
 
     Args:
       workdir, config, checkpoint, **settings: see the package. Settings of sampling make one
@@ -34,13 +35,15 @@ def evaluate(workdir=None, config=None, checkpoint=None, scorer=None, **settings
     from elf_jax.checkpoints.rounds import is_distilled
     from elf_jax.evaluation.evaluate import evaluate as run
     from elf_jax.evaluation.protocols import FROM_FLAGS
+    from elf_jax.methods.elf.method import ELFMethod
 
     keys = {f"sample.{name}": value for name, value in settings.items()}
     keys |= _counts("evaluate", settings)
-    if workdir is not None and config is None and not checkpoint:
+    if workdir is not None and not checkpoint:
         with open_workdir(workdir) as directory:
             if is_distilled(directory):
-                return _evaluate_rounds(directory, keys, scorer)
+                say_unused(ELFMethod, settings)
+                return _evaluate_rounds(directory, _asked_of_rounds(config) | keys, scorer)
     if settings.keys() - set(config_module.NOT_OF_PROTOCOLS):
         keys["evaluate.protocols"] = {FROM_FLAGS: {}}
     return _score(run, workdir, config, checkpoint, scorer, keys)
@@ -105,6 +108,17 @@ def _counts(section, settings):
         keys[f"{section}.num_samples"] = settings["num_samples"]
     if "seed" in settings:
         keys[f"{section}.seeds"] = 1
+    return keys
+
+
+def _asked_of_rounds(config):
+    """{config key: value} that an evaluation of a distillation takes from a whole config."""
+    if config is None:
+        return {}
+    keys = {}
+    for section in ("sample", "evaluate", "scorer"):
+        keys |= config_module.flatten(config[section], f"{section}.")
+    del keys["sample.steps"], keys["sample.weights"], keys["evaluate.protocols"]
     return keys
 
 

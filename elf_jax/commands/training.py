@@ -4,6 +4,7 @@ from elf_jax.commands.shared import open_workdir
 from elf_jax.core import checks
 from elf_jax.core import config as config_module
 from elf_jax.core.arguments import expanding
+from elf_jax.core.errors import UserError
 from elf_jax.core.files import check_file
 from elf_jax.core.workdir import ENCODER
 
@@ -73,6 +74,8 @@ def distill(workdir, teacher=None, config=None, keys=None):
     from elf_jax.training.distill import distill as run
     from elf_jax.training.distill import teacher_origin
 
+    if workdir is None:
+        raise UserError("--workdir is missing: name a directory for the distillation")
     with open_workdir(workdir) as directory:
         origin = teacher_origin(directory, teacher)
         config = config_of(origin) if config is None else config

@@ -261,8 +261,8 @@ def check_distill(distill):
     steps = distill.steps
     if not steps or min(steps) < 1 or any(a <= b for a, b in zip(steps, steps[1:], strict=False)):
         raise UserError(
-            f"config.distill.steps is {','.join(map(str, steps))}: name falling numbers of 1 or "
-            "more, such as 16,8,4,2,1"
+            f"config.distill.steps is {','.join(map(str, steps)) or 'empty'}: name falling numbers "
+            "of 1 or more, such as 16,8,4,2,1"
         )
     is_first = distill.teacher == "first"
     for n in steps if is_first else steps[:1]:

@@ -2,9 +2,8 @@
 
 Of every model it collects its size, what it has seen, its likelihood, its scores at each number of
 steps, its speed, its frontier of Gen. PPL and entropy, and how it fills in hidden parts of held-out
-text if that is asked for. Everything is kept in the workdirs, as
-of an evaluation, so an interrupted comparison goes on. docs/evaluation.md says what the numbers
-mean.
+text if that is asked for. Everything is kept in the workdirs, as of an evaluation, so an
+interrupted comparison goes on. docs/evaluation.md says what the numbers mean.
 """
 
 import jax

@@ -29,8 +29,8 @@ WITH_SLACK = ("suffix", "ends", "spans")  # shares in data.given whose gaps have
 
 @dataclasses.dataclass
 class Counts:
-    """The number of templates, of those with a gap of unknown length, and of those with words that
-    the tokenizer does not know.
+    """The number of templates, of those with a gap of unknown length that does not end them, and of
+    those with words that the tokenizer does not know.
     """
 
     templates: int = 0
@@ -76,8 +76,8 @@ def describe(counts, config):
     notes = []
     if counts.open and not learns_padding(config):
         notes.append(
-            f"each ___ has {config.fill.gap} tokens, or as many as there is room for, since the "
-            "model was trained without gaps (config.data.given)"
+            f"each ___ that does not end a template has {config.fill.gap} tokens, or as many as "
+            "there is room for, since the model was trained without gaps (config.data.given)"
         )
     if counts.unknown:
         notes.append(
@@ -143,7 +143,7 @@ class Filler:
         except UserError as error:
             raise UserError(f"{where}: {error}") from None
         self.counts.templates += 1
-        self.counts.open += None in template.gaps
+        self.counts.open += None in (template.gaps if template.literals[-1] else template.gaps[:-1])
         if fields is not None:
             given = fields["tokens"][fields["is_cond"]]
             self.counts.unknown += self.unknown != self.eos and self.unknown in given

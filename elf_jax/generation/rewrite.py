@@ -9,6 +9,8 @@ stands in a row beside the text depends on the packing:
                        shown
 """
 
+import dataclasses
+
 import jax.numpy as jnp
 import numpy as np
 
@@ -21,6 +23,14 @@ from elf_jax.generation.generate import compiled
 from elf_jax.generation.lines import Job, made
 
 
+@dataclasses.dataclass
+class Counts:
+    """The number of texts, and of those with words that the tokenizer does not know."""
+
+    texts: int = 0
+    unknown: int = 0
+
+
 def check_strength(strength):
     """Raises UserError unless the strength is a number from 0 to 1."""
     if not 0 <= strength <= 1:
@@ -29,7 +39,7 @@ def check_strength(strength):
         )
 
 
-def rewrite(trained, lines, strength, seed, samples=1, run=None):
+def rewrite(trained, lines, strength, seed, samples=1, run=None, counts=None):
     """Yields rewritten texts, as soon as their batch is made.
 
     Args:
@@ -37,6 +47,7 @@ def rewrite(trained, lines, strength, seed, samples=1, run=None):
       strength: from 0 to 1. seed: of all randomness. samples: how many for each text.
       run: a `jit_rewriter`, so that several calls, also with other strengths, compile once; None: a
         new one.
+      counts: `Counts`, to which the texts are added; None: nobody asks.
 
     Yields:
       Lists of {"source": text, "text": new text, "sample": number}. They are in order, those of a
@@ -47,12 +58,24 @@ def rewrite(trained, lines, strength, seed, samples=1, run=None):
     """
     make = _rows_job if resolve_packing(trained.config.data) == "rows" else _stream_job
     run = jit_rewriter(trained) if run is None else run
+    counts = Counts() if counts is None else counts
     jobs = (
-        make(trained, place, number, where, text)
+        make(trained, place, number, ids, text)
         for place, (where, text) in enumerate(lines)
+        for ids in [_tokens(trained, where, text, counts)]
         for number in range(samples)
     )
     yield from made(trained, jobs, seed, run, np.float32(strength))
+
+
+def describe(counts):
+    """One line about what a user may not expect of the texts; "" if there is nothing."""
+    if not counts.unknown:
+        return ""
+    return (
+        f"note: {counts.unknown} of {counts.texts} texts have words that the model does not know "
+        "(it sees that there is a word)"
+    )
 
 
 def jit_rewriter(trained):
@@ -80,10 +103,9 @@ def rewriter(trained):
     return run
 
 
-def _rows_job(trained, place, number, where, text):
+def _rows_job(trained, place, number, ids, text):
     data, tokenizer = trained.config.data, trained.tokenizer
     eos = tokenizer.eos_token_id
-    ids = _tokens(trained, where, text, 1)
     tokens = np.full(data.length, pad_id(data, tokenizer), np.int32)
     tokens[: len(ids)], tokens[len(ids)] = ids, eos
     is_valid = np.arange(data.length) <= len(ids)
@@ -96,9 +118,8 @@ def _rows_job(trained, place, number, where, text):
     return _job(tokenizer, place, number, text, fields if len(ids) else None, shown)
 
 
-def _stream_job(trained, place, number, where, text):
+def _stream_job(trained, place, number, ids, text):
     length, tokenizer = trained.config.data.length, trained.tokenizer
-    ids = _tokens(trained, where, text, 0)
     tokens = np.zeros(length, np.int32)
     tokens[: len(ids)] = ids
     is_text = np.arange(length) < len(ids)
@@ -118,17 +139,21 @@ def _job(tokenizer, place, number, text, fields, shown):
     return Job(place, number, fields, record)
 
 
-def _tokens(trained, where, text, end):
-    """Tokens of a text. end: number of tokens after it. Raises UserError if the row is too short.
+def _tokens(trained, where, text, counts):
+    """Tokens of a text. counts: `Counts`. Raises UserError if the row is too short.
 
     A text that is only spaces has none, so that an empty line stays an empty line.
     """
-    ids = encode(trained.tokenizer, [text])[0] if text.strip() else []
-    length = trained.config.data.length
+    data, tokenizer = trained.config.data, trained.tokenizer
+    ids = encode(tokenizer, [text])[0] if text.strip() else []
+    length, end = data.length, int(resolve_packing(data) == "rows")
     if len(ids) + end > length:
         more = f" and {end} of its end" if end else ""
         raise UserError(
             f"{where}: the text has {len(ids)} tokens{more}, and the model has room for {length}: "
             "shorten it"
         )
+    unknown = tokenizer.unk_token_id
+    counts.texts += 1
+    counts.unknown += unknown != tokenizer.eos_token_id and unknown in ids
     return ids

@@ -60,7 +60,8 @@ def test_students_are_measured_beside_their_teacher(distilled, capsys):
 
 def test_one_number_of_steps(distilled, capsys):
     workdir, _ = distilled
-    result = commands.evaluate(workdir, steps=2, num_samples=4, seed=1)
+    result = commands.evaluate(workdir, steps=2, num_samples=4, seed=1, temperature=0.5)
+    assert "--temperature changes nothing: elf has no such setting" in capsys.readouterr().err
     assert {one["name"]: [p["steps"] for p in one["points"]] for one in result["models"]} == {
         "teacher": [2],
         "student": [2],
@@ -98,3 +99,14 @@ def test_without_its_teacher_the_students_are_measured_alone(distilled, capsys):
         moved.rename(teacher)
     assert [one["name"] for one in result["models"]] == ["student"]
     assert "the students alone, without their teacher: " in capsys.readouterr().out
+
+
+def test_a_config_sets_how_it_is_measured(distilled):
+    workdir, _ = distilled
+    keys = {"evaluate.seeds": 1, "evaluate.num_samples": 4, "sample.steps": 7, "sample.gamma": 0.5}
+    config = commands.load_config(f"{ROOT}/configs/quickstart.py", **QUICK, **keys)
+    result = commands.evaluate(workdir, config, steps=1)
+    for model in result["models"]:
+        (point,) = model["points"]
+        assert point["steps"] == 1 and point["settings"]["gamma"] == 0.5
+        assert point["n"] == 4 and point["seeds"] == [0]

@@ -11,7 +11,7 @@ from elf_jax.core.errors import UserError
 from elf_jax.core.types import Batch
 from elf_jax.data.tokenizer import encode
 from elf_jax.generation.generate import generate_texts, scales
-from elf_jax.generation.rewrite import jit_rewriter, rewrite
+from elf_jax.generation.rewrite import Counts, describe, jit_rewriter, rewrite
 from elf_jax.methods.registry import METHODS, build_method
 from elf_jax.training import trainer
 from tests.generation.test_answers import command
@@ -155,6 +155,15 @@ def test_the_command(book, capsys):
             command("--mode=rewrite", f"--workdir={book}", "--text=a", f"--strength={strength}")
         fault = capsys.readouterr().err
         assert "--strength is " in fault and "from 0 (the text itself)" in fault
+
+
+def test_unknown_words_are_told(learned):
+    trained, texts, run = learned
+    counts = Counts()
+    rewritten(trained, [texts[0], "zzz", ""], 0.5, samples=2, run=run, counts=counts)
+    assert counts == Counts(texts=3, unknown=1)
+    assert describe(counts).startswith("note: 1 of 3 texts have words that the model does not know")
+    assert describe(Counts(texts=3)) == ""
 
 
 def test_pairs_are_not_rewritten(pairs_workdir):

@@ -95,7 +95,7 @@ class AR(TokenMethod):
         return sampler.Decoder(start, step, row_axis=1)
 
     def sample(self, decoder, given, keys, settings, scales, length):
-        """Tokens [B, L] int32; see `TokenMethod.sampler`."""
+        """Tokens [B, L] int32; see `TokenMethod.making`."""
         rows = given, len(keys), length, self.start_id
         if settings.sampler == "beam":
             penalty = scales["length_penalty"]

@@ -95,8 +95,8 @@ def distilled(method, settings, steps, substeps):
     """
     if method.name != ELFMethod.name:
         raise UserError(
-            f"the teacher's method is {method.name}, and only elf can be distilled: name another "
-            "--teacher"
+            f"the teacher's method is {method.name}, and only elf can be distilled: use a teacher "
+            "of that method"
         )
     fields = {one.name: getattr(method, one.name) for one in dataclasses.fields(method)}
     return DistilledELF(
