@@ -31,12 +31,15 @@ class Never:
     """Tokens that a sampler must not write.
 
     Attributes:
-      where: [B, L, K] bool: at which positions each of the K tokens is forbidden.
-      tokens: the ids of the K tokens, a tuple.
+      where: [B, L, K] bool: at which positions each of the K tokens is forbidden. With a group, its
+        last column says where that is forbidden.
+      tokens: the ids of the tokens, a tuple.
+      group: the ids of many tokens that are forbidden together, a tuple; None: there is no group.
     """
 
     where: jax.Array
     tokens: tuple[int, ...] = flax.struct.field(pytree_node=False)
+    group: tuple[int, ...] | None = flax.struct.field(pytree_node=False, default=None)
 
     def forbid(self, logits, where):
         """Logits [..., V] of some positions with -inf for the tokens that are forbidden there.
@@ -45,6 +48,11 @@ class Never:
           where: [..., K] bool, `where` at these positions.
         """
         tokens = jnp.asarray(self.tokens, jnp.int32)
+        if self.group is not None:
+            is_in_group = np.zeros(logits.shape[-1], bool)
+            is_in_group[list(self.group)] = True
+            where, of_group = where[..., :-1], where[..., -1:]
+            logits = jnp.where(of_group & is_in_group, -jnp.inf, logits)
         return logits.at[..., tokens].set(jnp.where(where, -jnp.inf, logits[..., tokens]))
 
 

@@ -22,7 +22,7 @@ from elf_jax.core.types import Never
 from elf_jax.data.packing import resolve_packing
 from elf_jax.generation.generate import jit_sampler
 from elf_jax.generation.lines import Job, made
-from elf_jax.generation.templates import Pieces, fit, parse
+from elf_jax.generation.templates import Pieces, fit, parse, without_space
 
 WITH_SLACK = ("suffix", "ends", "spans")  # shares in data.given whose gaps have padding
 
@@ -97,6 +97,8 @@ class Filler:
       length: L, of a row. packing: as in `packing.PACKERS`.
       gap: positions of a gap of unknown length. learned: see `learns_padding`.
       pad, eos, unknown: ids of special tokens; unknown: None if there is none.
+      glued: see `templates.without_space`. Where the template has a space before a gap, the text of
+        the gap does not begin with one of these: it would go on with the word before the space.
     """
 
     counts: Counts
@@ -110,23 +112,27 @@ class Filler:
     pad: int
     eos: int
     unknown: int | None
+    glued: tuple[int, ...] | None
 
     @classmethod
     def of(cls, trained, counts):
         """The `Filler` of a `TrainedModel`."""
         config, tokenizer = trained.config, trained.tokenizer
+        pieces, pad, eos = Pieces(tokenizer), tokenizer.pad_token_id, tokenizer.eos_token_id
+        special = {pad, eos, tokenizer.unk_token_id}
         return cls(
             counts=counts,
-            pieces=Pieces(tokenizer),
+            pieces=pieces,
             method=trained.method.name,
             fills_anywhere=trained.method.fills_anywhere,
             length=config.data.length,
             packing=resolve_packing(config.data),
             gap=config.fill.gap,
             learned=learns_padding(config),
-            pad=tokenizer.pad_token_id,
-            eos=tokenizer.eos_token_id,
+            pad=pad,
+            eos=eos,
             unknown=tokenizer.unk_token_id,
+            glued=without_space(tokenizer, pieces, special),
         )
 
     @property
@@ -176,7 +182,8 @@ class Filler:
             )
         sizes = self._sizes(sum(map(len, texts)), template.gaps)
         tokens, is_given = np.full(self.length, self.pad, np.int32), np.zeros(self.length, bool)
-        never = np.zeros((self.length, len(self.special)), bool)
+        count = len(self.special)
+        never = np.zeros((self.length, count + (self.glued is not None)), bool)
         gaps, end = [], 0
         for text, size, known in itertools.zip_longest(texts, sizes, template.gaps):
             tokens[end : end + len(text)] = text
@@ -185,12 +192,14 @@ class Filler:
             if size is not None:
                 gaps.append(slice(end, end + size))
                 is_end = len(gaps) == last and not template.literals[-1]
-                never[gaps[-1]] = self._forbidden(known is not None, is_end)
+                never[gaps[-1], :count] = self._forbidden(known is not None, is_end)
+                if self.glued is not None and len(text):
+                    never[end, count] = template.literals[len(gaps) - 1].endswith(" ")
                 end += size
         if self.packing != "stream" and self.fills_anywhere and end < self.length:
             tokens[end], is_given[end] = self.eos, True
         fields = {"tokens": tokens, "is_cond": is_given, "is_valid": is_given}
-        return fields | {"never": Never(never, self.special)}, gaps
+        return fields | {"never": Never(never, self.special, self.glued)}, gaps
 
     def _sizes(self, text, gaps):
         """The positions of each gap, for a template with so many tokens of text. Where a row has

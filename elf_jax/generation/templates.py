@@ -118,6 +118,23 @@ class Pieces:
         return whole.removeprefix(start) if whole.startswith(start) else plain
 
 
+def without_space(tokenizer, pieces, special):
+    """Ids of the tokens that do not begin with a space inside of a text, a tuple without those in
+    `special`. None: the tokenizer has no tokens that begin with a space.
+
+    Args:
+      pieces: the `Pieces` of the tokenizer.
+    """
+    if pieces.carrier is None:
+        return None
+    before = pieces.before[pieces.carrier].tolist()
+    ids = [one for one in range(len(tokenizer)) if one not in special]
+    texts = decode(tokenizer, [[*before, one] for one in ids])
+    start = decode(tokenizer, [before])[0]
+    found = [one for one, text in zip(ids, texts, strict=True) if not text.startswith(start + " ")]
+    return tuple(found) if len(found) < len(ids) else None
+
+
 def fit(text, before, after):
     """The text of a gap without the spaces that the template has at its borders, or that would
     begin or end the whole text.

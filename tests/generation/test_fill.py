@@ -200,6 +200,15 @@ def test_what_a_user_is_told(names):
     assert describe(Counts(templates=3, open=2), taught(names).config) == ""
 
 
+def test_a_gap_after_a_space_begins_with_a_word(book):
+    """Not with a part of a word, which would go on with the word before the space."""
+    model = preferring(book, book.tokenizer.get_vocab()["e"])
+    after, inside = filled(model, ["the [[3]] was", "the[[3]] was"])
+    assert inside["text"] == "theeee was"
+    first, rest = after["gaps"][0][:-2], after["gaps"][0][-2:]
+    assert rest == "ee" and first != "e" and after["text"] == f"the {first}ee was"
+
+
 @pytest.mark.parametrize("sampler", SAMPLERS["ar"])
 def test_ar_only_continues(names, sampler):
     keys = {"method": "ar", "sample.sampler": sampler, **SIZES}
@@ -221,24 +230,27 @@ def test_ar_only_continues(names, sampler):
 @pytest.mark.parametrize("name", sorted(METHODS))
 def test_forbidden_tokens_in_every_method(name):
     """Rows whose likeliest tokens are forbidden at some positions; with guidance."""
-    size, banned = 20, (1, 5)
+    size, banned, group = 20, (1, 5), (2, 3)
     draw = np.random.default_rng(0)
     is_given = draw.random((8, 8)) < (0 if name == "ar" else 0.3)
     tokens = draw.integers(6, size, (8, 8)).astype(np.int32)
-    where = ~is_given[..., None] & (draw.random((8, 8, 2)) < 0.5)
+    where = ~is_given[..., None] & (draw.random((8, 8, 3)) < 0.5)
     for sampler in ("sample", "beam") if name == "ar" else SAMPLERS[name][:1]:
         keys = {"sample.sampler": sampler, "sample.steps": 2, "sample.cfg_scale": 1.5}
         config = tiny_config(**{"method": name, **SIZES, **keys})
         method, frozen = build_method(config, size, mesh_of(1))
         params = random_params(method, 8)
         params["unembed"]["bias"] = params["unembed"]["bias"].at[jnp.array(banned)].add(99.0)
+        params["unembed"]["bias"] = params["unembed"]["bias"].at[jnp.array(group)].add(50.0)
         run = jax.jit(method.sampler(config.sample, 8))
-        given = Batch(tokens, is_given, is_given, never=Never(where, banned))
+        given = Batch(tokens, is_given, is_given, never=Never(where, banned, group))
         inputs = params, frozen, jnp.arange(8), given, jax.random.key(0)
         found = np.asarray(run(*inputs, scales(method, config.sample)))
         for index, token in enumerate(banned):
             assert not (found == token)[where[..., index]].any(), sampler
-        assert np.isin(found, banned)[~is_given & ~where.all(axis=-1)].all()
+        assert not np.isin(found, group)[where[..., -1]].any(), sampler
+        assert np.isin(found, banned)[~is_given & ~where[..., :2].all(axis=-1)].all()
+        assert np.isin(found, group)[where[..., :2].all(axis=-1) & ~where[..., -1]].all()
 
 
 def test_pairs_have_no_templates(pairs_workdir):
