@@ -71,6 +71,8 @@ def get_config(variant: str = "elf") -> ConfigDict:
     config.evaluate.output = "quickstart.json"
     config.scorer.path = ""
     presets.use_variant(config, variant)
+    if config.method in ("ar", "mdlm", "llada", "duo"):
+        config.optimizer.adam_scale = 1.0  # better for networks on tokens, see docs/comparison.md
     if config.method == "cdcd":
         # The learned law of times has few steps to adapt, so it begins with a shorter range.
         config.cdcd.embedding_width = 64

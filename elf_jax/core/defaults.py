@@ -107,7 +107,8 @@ def _given():
     given.hidden_min = 0.1
     given.hidden_max = 0.9
     given.most_spans = 16  # the greatest number of gaps; few are likelier than many
-    # A gap gets from 0 to so many positions more than its text needs. They are filled with padding.
+    # Half of the gaps get positions more than their text needs: from 1 to so many, and at most as
+    # many as the text has. They are filled with padding.
     given.slack = 8
     return given
 

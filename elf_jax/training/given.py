@@ -13,10 +13,11 @@ text of a row: all that is neither padding nor a condition already. The source o
 condition. Rows of spans often begin or end with a gap. So the model also knows templates that are
 shorter than a row, with nothing given after them.
 
-Whoever fills a gap does not know how long its text will be. So a gap with given text after it gets
-0 to `slack` positions more than its text needs, at its end. They hold padding, which is learned
-like any token. What comes after the gap moves to the right, and what no longer fits into the row is
-cut. A gap at the end of the text is open there, so it needs no more room.
+Whoever fills a gap does not know how long its text will be. So half of the gaps with given text
+after them get more positions than their text needs, at their end: from 1 to `slack`, and at most as
+many as the text has. They hold padding, which is learned like any token. What comes after the gap
+moves to the right, and what no longer fits into the row is cut. A gap at the end of the text is
+open there, so it needs no more room.
 
 B rows, L positions, G the greatest number of gaps of a row.
 """
@@ -95,7 +96,7 @@ def draw_gaps(keys, size, settings):
     between = _between(u, shown, count, begins, ends, _is(shape, "ends"), most)
 
     end = jnp.cumsum(between[:, :-1] + gaps, axis=1)
-    slack = _below(uniforms("slack", most), settings.slack + 1)
+    slack = _slack(uniforms("slack", most), jnp.minimum(gaps, settings.slack))
     is_given = shape != NOTHING
     has_slack = is_given[:, None] & (gaps > 0) & (end < size[:, None])
     gaps = jnp.where(is_given[:, None], gaps, 0)
@@ -150,6 +151,16 @@ def _is(shape, name):
 def _below(u, count):
     """Integers from 0 to count - 1 of uniforms u."""
     return jnp.minimum((u * count).astype(jnp.int32), count - 1)
+
+
+def _slack(u, most):
+    """Integers of uniforms u: half of them are 0, the others 1 to `most`, which is 0 or more.
+
+    Gaps are also filled whose length is known. If most gaps of training had padding, a model would
+    write padding wherever it is unsure.
+    """
+    some = 1 + _below(jnp.maximum(2 * u - 1, 0), jnp.maximum(most, 1))
+    return jnp.where(u < 0.5, 0, jnp.minimum(some, most))
 
 
 def _ones(count, most):

@@ -142,11 +142,14 @@ def test_the_text_stays_in_order_and_only_gaps_before_given_text_get_slack(sourc
         # Padding ends a gap with given text after it, or the row is full.
         assert all(run.end() == len(figure) or figure[run.end()] == "#"
                    for run in re.finditer("o+", figure)), figure  # fmt: skip
-        lengths += [len(run) for run in re.findall(r"\.(o*)#", figure)]
+        lengths += [(len(gap), len(run)) for gap, run in re.findall(r"(\.+)(o*)#", figure)]
         kept = after.tokens[row][~after.is_filler[row]]
         np.testing.assert_array_equal(kept, before.tokens[row][: len(kept)])
         np.testing.assert_array_equal(after.tokens[row][after.is_filler[row]], PAD)
-    np.testing.assert_allclose(np.bincount(lengths) / len(lengths), 0.25, atol=0.08)
+    gaps, slack = np.array(lengths).T
+    assert (slack <= np.minimum(gaps, 3)).all() and (slack[gaps == 2] == 2).any()
+    shares = np.bincount(slack[gaps >= 3]) / np.sum(gaps >= 3)
+    np.testing.assert_allclose(shares, [1 / 2, 1 / 6, 1 / 6, 1 / 6], atol=0.08)
     np.testing.assert_array_equal(after.is_cond[:, :source], True)
     np.testing.assert_array_equal(after.tokens[:, :source], before.tokens[:, :source])
 
