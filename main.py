@@ -15,40 +15,24 @@ your own text (globs, comma-separated, .gz, .zst; jsonl and .parquet too):
   python main.py --config=configs/quickstart.py --workdir=runs/book \\
       --config.data.kind=text --config.data.path=book.txt
 
-flags:
-  --config=FILE            a config, also FILE:METHOD (docs/methods.md); needed to train. Every key
-                           can be set, as above (elf_jax/core/defaults.py lists all of them)
+flags (README.md and docs/ tell more):
+  --config=FILE            a config, also FILE:METHOD; --config.KEY=X sets a key (core/defaults.py)
   --workdir=DIR            where everything is kept; default: runs/NAME, after the config
-  --mode=MODE              train, sample, fill, rewrite, evaluate, sweep, compare, export: as above;
-    distill                train students of --teacher=PATH|NAME that sample in few steps; its
-                           config is that of the teacher, and keys of it can be set
-    prepare                turn the config's data into shards that training reads at random
-    pretrain_encoder       an encoder from scratch on the config's data, into WORKDIR/encoder
-    train_scorer           a small GPT-2 on the config's data, for its Gen. PPL
-    compile                will it fit, how fast will it be: --topology=v5p:2x4x4 (or the devices
-                           that are there) --program=train|sample|distill --output=report.json
-  --checkpoint=PATH|NAME   the model to use, or to start training from, in place of the workdir's:
-                           a workdir, an export, a published checkpoint (Orbax directory or msgpack
-                           file; needs --config), or a name on the Hugging Face hub
-for fill and rewrite:
-  --text=TEXT              fill: ___ is a gap, [[3]] a gap of 3 tokens (docs/filling.md);
-                           --gap=N: the most tokens of a gap ___
-                           rewrite: --strength=X: from 0, the text itself, to 1, a new text
-for sample, fill, rewrite, export and compare:
-  --source=FILE            each line is answered, filled or rewritten, in order (-: standard input;
-                           .jsonl, .parquet: field config.data.source_field; fill, rewrite: .field)
-  --format=text|jsonl      in text, line breaks inside an answer become spaces
-  --output=PATH            file of samples, directory of export (WORKDIR/export) or of compare
-for sample, fill, rewrite, evaluate, sweep and compare (default: the workdir's; the last two take
-lists: 16,32)
+  --mode=MODE              also prepare (shards of the data), pretrain_encoder, train_scorer, and
+                           compile --topology=v5p:2x4x4 --program=train|sample|distill: will it fit
+  --checkpoint=PATH|NAME   the model to use, or to start training from: a workdir, an export, a
+                           published checkpoint (needs --config), or a name on the Hugging Face hub
+  --text=TEXT              fill: ___ is a gap (--gap=N: of at most N tokens), [[3]] one of 3 tokens
+                           rewrite: --strength=X from 0, the text itself, to 1, a new text
+  --source=FILE            each line is answered, filled or rewritten; -: standard input; .jsonl too
+  --format=text|jsonl      --output=PATH: file of samples, directory of export or compare
+sampling (default: the workdir's settings; sweep and compare take lists, such as --steps=16,32):
   --num_samples=N          how many texts (fill, rewrite: of each line); --seed=N: of the samples
   --steps=N                sampling steps; --time_grid=uniform|logit_normal|logit_normal_quantile
-  --sampler=NAME           elf: ode or sde; --gamma=X: how much noise a step of sde puts back;
-                           --gamma_schedule=constant|linear: linear falls to zero with time
+  --sampler=NAME           elf: ode or sde; --gamma=X: noise of an sde step; --gamma_schedule=linear
   --guidance_scale=X       self-conditioning guidance w; --cfg_scale=X: on the condition, c; 1: none
   --temperature=X --top_p=X --beams=N --length_penalty=X --block_length=N   (other methods than elf)
-  --weights=ema|live       (export too)
-  --scorer=PATH|NAME       the GPT-2 of Gen. PPL (evaluate, sweep, compare)
+  --weights=ema|live       (export too); --scorer=PATH|NAME: the GPT-2 of Gen. PPL
 """
 
 from absl import app, logging

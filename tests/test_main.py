@@ -95,7 +95,10 @@ MISTAKES = [
     ([QUICKSTART, "stray"], "'stray'"),
     ([QUICKSTART, "--config.data.lenght=3"], "'data.lenght': did you mean 'data.length'?"),
     ([QUICKSTART, "--topology=v5p:2x2x1"], "--topology is for --mode=compile: leave it out"),
-    ([QUICKSTART, "--steps=3"], "--mode=sample and evaluate and sweep and compare and export:"),
+    (
+        [QUICKSTART, "--steps=3"],
+        "--mode=sample and evaluate and sweep and compare and fill and rewrite and export:",
+    ),
     (["--mode=sample", "--workdir=x", "--steps=3,4"], "--steps has several values"),
     (["--mode=evaluate", "--config.evaluate.protocols.a.steps=3"], "without --config: name a"),
     (["--mode=evaluate", "--config.train.batch_size=3"], "train.batch_size is given without --con"),
