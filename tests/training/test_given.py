@@ -235,7 +235,8 @@ def test_the_variants_that_fill(file, method):
     shares = [fill.data.given[name] for name in SHAPES]
     assert sum(shares) == pytest.approx(0.1 if method == "ar" else 0.5)
     one, two = config_module.flatten(plain), config_module.flatten(fill)
-    changed = {key for key in one if one[key] != two[key]} - {"data.path"}
+    changed = {key for key in one if one[key] != two[key]} - {"data.path", "evaluate.infill"}
+    assert two["evaluate.infill"] == "span_25,span_50,scattered_25"
     assert all(key.startswith("data.given.") or "condition_dropout" in key for key in changed)
     with pytest.raises(UserError, match="no variant 'mdlm_fil'"):
         config_module.run_config_file(f"configs/{file}.py:mdlm_fil")
