@@ -216,6 +216,8 @@ def test_the_velocity_loss_weights_late_times():
 
 def test_the_rounds():
     settings = tiny_config().distill
+    assert plan(settings) == [(8, 8)]
+    settings.steps = (16, 8, 4, 2, 1)  # as published
     assert plan(settings) == [(16, 4), (8, 8), (4, 16), (2, 32), (1, 64)]
     settings.teacher = "previous"
     assert plan(settings) == [(16, 4), (8, 2), (4, 2), (2, 2), (1, 2)]
@@ -224,14 +226,14 @@ def test_the_rounds():
 @pytest.mark.parametrize(
     "keys, message",
     [
-        ({"steps": ()}, "config.distill.steps is : name falling numbers"),
+        ({"steps": ()}, "config.distill.steps is empty: name falling numbers"),
         ({"steps": (4, 8)}, "config.distill.steps is 4,8: name falling numbers"),
         ({"steps": (4, 0)}, "config.distill.steps is 4,0: name falling numbers"),
         ({"steps": (12,)}, "substeps is 64, which does not divide into 12 steps"),
         ({"steps": (16, 6), "teacher": "previous"}, "steps has 6 after 16, which is no multiple"),
         ({"steps": (24,), "teacher": "previous"}, "substeps is 64, which does not divide into 24"),
         ({"duration.epochs": 0.0}, "config.distill.duration is 0"),
-        ({"duration.steps": 3}, "config.distill.duration has epochs=1.0, steps=3"),
+        ({"duration.steps": 3}, "config.distill.duration has epochs=2.0, steps=3"),
     ],
 )
 def test_settings_that_do_not_go_together(keys, message):
