@@ -88,6 +88,18 @@ def round_for(workdir, steps):
     return min(rounds, key=lambda one: (abs(one.steps - steps), -one.steps))
 
 
+def one_is_needed(workdir, path, flag):
+    """The UserError for a distillation where one model is needed.
+
+    Args:
+      workdir: of the distillation. path: its name for the user. flag: that named it.
+    """
+    known = ", ".join(str(one.workdir) for one in rounds_of(workdir)) or "none is finished yet"
+    return UserError(
+        f"{path} is a distillation, which has a model for each round: name one in {flag} ({known})"
+    )
+
+
 def write_distillation(workdir, teacher, rounds):
     """Writes which teacher a distilled workdir has, and which rounds are finished.
 

@@ -92,17 +92,13 @@ def student_of(path, steps, flag):
     Raises:
       UserError: the distillation has no finished round, or `steps` is None.
     """
-    from elf_jax.checkpoints.rounds import is_distilled, round_for, rounds_of
+    from elf_jax.checkpoints.rounds import is_distilled, one_is_needed, round_for, rounds_of
 
     local = store.fetch(path) if store.is_url(str(path)) else pathlib.Path(path).expanduser()
     if not is_distilled(local):
         return path
     if steps is None:
-        known = ", ".join(str(one.workdir) for one in rounds_of(local))
-        raise UserError(
-            f"{path} is a distillation, which has a model for each round: name one in {flag} "
-            f"({known or 'none is finished yet'})"
-        )
+        raise one_is_needed(local, path, flag)
     most = max((one.steps for one in rounds_of(local)), default=1)
     found = round_for(local, steps or most)
     if jax.process_index() == 0:

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from elf_jax.checkpoints.experiment import is_begun
 from elf_jax.checkpoints.export import is_export
 from elf_jax.checkpoints.origins import Origin, load_config, tokenizer_path, workdir_origin
-from elf_jax.checkpoints.rounds import is_distilled, rounds_of
+from elf_jax.checkpoints.rounds import is_distilled, one_is_needed
 from elf_jax.core import checks, paths, store
 from elf_jax.core import config as config_module
 from elf_jax.core.errors import UserError
@@ -106,11 +106,7 @@ def _subject(path, name, settings, keys, scorer, output):
     directory = store.fetch(path)
     home = directory
     if is_distilled(directory):
-        known = ", ".join(str(one.workdir) for one in rounds_of(directory))
-        raise UserError(
-            f"{path} is a distillation, which has a model for each round: name one in --workdirs "
-            f"({known or 'none is finished yet'})"
-        )
+        raise one_is_needed(directory, path, "--workdirs")
     if is_export(directory):
         origin = Origin("export", directory, path)
         home = output / EXPORTS / name.replace("/", "_")
