@@ -69,7 +69,7 @@ def find_subjects(workdirs, settings, keys, scorer, output):
       UserError: no workdir, one that has no model, settings that are not allowed, or models that
         differ in what they must share.
     """
-    given = _paths(workdirs)
+    given = paths_of(workdirs)
     subjects = []
     for path, name in zip(given, short_names(given), strict=True):
         subjects.append(_subject(path, name, settings, keys, scorer, output))
@@ -78,14 +78,13 @@ def find_subjects(workdirs, settings, keys, scorer, output):
     return [_with_shared(subject, subjects[0].config, first) for subject in subjects]
 
 
-def _paths(workdirs):
+def paths_of(workdirs):
+    """The paths in --workdirs: a list, or a string with commas between them. Raises UserError."""
     parts = workdirs.split(",") if isinstance(workdirs, str) else workdirs or []
     given = [str(paths.expand(str(part).strip())).rstrip("/") for part in parts]
     given = [path for path in given if path]
     if not given:
-        raise UserError(
-            "--workdirs is missing: name the workdirs to compare, with commas between them"
-        )
+        raise UserError("--workdirs is missing: name the workdirs, with commas between them")
     for path in given:
         if given.count(path) > 1:
             raise UserError(f"--workdirs names {path} twice: name each workdir once")

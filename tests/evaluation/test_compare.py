@@ -16,14 +16,9 @@ from elf_jax.core import defaults, sharding
 from elf_jax.core.errors import UserError
 from elf_jax.data.tokenizer import load_tokenizer
 from elf_jax.evaluation import kept_samples, sampling_time
-from elf_jax.evaluation.comparison_picture import (
-    COLOURS,
-    draw_frontiers,
-    draw_quality,
-    looks,
-    panels,
-)
+from elf_jax.evaluation.comparison_picture import draw_frontiers, draw_quality, panels
 from elf_jax.evaluation.comparison_table import comparison_text, markdown, number
+from elf_jax.evaluation.looks import COLOURS, looks
 from elf_jax.evaluation.model_size import VOCABULARY, parameter_counts
 from elf_jax.evaluation.real_entropy import Point, at_entropy, frontier_lines
 from elf_jax.evaluation.subjects import check_comparable, find_subjects, short_names
