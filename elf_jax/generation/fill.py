@@ -8,8 +8,9 @@ what comes after the template:
     stream      text, and how it goes on, which is not shown
 
 A gap of unknown length takes `fill.gap` positions, or fewer if the row has no room. A model that
-was trained with `data.given` knows the padding at the end of a gap: it is dropped. For other models
-all positions are text. Only a gap that ends the template may have an EOS, and ends there.
+was trained with `data.given` knows the padding at the end of such a gap, which is dropped, and the
+mark after it (see `training/given.py`). For other models all positions are text. Only a gap that
+ends the template may have an EOS, and ends there.
 """
 
 import dataclasses
@@ -180,7 +181,7 @@ class Filler:
                 f"there is text after the first gap, but config.method is {self.method}, which "
                 "only continues a text: end with the gap, or use a model of another method"
             )
-        sizes = self._sizes(sum(map(len, texts)), template.gaps)
+        sizes = self._sizes(sum(map(len, texts)), template)
         tokens, is_given = np.full(self.length, self.pad, np.int32), np.zeros(self.length, bool)
         count = len(self.special)
         never = np.zeros((self.length, count + (self.glued is not None)), bool)
@@ -196,27 +197,40 @@ class Filler:
                 if self.glued is not None and len(text):
                     never[end, count] = template.literals[len(gaps) - 1].endswith(" ")
                 end += size
+                if known is None and self._is_marked(is_end):
+                    is_given[end] = True  # the mark, a token of padding
+                    end += 1
         if self.packing != "stream" and self.fills_anywhere and end < self.length:
             tokens[end], is_given[end] = self.eos, True
         fields = {"tokens": tokens, "is_cond": is_given, "is_valid": is_given}
         return fields | {"never": Never(never, self.special, self.glued)}, gaps
 
-    def _sizes(self, text, gaps):
+    def _sizes(self, text, template):
         """The positions of each gap, for a template with so many tokens of text. Where a row has
         not enough room, gaps of unknown length share what there is.
         """
+        gaps = template.gaps
         unknown = sum(size is None for size in gaps)
         exact = sum(size for size in gaps if size is not None)
+        is_end = gaps[-1] is None and not template.literals[-1]
+        marks = (unknown - is_end) * self._is_marked(False) + is_end * self._is_marked(True)
         eos = self.packing == "rows"
-        room = self.length - text - exact - eos
+        room = self.length - text - exact - marks - eos
         if room < unknown:
-            parts = [f"{text} of text", f"{exact + unknown} of gaps"] + ["1 of the end"] * eos
+            parts = [f"{text} of text", f"{exact + unknown + marks} of gaps"]
+            parts += ["1 of the end"] * eos
             raise UserError(
                 f"the template has {self.length - room + unknown} tokens or more ("
                 f"{', '.join(parts)}), and the model has room for {self.length}: shorten it"
             )
         size = min(self.gap, room // max(unknown, 1))
         return [size if one is None else one for one in gaps]
+
+    def _is_marked(self, is_end):
+        """Whether a gap of unknown length has the mark of training after it. is_end: whether the
+        gap ends the template: in a stream nothing is given after it then.
+        """
+        return self.learned and (self.packing != "stream" or not is_end)
 
     def _forbidden(self, is_exact, is_end):
         """[K] bool, which of the special tokens a gap cannot have."""
@@ -233,18 +247,11 @@ class Filler:
         Args:
           gaps: list of arrays of tokens.
         """
-        texts, literals = [], template.literals
+        texts = []
         for index, tokens in enumerate(gaps):
             ends = np.flatnonzero(tokens == self.eos)
             tokens = tokens[: ends[0]] if len(ends) else tokens
             tokens = [int(token) for token in tokens if token != self.pad]
-            is_first = index == 0 and not literals[0]
-            before, after = literals[index], literals[index + 1]
-            texts.append(
-                fit(
-                    self.pieces.decode(tokens, is_first),
-                    before if before or index == 0 else None,
-                    after if after or index == len(gaps) - 1 else None,
-                )
-            )
+            is_first = index == 0 and not template.literals[0]
+            texts.append(fit(self.pieces.decode(tokens, is_first), *template.borders(index)))
         return texts

@@ -13,11 +13,13 @@ text of a row: all that is neither padding nor a condition already. The source o
 condition. Rows of spans often begin or end with a gap. So the model also knows templates that are
 shorter than a row, with nothing given after them.
 
-Whoever fills a gap does not know how long its text will be. So half of the gaps with given text
-after them get more positions than their text needs, at their end: from 1 to `slack`, and at most as
-many as the text has. They hold padding, which is learned like any token. What comes after the gap
-moves to the right, and what no longer fits into the row is cut. A gap at the end of the text is
-open there, so it needs no more room.
+Whoever fills a gap may not know how long its text will be. So half of the gaps with given text
+after them are open: they get from 0 to `slack` positions more than their text needs, and at most as
+many as the text has. These hold padding, which is learned like any token. After an open gap there
+is a mark, one given padding token. So the model knows where padding may be. Without the mark it
+would go for padding wherever it is unsure, also in gaps whose length is known. What comes after the
+gap moves to the right, and what no longer fits into the row is cut. A gap at the end of the text is
+open without a mark, and needs no more room.
 
 B rows, L positions, G the greatest number of gaps of a row.
 """
@@ -41,7 +43,8 @@ class Gaps(NamedTuple):
     Attributes:
       start, end: [B, G] int32, the first position of a gap and the first one after it, counted from
         the start of the text. They increase. Where start and end are equal there is no gap.
-      slack: [B, G] int32, positions of padding at the end of a gap.
+      slack: [B, G] int32, positions after the text of an open gap: padding, and last the mark. 0 for
+        gaps of known length.
       is_given: [B] bool, whether the text outside of the gaps is given. If not, there are no gaps.
     """
 
@@ -98,7 +101,7 @@ def draw_gaps(keys, size, settings):
     end = jnp.cumsum(between[:, :-1] + gaps, axis=1)
     slack = _slack(uniforms("slack", most), jnp.minimum(gaps, settings.slack))
     is_given = shape != NOTHING
-    has_slack = is_given[:, None] & (gaps > 0) & (end < size[:, None])
+    has_slack = is_given[:, None] & (gaps > 0) & (end < size[:, None]) & (settings.slack > 0)
     gaps = jnp.where(is_given[:, None], gaps, 0)
     return Gaps(end - gaps, end, jnp.where(has_slack, slack, 0), is_given)
 
@@ -118,7 +121,8 @@ def with_gaps(batch, gaps, pad_id):
     position = jnp.arange(length, dtype=jnp.int32)[:, None]
     start, slack, end = (edges[:, None] for edges in (start, slack, end))  # [B, 1, G]
     is_gap = jnp.any((position >= start) & (position < end), axis=-1)
-    is_filler = jnp.any((position >= slack) & (position < end), axis=-1)
+    is_filler = jnp.any((position >= slack) & (position < end - 1), axis=-1)
+    is_mark = jnp.any((end > slack) & (position == end - 1), axis=-1)
     # Where each position comes from: as many places to the left as there is slack before it.
     origin = position[:, 0] - jnp.sum(jnp.clip(position - slack, 0, end - slack), axis=-1)
 
@@ -127,9 +131,9 @@ def with_gaps(batch, gaps, pad_id):
 
     is_given = moved_right(text) & ~is_gap & gaps.is_given[:, None]
     return batch.replace(
-        tokens=jnp.where(is_filler, jnp.int32(pad_id), moved_right(batch.tokens)),
-        is_cond=moved_right(batch.is_cond) | is_given,
-        is_valid=moved_right(batch.is_valid) & ~is_filler,
+        tokens=jnp.where(is_filler | is_mark, jnp.int32(pad_id), moved_right(batch.tokens)),
+        is_cond=moved_right(batch.is_cond) | is_given | is_mark,
+        is_valid=(moved_right(batch.is_valid) & ~is_filler) | is_mark,
         is_filler=is_filler,
     )
 
@@ -154,13 +158,11 @@ def _below(u, count):
 
 
 def _slack(u, most):
-    """Integers of uniforms u: half of them are 0, the others 1 to `most`, which is 0 or more.
-
-    Gaps are also filled whose length is known. If most gaps of training had padding, a model would
-    write padding wherever it is unsure.
+    """Positions after the text of gaps, of uniforms u: 0 in half of them; the others are open and
+    have 0 to `most` positions of padding, and their mark.
     """
-    some = 1 + _below(jnp.maximum(2 * u - 1, 0), jnp.maximum(most, 1))
-    return jnp.where(u < 0.5, 0, jnp.minimum(some, most))
+    padding = _below(jnp.maximum(2 * u - 1, 0), most + 1)
+    return jnp.where(u < 0.5, 0, padding + 1)
 
 
 def _ones(count, most):

@@ -176,12 +176,35 @@ def test_gaps_share_the_room(names):
         assert [gap.stop - gap.start for gap in gaps] == sizes, template
 
 
+@pytest.mark.parametrize(
+    "template, given, gaps",
+    [
+        ("letter ___ a", "# . . . . | # E", [4]),  # "E": the end of the text
+        ("letter [[2]] a", "# . . # E . . .", [2]),
+        ("letter ___", "# . . . . . | E", [5]),
+        ("___ a [[1]]", ". . . . | # . E", [4, 1]),
+    ],
+)
+def test_an_open_gap_has_a_mark_after_it(names, template, given, gaps):
+    """As in training, see `training/given.py`. It takes a position of the row."""
+    filler = Filler.of(taught(names), Counts())
+    fields, found = filler.layout(_parse(template))
+    assert [gap.stop - gap.start for gap in found] == gaps
+    pad, eos = names.tokenizer.pad_token_id, names.tokenizer.eos_token_id
+    marks = {pad: "|", eos: "E"}
+    pairs = zip(fields["tokens"], fields["is_cond"], strict=True)
+    assert [marks.get(int(token), "#") if on else "." for token, on in pairs] == given.split()
+    assert not fields["never"].where[fields["is_cond"]].any()
+
+
 def test_templates_that_are_too_long(names, book):
     message = r"line 2: the template has 9 tokens or more \(2 of text, 6 of gaps, 1 of the end\)"
     with pytest.raises(UserError, match=f"{message}, and the model has room for 8: shorten it"):
         filled(names, ["letter ___", "letter [[6]] a"])
     with pytest.raises(UserError, match="line 1: .* 97 tokens or more .*, and the .* for 96"):
         filled(book, ["[[97]]"])
+    with pytest.raises(UserError, match="9 tokens or more .2 of text, 6 of gaps, 1 of the end"):
+        filled(taught(names), ["letter [[4]] ___ a"])
     assert filled(book, ["[[96]]"])
     with pytest.raises(UserError, match="line 1: .*1000000000"):
         filled(book, ["[[99999999999999999999]]"])

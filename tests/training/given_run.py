@@ -22,8 +22,8 @@ def settings(path):
         "data.source_field": "",
         "data.packing": "rows",
         "data.length": 9,
-        "data.given.suffix": 0.5,
-        "data.given.ends": 0.4,
+        "data.given.suffix": 0.3,
+        "data.given.ends": 0.6,
         "data.given.hidden_min": 0.2,
         "data.given.hidden_max": 0.5,
         "data.given.slack": 1,
@@ -60,11 +60,11 @@ def main(directory):
     guided.config.sample.cfg_scale = 2.0
     numbers["guided"] = exact(guided, 7, held.tokens, right)
 
-    # Two tokens of the left half are hidden in a gap of three.
+    # Two tokens of the left half are hidden in an open gap of three, with the mark after it.
     pad = training.dataset.tokenizer.pad_token_id
-    tokens = np.insert(held.tokens, 3, pad, axis=1)[:, :9]
-    outside = np.broadcast_to(((place < 1) | (place >= 4)) & (place < 8), tokens.shape)
-    numbers["gap"] = exact(trained, 8, tokens, outside)
+    tokens = np.insert(held.tokens, [3, 3], pad, axis=1)[:, :9]
+    outside = np.broadcast_to((place < 1) | (place >= 4), tokens.shape)
+    numbers["gap"] = exact(trained, 9, tokens, outside)
     print(json.dumps(numbers))
 
 

@@ -1,6 +1,7 @@
 """Given positions of training rows: the law comes out, and gaps get their slack in the right place.
 
-Rows are drawn as "#" (given), "." (hidden), "o" (padding of a gap) and " " (after the text).
+Rows are drawn as "#" (given), "." (hidden), "o" (padding of a gap), "|" (the mark after an open
+gap) and " " (after the text).
 """
 
 import json
@@ -33,9 +34,9 @@ EQUAL = {f"data.given.{name}": 0.2 for name in SHAPES}
 FIGURES = {
     "nothing": r"\.+ *",
     "prefix": r"#+\.+ *",
-    "suffix": r"\.+o*#+ *",
-    "ends": r"#+\.+o*#+ *",
-    "spans": r"#*(\.+o*#+)*\.* *",
+    "suffix": r"\.+(o*\|)?#+ *",
+    "ends": r"#+\.+(o*\|)?#+ *",
+    "spans": r"#*(\.+(o*\|)?#+)*\.* *",
 }
 
 
@@ -55,6 +56,7 @@ def figures(batch, source=0):
     marks = np.full(batch.tokens.shape, " ")
     marks[batch.is_valid] = "."
     marks[batch.is_cond] = "#"
+    marks[batch.is_cond & (batch.tokens == PAD)] = "|"
     marks[batch.is_filler] = "o"
     return ["".join(row[source:]) for row in marks]
 
@@ -125,7 +127,7 @@ def test_slack_is_put_at_the_ends_of_gaps():
         is_given=np.array([True, True]),
     )
     found = with_gaps(batch, jax.tree.map(jnp.asarray, gaps), PAD)
-    assert figures(found) == ["##..oo#.o#", "##..#.ooo#"]
+    assert figures(found) == ["##..o|#.|#", "##..#.oo|#"]
     first = [10, 11, 12, 13, PAD, PAD, 14, 15, PAD, 16]
     second = [10, 11, 12, 13, 14, 15, PAD, PAD, PAD, 16]
     np.testing.assert_array_equal(found.tokens, [first, second])
@@ -138,18 +140,17 @@ def test_the_text_stays_in_order_and_only_gaps_before_given_text_get_slack(sourc
     after, lengths = given(law_of(slack=3), before), []
     for row, figure in enumerate(figures(after, source)):
         assert figure.count("o") <= 3 * 16
-        assert re.fullmatch(r"#*(\.+o*#+)*\.*o* *", figure), figure
-        # Padding ends a gap with given text after it, or the row is full.
-        assert all(run.end() == len(figure) or figure[run.end()] == "#"
-                   for run in re.finditer("o+", figure)), figure  # fmt: skip
-        lengths += [(len(gap), len(run)) for gap, run in re.findall(r"(\.+)(o*)#", figure)]
-        kept = after.tokens[row][~after.is_filler[row]]
+        # Padding and the mark end a gap with given text after it, or the row is full.
+        assert re.fullmatch(r"#*(\.+(o*\|)?#+)*\.*o*\|? *", figure), figure
+        assert not re.search(r"o ", figure)
+        lengths += [(len(gap), len(run)) for gap, run in re.findall(r"(\.+)((?:o*\|)?)#", figure)]
+        kept = after.tokens[row][~np.isin(list("#" * source + figure), ["o", "|"])]
         np.testing.assert_array_equal(kept, before.tokens[row][: len(kept)])
         np.testing.assert_array_equal(after.tokens[row][after.is_filler[row]], PAD)
     gaps, slack = np.array(lengths).T
-    assert (slack <= np.minimum(gaps, 3)).all() and (slack[gaps == 2] == 2).any()
+    assert (slack - 1 <= np.minimum(gaps, 3)).all() and (slack[gaps == 2] == 3).any()
     shares = np.bincount(slack[gaps >= 3]) / np.sum(gaps >= 3)
-    np.testing.assert_allclose(shares, [1 / 2, 1 / 6, 1 / 6, 1 / 6], atol=0.08)
+    np.testing.assert_allclose(shares, [1 / 2, 1 / 8, 1 / 8, 1 / 8, 1 / 8], atol=0.08)
     np.testing.assert_array_equal(after.is_cond[:, :source], True)
     np.testing.assert_array_equal(after.tokens[:, :source], before.tokens[:, :source])
 
@@ -159,8 +160,9 @@ def test_what_counts():
     batch = given(law_of(slack=3), texts([10, 20] * 40, 64))
     marks = np.array([list(row) for row in figures(batch)])
     np.testing.assert_array_equal(counted_positions(batch, False), np.isin(marks, [".", "o"]))
-    np.testing.assert_array_equal(counted_positions(batch, True), marks != "#")
-    assert (marks == "o").any() and (marks == " ").any()
+    np.testing.assert_array_equal(counted_positions(batch, True), ~np.isin(marks, ["#", "|"]))
+    np.testing.assert_array_equal(batch.is_valid, np.isin(marks, ["#", "|", "."]))
+    assert (marks == "o").any() and (marks == "|").any() and (marks == " ").any()
 
 
 def test_a_row_depends_on_its_place_and_the_key_alone():
