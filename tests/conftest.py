@@ -49,6 +49,15 @@ def golden():
 
 
 @pytest.fixture(scope="session")
+def browser():
+    """A `tests.browser.Browser`; the test is skipped where no Chromium is installed."""
+    from tests.browser import browser_of_tests
+
+    with browser_of_tests() as started:
+        yield started
+
+
+@pytest.fixture(scope="session")
 def pairs_workdir(tmp_path_factory):
     """A workdir of a conditional model with random weights. Tests that change it copy it first."""
     from tests.tiny import pairs_config, save_random_weights, write_pairs

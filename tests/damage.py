@@ -10,10 +10,12 @@ import random
 import shutil
 
 from elf_jax import commands
+from elf_jax.checkpoints.rounds import rounds_of
 from elf_jax.core import config as config_module
 from elf_jax.core.checksums import file_sha256
 from elf_jax.core.errors import UserError, explain
 from elf_jax.data import prepare
+from elf_jax.training import distill
 from tests.tiny import pairs_config, tiny_config, write_pairs
 
 TEXT = {
@@ -52,6 +54,12 @@ PAIRS = {
     "pretrain.optimizer.warmup.steps": 0,
     "pretrain.validation_batches": 1,
 }
+FEW = {
+    "distill.steps": (2, 1),
+    "distill.duration.epochs": 0.0,
+    "distill.duration.steps": 1,
+    "distill.warmup.epochs": 0.0,
+}
 SOURCES = ["abc", "", "fed"]
 
 
@@ -65,11 +73,12 @@ def build(root):
         # Other rows, so that its embedding is another one than would be made from those of run.
         other = {"data.validation_fraction": 0.3, "train.duration.steps": 1}
         commands.train(tiny_config(**{**TEXT, **other}), "base")
-        commands.train(tiny_config(**TEXT), "run", checkpoint="base")
+        commands.train(tiny_config(**TEXT, **{"train.samples": 1}), "run", checkpoint="base")
         commands.train_scorer("run")
         commands.evaluate("run")
         commands.sweep("run")
         commands.export("run")
+        distill_on("base", until=(1, 0))
         write_pairs(pathlib.Path("pairs.jsonl"))
         config = pairs_config("pairs.jsonl", **PAIRS)
         commands.pretrain_encoder(config, "t5")
@@ -80,6 +89,14 @@ def build(root):
         commands.train(config, "pairs")
         commands.export("pairs", output="exported")
         _leave_unfinished(config)
+
+
+def distill_on(teacher=None, until=None):
+    """Distils base to few/, or goes on with it. until: see `training.distill.distill`."""
+    origin = distill.teacher_origin("few", teacher)
+    config = config_module.read_config("base")
+    config_module.update(config, FEW)
+    return distill.distill(config, "few", origin, until)
 
 
 def _leave_unfinished(config):
@@ -133,6 +150,12 @@ def _sweep():
     return result
 
 
+def _distill():
+    """Carries out the rounds that are missing."""
+    distill_on()
+    return [(one.steps, one.trained, one.fingerprint) for one in rounds_of("few")]
+
+
 def _prepare(directory):
     config = config_module.read_config("pairs")
     config.data.prepared = directory
@@ -148,6 +171,8 @@ MODES = {
     "export": lambda: _export("run"),
     "resume": lambda: _resume("run"),
     "sample the export": lambda: list(commands.samples(checkpoint="run/export")),
+    "sample the student": lambda: list(commands.samples("few", steps=2)),
+    "distill the rest": _distill,
     "sample pairs": lambda: list(commands.samples("pairs")),
     "resume pairs": lambda: _resume("pairs"),
     "answer by the export": lambda: list(commands.samples(checkpoint="exported", source=SOURCES)),
@@ -161,6 +186,7 @@ WRITES = {
     "sweep": "run",
     "resume": "run",
     "export": "out",
+    "distill the rest": "few",
     "resume pairs": "pairs",
     "prepare": "prepared",
     "prepare the rest": "half",

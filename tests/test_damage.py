@@ -55,6 +55,7 @@ READERS = [
     ("run/encoder.safetensors", ("sample", "resume")),
     ("run/tokenizer/*", ("sample", "resume")),
     ("run/metrics.jsonl", ("resume",)),
+    ("run/training_samples.jsonl", ("resume",)),
     ("run/evaluation.jsonl", ("evaluate", "sweep")),
     ("run/evaluation.json", ("export",)),
     ("run/samples/sample-*", ("again",)),
@@ -63,6 +64,9 @@ READERS = [
     ("run/export/**/*", ("sample the export",)),
     ("exported/encoder*", ("answer by the export",)),
     ("exported/encoder/*", ("answer by the export",)),
+    ("few/distillation.json", ("sample the student", "distill the rest")),
+    ("few/SHA256SUMS", ("sample the student",)),
+    ("few/rounds/2/start.json", ("sample the student",)),
     ("pairs/encoder_stats.json", ("sample pairs",)),
     ("t5/encoder/*", ("sample pairs",)),
     ("prepared/*.json", ("prepare", "sample pairs")),
@@ -80,6 +84,7 @@ UNREAD = (
     "run/tensorboard/*",
     "run/*.png",
     "run/samples.txt",
+    "run/training_samples.txt",
     "run/sweep.json",
     "t5/encoder-pretraining/**/*",
     "pairs/tensorboard/*",
@@ -119,8 +124,9 @@ def test_files_that_nothing_reads(place):
 
 def test_no_file_is_forgotten(origin):
     patterns = [*(pattern for pattern, _ in READERS), *UNREAD, "run/checkpoints/2/**/*"]
-    # The other point of the sweep; a workdir and an export with the same kinds of files as above.
+    # The other point of the sweep; workdirs and an export with the same kinds of files as above.
     patterns += ["run/samples/*-w1-*", "pairs/**/*", "pairs.jsonl", "exported/**/*"]
+    patterns += ["few/rounds/**/*"]
     known = {path for pattern in patterns for path in origin.glob(pattern)}
     left = [path for path in origin.rglob("*") if path.is_file() and path not in known]
     assert left == []

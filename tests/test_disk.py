@@ -82,6 +82,13 @@ REFUSED = [
         ["--mode=sample", "--workdir={place}/run", "--output={place}/book.txt/out"],
         "needs a directo",
     ),
+    (["--mode=fill", "--workdir={place}/run", "--text=a", "--output={place}"], "is a directory"),
+    (["--mode=rewrite", "--workdir={place}/secret-run", "--text=a"], "config.json cannot be "),
+    (["--mode=compare", "--workdirs={place}/secret-run", "--output=new"], "config.json cannot be "),
+    (["--mode=compare", "--workdirs={place}/run", "--output={place}/book.txt"], "book.txt' is a f"),
+    (["--mode=distill", "--workdir={place}/book.txt/few", "--teacher={place}/run"], "is a file"),
+    (["--mode=distill", "--workdir={place}/locked/few", "--teacher={place}/run"], "be written to"),
+    (["--mode=distill", "--workdir=new", "--teacher={place}/secret/m"], "(Permission denied)"),
     (["--mode=compile", QUICKSTART, "--output={place}"], " is a directory: name a file"),
     (
         ["--mode=evaluate", "--workdir={place}/pairs", "--num_samples=1", QUICKSTART],

@@ -24,6 +24,7 @@ from hypothesis import strategies as st
 
 from elf_jax.checkpoints.export import read_export, read_export_config
 from elf_jax.checkpoints.origins import starting_point
+from elf_jax.checkpoints.rounds import round_for, teacher_of
 from elf_jax.core import checks, checksums, defaults, hub, lock
 from elf_jax.core import config as config_module
 from elf_jax.core.errors import UserError, explain
@@ -31,6 +32,7 @@ from elf_jax.core.files import read_json, write_json
 from elf_jax.core.workdir import (
     CONFIG,
     DATASET,
+    DISTILLATION,
     EMBEDDING,
     METRICS,
     RECORDS,
@@ -50,6 +52,7 @@ from elf_jax.data.text_files import find_files, split_paths
 from elf_jax.data.tokenizer import load_tokenizer
 from elf_jax.evaluation.kept_samples import KeptSamples, _read_samples, provenance_path
 from elf_jax.evaluation.records import Records, digest
+from elf_jax.generation import templates
 from elf_jax.generation.answers import read_sources
 from elf_jax.latents import embedding, statistics
 from elf_jax.pretrained.gpt2 import load_gpt2
@@ -246,6 +249,18 @@ def test_commas_in_names_are_escaped(names):
         assert split_paths(",".join(name.replace(",", "\\,") for name in names)) == names
 
 
+PIECES = st.sampled_from(["___", "[[3]]", "[[0]]", "[[", "]]", "\\", "_", "[[" + "9" * 20 + "]]"])
+
+
+@fuzz(100)
+@given(st.lists(PIECES | st.text(max_size=4)).map("".join))
+def test_templates(text):
+    found = told(templates.parse, text)
+    if not isinstance(found, str):
+        assert len(found.literals) == len(found.gaps) + 1
+        assert found.gaps or "\\" in text or found.filled(()) == text
+
+
 @fuzz(200)
 @given(st.text(max_size=12))
 def test_paths(directory, text):
@@ -387,6 +402,9 @@ def test_embeddings(directory, data):
 
 NUMBERS = {"mean": 0.5, "std": 2.0}
 SUMMARY = {"fingerprint": "0" * 16, "train_rows": 5, "validation_rows": 2}
+TEACHER = {"checkpoint": "/none", "kind": "export", "weights": "ema", "step": 3}
+ROUND = {"steps": 4, "substeps": 2, "trained": 5, "fingerprint": "01234567"}
+DISTILLED = {"teacher": TEACHER | {"fingerprint": "89abcdef"}, "rounds": [ROUND]}
 STARTED = {"checkpoint": "/none/such", "kind": "workdir", "weights": "ema", "step": 3}
 LOCKED = {"host": "a", "machine": lock._machine(), "pid": os.getpid(), "started": "1", "token": "t"}
 
@@ -397,6 +415,7 @@ LOCKED = {"host": "a", "machine": lock._machine(), "pid": os.getpid(), "started"
         (STATISTICS, statistics.load, NUMBERS),
         (DATASET, read_summary, SUMMARY),
         (START, lambda directory: starting_point(directory, None), STARTED),
+        (DISTILLATION, lambda home: (teacher_of(home), round_for(home, 3)), DISTILLED),
     ],
 )
 @fuzz(100)

@@ -1,6 +1,5 @@
 """The launch scripts, with stand-ins for gcloud, SLURM and Python that write their calls down."""
 
-import json
 import os
 import re
 import shutil
@@ -13,9 +12,6 @@ from pathlib import Path
 
 import pytest
 
-from elf_jax import commands
-from elf_jax.core import defaults
-from elf_jax.core.config import flatten
 from tests.launch_tree import PATIENCE, ROOT, STAND_INS, Tree, readme_examples, start_job, submit
 
 SLICE = ["--name=pod", "--type=v5litepod-16"]
@@ -322,29 +318,3 @@ def test_dry_run_prints_what_the_readme_shows_and_calls_nothing(tree):
         assert run.returncode == 0, run.stderr
         assert run.stdout.replace(str(tree.root), "/home/me/elf-jax") == shown
     assert not tree.calls()
-
-
-def test_notebook_is_valid_and_names_what_exists():
-    notebook = json.loads((ROOT / "notebooks/colab_tpu.ipynb").read_text())
-    assert notebook["nbformat"] == 4 and notebook["nbformat_minor"] >= 5
-    assert set(notebook["metadata"]) <= {"kernelspec", "language_info", "accelerator"}
-    ids = [cell["id"] for cell in notebook["cells"]]
-    assert len(set(ids)) == len(ids)
-    for cell in notebook["cells"]:
-        assert cell["cell_type"] in ("markdown", "code") and cell["metadata"] == {}
-        assert isinstance(cell["source"], list) and all(isinstance(s, str) for s in cell["source"])
-        if cell["cell_type"] == "code":
-            assert cell["outputs"] == [] and cell["execution_count"] is None
-    text = "\n".join("".join(cell["source"]) for cell in notebook["cells"])
-    keys = re.findall(r'^ +"([a-z0-9_]+\.[a-z0-9_.]+)": ', text, re.MULTILINE)
-    assert keys and set(keys) <= set(flatten(defaults.get_config()))
-    paths = re.findall(
-        r"(?:configs|elf_jax|launch|docs|notebooks)/[\w./]*\w|main\.py|README\.md", text
-    )
-    assert paths and all((ROOT / path).exists() for path in paths)
-    lines = re.findall(r"python main\.py (.*)", text)
-    flags = {flag for line in lines for flag in re.findall(r"--([a-z_]+)=", line)}
-    assert flags and flags <= set(re.findall(r"--([a-z_]+)=", (ROOT / "main.py").read_text()))
-    functions = set(re.findall(r"commands\.(\w+)\(", text))
-    assert functions >= {"load_config", "train", "samples"}
-    assert all(hasattr(commands, name) for name in functions)

@@ -1,8 +1,10 @@
 """The layout of the package: order of the folders, imports, entry, file names, README tables."""
 
 import ast
+import runpy
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -19,8 +21,9 @@ ORDER = (
     ("latents",),
     ("methods",),
     ("checkpoints",),
-    ("training", "generation"),
-    ("evaluation",),
+    ("generation",),
+    ("training",),
+    ("evaluation", "pages"),
     ("hardware",),
     ("commands",),
     ("command_line",),
@@ -99,6 +102,23 @@ def test_every_folder_has_its_place():
     modules = {path.stem for path in PACKAGE.glob("*.py")} - {"__init__"}
     assert folders | modules == set(RANK)
     assert len(modules) <= 5
+
+
+def test_an_installed_package_has_every_file(monkeypatch):
+    """setup.py names all files of the package that are no Python. It runs without setuptools."""
+    asked = {}
+    fake = types.ModuleType("setuptools")
+    fake.setup, fake.find_packages = asked.update, lambda include: []
+    monkeypatch.setitem(sys.modules, "setuptools", fake)
+    runpy.run_path(str(ROOT / "setup.py"))
+    found = {
+        path
+        for package, patterns in asked["package_data"].items()
+        for pattern in patterns
+        for path in ROOT.joinpath(*package.split(".")).glob(pattern)
+    }
+    files = (path for path in PACKAGE.rglob("*.*") if "__pycache__" not in path.parts)
+    assert {path for path in files if path.suffix != ".py"} == found != set()
 
 
 def test_the_entry_is_short():

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import main
+from elf_jax import command_line
 from tests.command import forked
 from tests.tiny import write_book
 
@@ -97,7 +98,7 @@ MISTAKES = [
     ([QUICKSTART, "--topology=v5p:2x2x1"], "--topology is for --mode=compile: leave it out"),
     (
         [QUICKSTART, "--steps=3"],
-        "--mode=sample and evaluate and sweep and compare and fill and rewrite and export:",
+        "--mode=sample and evaluate and sweep and compare and fill and rewrite and watch and serve",
     ),
     (["--mode=sample", "--workdir=x", "--steps=3,4"], "--steps has several values"),
     (["--mode=evaluate", "--config.evaluate.protocols.a.steps=3"], "without --config: name a"),
@@ -111,7 +112,17 @@ MISTAKES = [
         [QUICKSTART, f"--config.sample.seed={2**32 - 1}", "--config.sweep.seeds=2"],
         "has 4294967296 as",
     ),
+    (["--mode=fill", "--workdir=x", "--text=\udcff ___"], "--text is not UTF-8: use a terminal"),
     (["--mode=sample", "--workdir=x", "--output=a/b/out.txt"], "no trained model in 'x'"),
+    (["--mode=sample", "--workdir=x", "--format=html"], "is 'html'; use one of text, jsonl"),
+    (["--mode=watch", "--workdir=x", "--format=text"], "is 'text'; use one of html, jsonl"),
+    (["--mode=watch", "--workdirs=x,x"], "--workdirs names x twice"),
+    (["--mode=watch", "--workdir=x", "--workdirs=y"], "leave out --workdir, --checkpoint"),
+    (["--mode=watch", "--workdir=x", "--steps=3,4"], "--steps has several values"),
+    (["--mode=serve", "--port=0"], "--workdir is missing"),
+    (["--mode=serve", "--workdir=x", "--port=0"], "no trained model in 'x'"),
+    (["--mode=serve", "--workdir=x", "--port=99999"], "--port is 99999; it must be from 0"),
+    (["--mode=sample", "--workdir=x", "--port=3"], "--port is for --mode=serve: leave it out"),
 ]
 
 
@@ -122,6 +133,13 @@ def test_mistakes_are_one_line_and_exit_code_2(tmp_path):
         assert message in run.err and run.err.startswith("error: "), (argv, run.err)
         assert run.err.count("\n") == 1, (argv, run.err)
         assert not list(run.cwd.iterdir()), argv
+
+
+def test_a_text_from_a_terminal_without_utf_8():
+    """In an ASCII locale, Python keeps the bytes of an argument in this way."""
+    for text in ("größe ___", "plain", "\U0001f600"):
+        kept = text.encode().decode("ascii", errors="surrogateescape")
+        assert command_line._in_utf8(kept) == command_line._in_utf8(text) == text
 
 
 def test_help_fits_a_screen(tmp_path):

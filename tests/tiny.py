@@ -40,6 +40,7 @@ QUICK = {
     "optimizer.name": "adamw",
     "train.batch_size": 16,
     "train.validation_batches": 1,
+    "train.samples": 0,
     "evaluate.after_training": False,
 }
 
@@ -67,6 +68,7 @@ def tiny_config(**keys):
         "train.log_every": 2,
         "train.validate_every": 0,
         "train.validation_batches": 1,
+        "train.samples": 0,  # it compiles a sampler
         "train.checkpoint_every": 3,
         "mesh.data": 1,
         "sample.steps": 2,

@@ -39,8 +39,12 @@ def round_workdir(workdir, steps):
 
 
 def is_distilled(workdir):
-    """Whether a workdir is that of a distillation. It may have no finished round yet."""
-    return (pathlib.Path(workdir) / DISTILLATION).is_file()
+    """Whether a workdir is that of a distillation. It may have no finished round yet.
+
+    Raises:
+      UserError: the file is damaged, or was there and is missing.
+    """
+    return checksums.is_there(pathlib.Path(workdir) / DISTILLATION)
 
 
 def check_no_distillation(workdir):
@@ -59,7 +63,7 @@ def teacher_of(workdir):
     Raises:
       UserError: the file is damaged.
     """
-    return _read(workdir)["teacher"] if _is_there(workdir) else None
+    return _read(workdir)["teacher"] if is_distilled(workdir) else None
 
 
 def rounds_of(workdir):
@@ -69,7 +73,7 @@ def rounds_of(workdir):
     Raises:
       UserError: the file is damaged.
     """
-    found = _read(workdir)["rounds"] if _is_there(workdir) else []
+    found = _read(workdir)["rounds"] if is_distilled(workdir) else []
     return tuple(Round(workdir=round_workdir(workdir, one["steps"]), **one) for one in found)
 
 
@@ -112,10 +116,6 @@ def write_distillation(workdir, teacher, rounds):
     checksums.forget(workdir)
     write_json(pathlib.Path(workdir) / DISTILLATION, {"teacher": teacher, "rounds": rounds})
     checksums.write(workdir, (DISTILLATION,))
-
-
-def _is_there(workdir):
-    return checksums.is_there(pathlib.Path(workdir) / DISTILLATION)
 
 
 def _read(workdir):

@@ -24,6 +24,7 @@ from elf_jax.commands.filling import fill, fills, rewrite, rewrites
 from elf_jax.commands.models import compile_report, export
 from elf_jax.commands.sampling import sample, samples
 from elf_jax.commands.scoring import compare, evaluate, sweep
+from elf_jax.commands.serving import serve, served_model
 from elf_jax.commands.training import (
     distill,
     load_config,
@@ -32,6 +33,7 @@ from elf_jax.commands.training import (
     train,
     train_scorer,
 )
+from elf_jax.commands.watching import trajectories, watch
 from elf_jax.core import processes
 
 processes.skip_missing_tpu()  # here, because it must come before the first computation
@@ -51,7 +53,11 @@ __all__ = [
     "rewrites",
     "sample",
     "samples",
+    "serve",
+    "served_model",
     "sweep",
     "train",
     "train_scorer",
+    "trajectories",
+    "watch",
 ]

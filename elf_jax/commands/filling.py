@@ -4,8 +4,8 @@ import sys
 
 import jax
 
-from elf_jax.commands.sampling import write_lines
-from elf_jax.commands.shared import model_of, say_unused
+from elf_jax.commands.sampling import FORMATS, write_lines
+from elf_jax.commands.shared import check_format, model_of, say_unused
 from elf_jax.core import config as config_module
 from elf_jax.core.arguments import expanding
 from elf_jax.core.averaging import warn_of_first_weights
@@ -35,6 +35,7 @@ def fill(
       format: "text" or "jsonl". output: path; None: the screen.
       gap: the most tokens of a gap ___, in place of config.fill.gap.
     """
+    check_format(format, FORMATS)
     lines = fills(workdir, config, checkpoint, text, source, gap, **settings)
     _write_records(lines, format, output, source)
 
@@ -53,11 +54,11 @@ def fills(workdir=None, config=None, checkpoint=None, text=None, source=None, ga
     from elf_jax.generation.fill import Counts, describe
     from elf_jax.generation.fill import fill as run
 
-    _check_one(text, source)
+    check_one(text, source)
     keys = {} if gap is None else {"fill.gap": gap}
     trained = _model_of_text(workdir, config, checkpoint, "templates", settings, keys)
     config, counts = trained.config, Counts()
-    lines = _lines(text, source, config.data.field)
+    lines = template_lines(text, source, config.data.field)
     samples = settings.get("num_samples", 1)
     for batch in run(trained, lines, config.sample.seed, counts, samples):
         yield from batch
@@ -83,6 +84,7 @@ def rewrite(
         comes in are texts, not templates.
       strength: from 0 (the text itself) to 1 (a new text).
     """
+    check_format(format, FORMATS)
     lines = rewrites(workdir, config, checkpoint, text, source, strength, **settings)
     _write_records(lines, format, output, source)
 
@@ -109,11 +111,11 @@ def rewrites(
     from elf_jax.generation.rewrite import Counts, check_strength, describe
     from elf_jax.generation.rewrite import rewrite as run
 
-    _check_one(text, source)
+    check_one(text, source)
     check_strength(strength)
     trained = _model_of_text(workdir, config, checkpoint, "single texts", settings, {})
     config, counts = trained.config, Counts()
-    lines = _lines(text, source, config.data.field)
+    lines = template_lines(text, source, config.data.field)
     samples = settings.get("num_samples", 1)
     for batch in run(trained, lines, strength, config.sample.seed, samples, counts=counts):
         yield from batch
@@ -140,13 +142,14 @@ def _say(note):
         print(note, file=sys.stderr)
 
 
-def _check_one(text, source):
+def check_one(text, source):
+    """Raises UserError if none or both of --text and --source are given."""
     if (text is None) == (source is None):
         both = "" if text is None else ", not both"
         raise UserError(f"name a text in --text, or a file with one on each line in --source{both}")
 
 
-def _lines(text, source, field):
+def template_lines(text, source, field):
     """(where it is from, text) of `text`, or of each line of `source`, which may be a list."""
     from elf_jax.generation.answers import STDIN, read_sources
 

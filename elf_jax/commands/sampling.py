@@ -6,11 +6,13 @@ import sys
 
 import jax
 
-from elf_jax.commands.shared import held_out, model_of, say_unused
+from elf_jax.commands.shared import check_format, held_out, model_of, say_unused
 from elf_jax.core import config as config_module
 from elf_jax.core.arguments import expanding
 from elf_jax.core.errors import UserError
 from elf_jax.core.files import check_file, open_text
+
+FORMATS = ("text", "jsonl")
 
 
 @expanding
@@ -36,6 +38,7 @@ def sample(
     """
     from elf_jax.generation.answers import format_answer, format_sample
 
+    check_format(format, FORMATS)
     show = format_sample if source is None else format_answer
     lines = samples(workdir, config, checkpoint, source, **settings)
     write_lines((show(*one, format) for one in lines), output, source is not None)

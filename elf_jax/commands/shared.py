@@ -41,6 +41,12 @@ def open_workdir(path, flag="--workdir"):
     store.send(directory)
 
 
+def check_format(format, known):
+    """Raises UserError if the value of --format is not one of those that a command has."""
+    if format not in known:
+        raise UserError(f"--format is {format!r}; use one of {', '.join(known)} with this mode")
+
+
 def say_unused(method, given):
     """Prints a line if settings of sampling were given that the method does not have."""
     known = set(defaults.get_config().sample) - OF_ALL

@@ -87,6 +87,7 @@ SMALLEST = {
     "train.log_every": 1,
     "train.validate_every": 0,
     "train.validation_batches": 1,
+    "train.samples": 0,
     "train.checkpoint_every": 1,
     "train.keep_checkpoints": 1,
     "train.max_minutes": 0,

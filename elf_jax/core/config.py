@@ -25,6 +25,7 @@ MAY_CHANGE = (
     "train.duration.",
     "train.log_every",
     "train.validate_every",
+    "train.samples",
     "train.checkpoint_every",
     "train.max_minutes",
     "distill.",  # a distillation compares these itself

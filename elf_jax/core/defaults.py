@@ -107,8 +107,8 @@ def _given():
     given.hidden_min = 0.1
     given.hidden_max = 0.9
     given.most_spans = 16  # the greatest number of gaps; few are likelier than many
-    # Half of the gaps get positions more than their text needs: from 1 to so many, and at most as
-    # many as the text has. They are filled with padding.
+    # Half of the gaps are open: they get up to so many positions more than their text needs, at
+    # most as many as the text has, filled with padding. 0: no gap is open.
     given.slack = 8
     return given
 
@@ -241,6 +241,10 @@ def _train():
     train.log_every = 100  # steps
     train.validate_every = 5000  # steps; 0: only at the end
     train.validation_batches = 20  # the greatest number of batches in a validation
+    # Samples that each validation also makes, always the same ones of section `sample`, for
+    # training_samples.txt and TensorBoard; 0: none. They change nothing, and their time is not
+    # training time.
+    train.samples = 4
     train.checkpoint_every = 5000  # steps; the last step is always saved
     train.keep_checkpoints = 2  # number of the newest checkpoints that are kept
     return train

@@ -51,7 +51,7 @@ def is_lfs_pointer(path):
     try:
         with open(path, "rb") as file:
             return file.read(len(LFS_POINTER)) == LFS_POINTER
-    except OSError:
+    except (OSError, ValueError):  # ValueError: a NUL in the path
         return False
 
 

@@ -6,6 +6,8 @@ expand it: in their arguments and in the keys of the config that are paths.
 
 import os
 
+from elf_jax.core.errors import UserError
+
 # Keys of a config that are a path, and keys that are paths with commas between them.
 PATHS = (
     "data.prepared",
@@ -22,8 +24,17 @@ def expand(path):
 
     URLs, names on the Hugging Face hub, and paths with a `~` further on stay as they are. So does
     everything that is no path, such as None.
+
+    Raises:
+      UserError: the path has a NUL byte. Every function of the operating system fails with it.
     """
-    return os.path.expanduser(path) if isinstance(path, str | os.PathLike) else path
+    if not isinstance(path, str | os.PathLike):
+        return path
+    if "\0" in os.fsdecode(path):
+        raise UserError(
+            f"the path {os.fsdecode(path)!r} has a NUL byte, which no path has: correct it"
+        )
+    return os.path.expanduser(path)
 
 
 def expand_keys(flat):

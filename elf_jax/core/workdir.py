@@ -14,6 +14,8 @@ START = "start.json"  # the checkpoint that the training started from
 METRICS = "metrics.jsonl"
 TENSORBOARD = "tensorboard"
 CURVE = "loss.png"
+TRAINING_SAMPLES = "training_samples.jsonl"  # the same samples at every validation
+TRAINING_SAMPLES_TEXT = "training_samples.txt"  # the same, for reading
 
 # The frozen encoder, if it was made from the data.
 EMBEDDING = "encoder.safetensors"
@@ -22,6 +24,7 @@ STATISTICS = "encoder_stats.json"  # measured mean and standard deviation of the
 # What was made with the model.
 SAMPLES = "samples"  # one file of JSON lines for each protocol and seed
 SAMPLES_TEXT = "samples.txt"
+WATCH = "watch.html"  # how texts come about, a page
 RECORDS = "evaluation.jsonl"  # one line for every number
 SWEEP = "sweep.json"
 FRONTIER = "sweep.png"

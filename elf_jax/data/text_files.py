@@ -170,7 +170,9 @@ def decode_utf8(file, data, first_line=1, first_byte=0):
     line = data.count(b"\n", 0, byte) + first_line
     remedy = "convert it, for example with iconv -t UTF-8"
     if "NUL" in fault:
-        remedy = "if it is UTF-16, convert it with iconv -f UTF-16LE -t UTF-8; else remove the byte"
+        order = "LE" if (first_byte + byte) % 2 else "BE"  # which half of a character is zero
+        convert = f"convert it with iconv -f UTF-16{order} -t UTF-8"
+        remedy = f"if it is UTF-16, {convert}; else remove the byte"
     raise UserError(f"{file} {fault} at byte {first_byte + byte} (line {line}): {remedy}")
 
 

@@ -22,7 +22,7 @@ from elf_jax.data.text_files import decode_utf8
 from elf_jax.data.tokenizer import decode, encode
 from elf_jax.generation.generate import batch_rows, stream, take
 
-STDIN = "-"
+STDIN, STDIN_NAME = "-", "standard input"
 JSON_LINES = (".jsonl", ".ndjson", ".json")  # the endings of files whose lines are JSON objects
 LINE_FEED = re.compile("\r?\n")
 REMEDY = "correct the line, or set config.data.source_field"
@@ -65,6 +65,7 @@ def read_sources(file, field, remedy=REMEDY):
 
 def _lines(file, field):
     is_json, byte = ending(file) in JSON_LINES, 0
+    name = STDIN_NAME if file == STDIN else file
     check_format(file)
     with _standard_input() if file == STDIN else open_bytes(file) as lines:
         for number, line in enumerate(lines, 1):
@@ -72,7 +73,7 @@ def _lines(file, field):
                 record = parse_line(file, line, number, byte)
                 yield text_field(record, field, f"{file} line {number}")
             else:
-                yield decode_utf8(file, line, number, byte).rstrip("\r\n")
+                yield decode_utf8(name, line, number, byte).rstrip("\r\n")
             byte += len(line)
 
 
@@ -85,7 +86,7 @@ def _standard_input():
     try:
         yield sys.stdin.buffer
     except OSError as error:
-        raise cannot_read("standard input", error) from None
+        raise cannot_read(STDIN_NAME, error) from None
 
 
 def _rows(file, field, remedy):
@@ -94,12 +95,13 @@ def _rows(file, field, remedy):
             yield text_field(record, field, f"{file} row {number}")
 
 
-def translate(trained, sources, seed, counts):
+def translate(trained, sources, seed, counts, run=None):
     """Yields a target for each source, as soon as its batch is made.
 
     Args:
       trained: a `TrainedModel` of pairs. sources: iterable of str. seed: of all randomness.
       counts: a `Counts`, to which the lines are added.
+      run: a `jit_sampler`, so that several calls compile once; None: a new one.
 
     Yields:
       Lists of (source, target), in order.
@@ -116,7 +118,7 @@ def translate(trained, sources, seed, counts):
     size = batch_rows(trained, len(first))  # fewer lines than a batch: a smaller batch
     batches, kept = itertools.tee(_batches(itertools.chain(first, sources), size))
     conditions = (_pack(trained, batch, size, counts) for batch in batches)
-    for rows, batch in zip(stream(trained, conditions, size, seed), kept, strict=True):
+    for rows, batch in zip(stream(trained, conditions, size, seed, run), kept, strict=True):
         targets = decode(trained.tokenizer, rows[: len(batch)])
         yield [
             (source, target if source.strip() else "")

@@ -38,6 +38,15 @@ class Template(NamedTuple):
         pairs = zip(self.literals, (*texts, ""), strict=True)
         return "".join(part for pair in pairs for part in pair)
 
+    def borders(self, index):
+        """(before, after) of a gap, as `fit` takes them."""
+        before, after = self.literals[index : index + 2]
+        is_last = index == len(self.gaps) - 1
+        return (
+            before if before or index == 0 else None,
+            after if after or is_last else None,
+        )
+
 
 def parse(text):
     """The `Template` that a text is.

@@ -33,6 +33,31 @@ class Context:
     real: jax.Array | None = None
 
 
+@flax.struct.dataclass
+class Seen:
+    """A state of sampling: what the text would be if sampling stopped here.
+
+    B batch, L length.
+
+    Attributes:
+      step: int32 scalar, from 0.
+      time: float32 scalar, the method's own time after the step; where nothing is stepped but only
+        read, the time of reading.
+      tokens: [B, L] int32, the text; -1 where `is_open`. Given tokens are there from the first
+        state on.
+      is_open: [B, L] bool, positions that have no token yet: masks, those to come, and noise that
+        must not be written there (`Batch.never`).
+      entropy: [B, L] float32, in nats, of the distribution that the token was read from. Of given
+        tokens it is 0. Of masks it is that of the prediction, and of positions to come it is 0.
+    """
+
+    step: jax.Array
+    time: jax.Array
+    tokens: jax.Array
+    is_open: jax.Array
+    entropy: jax.Array
+
+
 class Method(Protocol):
     """A way of modelling text: a frozen dataclass without arrays.
 
@@ -98,11 +123,15 @@ class Method(Protocol):
           positions: number of counted positions.
         """
 
-    def sampler(self, settings, length):
+    def sampler(self, settings, length, watch=None):
         """The function (params, frozen, ids [B], given, key, scales) -> tokens [B, L] int32.
 
         Args:
           settings: config section `sample`. length: L.
+          watch: function from a `Seen` to arrays. With it, the sampler returns (tokens, what
+            `watch` returned of all S states, with a new first axis [S, ...]). The tokens of the
+            last state are the samples. `watch` is called when the sampler is traced. None: nobody
+            watches, and the compiled program has nothing of it.
 
         `ids` name the samples. A sample depends only on the key and on its id. `given` is a `Batch`
         whose `is_cond` marks tokens that are kept, or None; what its `never` forbids is not
@@ -134,6 +163,11 @@ class Method(Protocol):
 
     def evaluations(self, settings, length):
         """How often the network runs for one batch of samples with these settings, an integer."""
+
+    def costs(self, settings, length):
+        """[S] integers, one for each state of a watched sampler: how often the network runs in a
+        run that stops there and reads its text. The last one is `evaluations`.
+        """
 
     def constants(self):
         """{name: value} of the constants of training that samples also depend on."""

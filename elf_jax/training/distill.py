@@ -31,9 +31,8 @@ from elf_jax.data.dataset import load_dataset
 from elf_jax.data.tokenizer import vocab_size
 from elf_jax.methods.distilled.method import distilled, plan
 from elf_jax.methods.registry import build_method
-from elf_jax.training import loop, trainer
+from elf_jax.training import ending, loop, trainer
 from elf_jax.training.begin import check_data, hold, read_summary
-from elf_jax.training.curve import draw_curve
 
 
 @dataclasses.dataclass
@@ -262,14 +261,14 @@ def _student_before(work):
 
 
 def _finish(work, training):
-    """Keeps a finished round, draws its curve, and prints its line."""
+    """Keeps a finished round, draws its curve, and prints its lines."""
     found, run = work.rounds[-1], training.run
-    draw_curve(run.workdir, training.method.curves, "held out, averaged weights")
+    end = ending.finish(run, training.method.curves, ending.OF_AVERAGE)
     store.send(run.workdir)
     _write(work)
     print(
         f"round of {found.steps}: {found.trained} steps in {run.seconds:.0f} s, {found.substeps} "
-        f"of the teacher for one of the student: {store.location(found.workdir)}"
+        f"of the teacher for one of the student: {store.location(found.workdir)}\n{end}"
     )
 
 

@@ -32,9 +32,8 @@ from elf_jax.data.pipeline import make_iterator
 from elf_jax.data.tokenizer import add_sentinels, vocab_size
 from elf_jax.networks.t5 import T5
 from elf_jax.pretrained.t5 import save_t5
-from elf_jax.training import loop
+from elf_jax.training import ending, loop
 from elf_jax.training.begin import begin, check_data, hold
-from elf_jax.training.curve import draw_curve
 from elf_jax.training.encoder_objective import SpanFilling, counted_targets, t5_config
 from elf_jax.training.metrics_log import read_metrics
 from elf_jax.training.optimizer import in_steps, make_optimizer, make_schedule
@@ -227,11 +226,11 @@ def _finish(run, task, tokenizer, output, mesh):
         save_t5(scratch, task.network.config, jax.device_get(params), *ids)
         tokenizer.save_pretrained(scratch)
         checksums.write(scratch)
-    curve = draw_curve(run.workdir, CURVES)
+    pictures = ending.finish(run, CURVES)
     print(
         f"trained {end['step']} steps in {run.seconds:.0f} s; held out: loss "
-        f"{end['validation_loss']:.3f} nats per token, accuracy {end['validation_accuracy']:.3f}; "
-        f"curve: {curve}"
+        f"{end['validation_loss']:.3f} nats per token, accuracy {end['validation_accuracy']:.3f}\n"
+        f"{pictures}"
     )
     _announce_use(output)
     return end

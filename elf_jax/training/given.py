@@ -43,8 +43,8 @@ class Gaps(NamedTuple):
     Attributes:
       start, end: [B, G] int32, the first position of a gap and the first one after it, counted from
         the start of the text. They increase. Where start and end are equal there is no gap.
-      slack: [B, G] int32, positions after the text of an open gap: padding, and last the mark. 0 for
-        gaps of known length.
+      slack: [B, G] int32, positions after the text of an open gap: padding, and last the mark. 0
+        for gaps of known length.
       is_given: [B] bool, whether the text outside of the gaps is given. If not, there are no gaps.
     """
 

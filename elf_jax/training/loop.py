@@ -18,6 +18,7 @@ from tqdm import tqdm
 from elf_jax.checkpoints.experiment import Checkpoints, abstract
 from elf_jax.core import processes, sharding, store
 from elf_jax.core.errors import UserError
+from elf_jax.training import samples
 from elf_jax.training.metrics_log import MetricsLog, Window
 
 
@@ -50,10 +51,13 @@ class Run:
       shown: {metric: short name} of the metrics in the progress bar.
       remedy: advice to the user if the loss is not finite.
       after_validation: function (run, values) that may change `state` and `kept`, or None.
+      make_samples: function (state, step number) that makes samples at each validation and keeps
+        them, and returns {tag: text} for TensorBoard; or None. Its time is no training time.
       is_lost: function () -> bool, whether another training has taken the workdir over.
       kept: dict of plain values that are saved in every checkpoint.
       window: metrics of the steps after the last line of the log.
       seconds: training time, added up over all resumptions.
+      sampling_seconds: time of `make_samples`, since this program runs.
       devices: what the saved steps were made on, see `sharding.hardware`.
     """
 
@@ -69,10 +73,12 @@ class Run:
     shown: dict
     remedy: str
     after_validation: Callable | None = None
+    make_samples: Callable | None = None
     is_lost: Callable = lambda: False
     kept: dict = dataclasses.field(default_factory=dict)
     window: Window = dataclasses.field(default_factory=Window)
     seconds: float = 0.0
+    sampling_seconds: float = 0.0
     devices: list = dataclasses.field(default_factory=list)
 
 
@@ -162,6 +168,7 @@ def _loop(run, last_step, stop):
     if every.max_minutes and run.seconds >= 60 * every.max_minutes:
         last_step = step  # the time limit was reached before
     began, pending = time.monotonic() - run.seconds, []
+    processes.on_first(lambda: samples.forget_after(run.workdir, step))
     with MetricsLog(run.workdir, step) as log, _bar(run, step) as bar:
         _catch_up(run, step, log)
         while step < last_step:
@@ -177,7 +184,7 @@ def _loop(run, last_step, stop):
             if not (due.line or interrupted or step == last_step):
                 continue
             _collect(run, pending, step)  # waits for the device
-            run.seconds, pending = time.monotonic() - began, []
+            run.seconds, pending = time.monotonic() - began - run.sampling_seconds, []
             if every.max_minutes and _agreed(run.seconds >= 60 * every.max_minutes):
                 last_step, due = step, _Due(line=True, save=True, validate=True)
             ending = step == last_step or _agreed(bool(stop.signal))
@@ -251,8 +258,16 @@ def _write_line(run, step, due, log, save=False):
             run.after_validation(run, values)
             if save:
                 run.checkpoints.save(run.state, run.iterator, _kept(run))
+        if run.make_samples:
+            _make_samples(run, step, log)
     log.write({"step": step, "seconds": round(run.seconds, 2), **values})
     run.window = Window()
+
+
+def _make_samples(run, step, log):
+    began = time.monotonic()
+    log.write_texts(run.make_samples(run.state, step), step)
+    run.sampling_seconds += time.monotonic() - began
 
 
 def _kept(run):

@@ -82,6 +82,12 @@ class MetricsLog:
             if name != "step":
                 self.board.add_scalar(name, value, values["step"])
 
+    def write_texts(self, texts, step):
+        """Adds texts of a step, {tag: Markdown}, to TensorBoard only."""
+        if self.board is not None:
+            for tag, text in texts.items():
+                self.board.add_text(tag, text, step)
+
     def __enter__(self):
         return self
 
@@ -99,7 +105,16 @@ def read_metrics(workdir):
     Raises:
       UserError: a line is damaged.
     """
-    path = pathlib.Path(workdir) / METRICS
+    return read_lines(pathlib.Path(workdir) / METRICS)
+
+
+def read_lines(path):
+    """List of the dicts in a file of JSON lines, in order; each has a "step", an integer. A last
+    line without a line end is left out. Empty if there is no file.
+
+    Raises:
+      UserError: a line is damaged.
+    """
     if not path.is_file():
         return []
     *lines, _ = path.read_bytes().split(b"\n")

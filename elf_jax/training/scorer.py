@@ -29,9 +29,8 @@ from elf_jax.data.pipeline import make_iterator
 from elf_jax.data.tokenizer import vocab_size
 from elf_jax.networks.gpt2 import GPT2, GPT2Config, row_nll
 from elf_jax.pretrained.gpt2 import save_gpt2
-from elf_jax.training import loop
+from elf_jax.training import ending, loop
 from elf_jax.training.begin import begin, check_data, hold
-from elf_jax.training.curve import draw_curve
 from elf_jax.training.optimizer import REFERENCE_BATCH, make_optimizer, make_schedule
 from elf_jax.training.state import TrainState, init_state, training_key
 from elf_jax.training.step import StepSettings, make_eval_step, make_train_step
@@ -296,12 +295,12 @@ def _finish(config, run, dataset, task, output, mesh):
             dataset.tokenizer.save_pretrained(scratch)
             write_json(scratch / SCORER_SUMMARY, summary)
             checksums.write(scratch)
-        draw_curve(run.workdir, CURVES)
+        pictures = ending.finish(run, CURVES)
         print(
             f"held out: {summary['validation_nll']:.4f} nats per token, perplexity "
             f"{summary['validation_perplexity']:.2f}, over {summary['validation_tokens']:,} tokens"
         )
-        print(f"scorer: {output}; to evaluate with it: --config.scorer.path={output}")
+        print(f"{pictures}\nscorer: {output}; to evaluate with it: --config.scorer.path={output}")
     return summary
 
 

@@ -22,11 +22,11 @@ from elf_jax.data.dataset import Dataset, load_dataset
 from elf_jax.data.pipeline import make_iterator
 from elf_jax.data.tokenizer import vocab_size
 from elf_jax.methods.registry import build_method
-from elf_jax.training import loop
+from elf_jax.training import ending, loop
 from elf_jax.training.begin import begin, check_data, hold
-from elf_jax.training.curve import draw_curve
 from elf_jax.training.given import make_law
 from elf_jax.training.optimizer import in_steps, make_optimizer, make_schedule
+from elf_jax.training.samples import make_sampling
 from elf_jax.training.state import TrainState, init_state, training_key
 from elf_jax.training.step import StepSettings, make_train_step
 from elf_jax.training.validation import held_out_losses, jit_eval_step
@@ -99,8 +99,8 @@ def train(config, workdir, until=None, checkpoint=None):
         done = loop.carry_out(training.run, until) and until is None
     if done and jax.process_index() == 0:
         run = training.run
-        picture = draw_curve(run.workdir, training.method.curves, "held out, averaged weights")
-        print(f"trained {int(run.state.step)} steps in {run.seconds:.0f} s; curve: {picture}")
+        end = ending.finish(run, training.method.curves, ending.OF_AVERAGE)
+        print(f"trained {int(run.state.step)} steps in {run.seconds:.0f} s\n{end}")
     return training, done
 
 
@@ -256,6 +256,7 @@ def _make_run(config, workdir, dataset, mesh, method, frozen, total, step, state
         checkpoints=Checkpoints(workdir, train.keep_checkpoints),
         shown=method.shown,
         remedy=REMEDY,
+        make_samples=make_sampling(config, workdir, dataset, mesh, method, frozen),
     )
 
 

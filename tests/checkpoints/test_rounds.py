@@ -6,6 +6,7 @@ import pytest
 
 from elf_jax.checkpoints.rounds import (
     Round,
+    check_no_distillation,
     is_distilled,
     round_for,
     round_workdir,
@@ -81,8 +82,9 @@ def test_a_damaged_file_is_one_line(tmp_path):
     with pytest.raises(UserError, match="has changed since it was written"):
         rounds_of(tmp_path)
     path.unlink()
-    with pytest.raises(UserError, match="is missing, which SHA256SUMS names"):
-        teacher_of(tmp_path)
+    for read in (teacher_of, is_distilled, check_no_distillation):
+        with pytest.raises(UserError, match="is missing, which SHA256SUMS names"):
+            read(tmp_path)
     (tmp_path / SUMS).unlink()
     for value in broken(json.loads(good)):
         path.write_text(json.dumps(value))

@@ -23,7 +23,7 @@ def run(config, workdir, samples):
 
 def config():
     """A config with four rows per device. Rows and parameters are split over both processes."""
-    keys = {"mesh.data": 2, "mesh.fsdp": 4, "train.batch_size": 32}
+    keys = {"mesh.data": 2, "mesh.fsdp": 4, "train.batch_size": 32, "train.samples": 3}
     # Not Muon: it takes long to compile on a mesh, and test_muon.py tests it.
     return tiny_config(**keys, **{"optimizer.name": "adamw", "optimizer.learning_rate": 0.01})
 

@@ -28,6 +28,18 @@ def test_what_is_expanded(home):
         assert paths.expand(same) == same
 
 
+def test_a_nul_byte(home):
+    """From a notebook or a config file; no command line can have one."""
+    for call in (
+        lambda: commands.train(tiny_config(), "a\0b"),
+        lambda: commands.train(tiny_config(**{"evaluate.output": "a\0b"}), "run"),
+        lambda: commands.fill("run", text="___", output="a\0b"),
+        lambda: commands.distill("a\0b", "run"),
+    ):
+        with pytest.raises(UserError, match=r"^the path 'a\\x00b' has a NUL byte.*: correct it$"):
+            call()
+
+
 def test_the_config_is_a_copy(home):
     keys = {
         **dict.fromkeys(paths.PATHS, "~/a"),

@@ -15,7 +15,7 @@ import pytest
 
 from elf_jax.core import processes, sharding
 from elf_jax.core.errors import UserError
-from elf_jax.core.workdir import METRICS
+from elf_jax.core.workdir import METRICS, TRAINING_SAMPLES
 from tests.core import processes_run
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -61,6 +61,8 @@ def test_two_processes_equal_one(tmp_path):
         for name in ("one/samples.json", "two/samples_0.json", "two/samples_1.json")
     ]
     assert len(samples[0]) == 11 and samples[0] == samples[1] == samples[2]
+    on_the_way = [(tmp_path / name / TRAINING_SAMPLES).read_bytes() for name in ("one", "two")]
+    assert len(on_the_way[0].splitlines()) == 3 and on_the_way[0] == on_the_way[1]
 
 
 @pytest.fixture

@@ -197,6 +197,10 @@ def test_a_nul_byte_is_no_text(data, tmp_path):
     file = write(tmp_path / "x.txt", b"one\ntwo\nth\0ree\n")
     assert "has a NUL byte, which no text has, at byte 10 (line 3)" in bad(file)
     assert "at byte 10 (line 3)" in fails(prepare, data(kind="text", path=str(file)), workers=1)
+    for order in ("LE", "BE"):
+        for text in ("one\ntwo", "\u4e2d\ntwo"):
+            file = write(tmp_path / "y.txt", text.encode(f"utf-16-{order}"))
+            assert f"iconv -f UTF-16{order} " in bad(file)
 
 
 def test_a_byte_order_mark_is_removed_where_it_is_one(tmp_path, monkeypatch):

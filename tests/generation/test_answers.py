@@ -162,6 +162,9 @@ def test_sources_that_cannot_be_read(tmp_path, monkeypatch):
     assert "cut.gz cannot be read (it is damaged" in fails("cut.gz")
     (tmp_path / "pointer.txt").write_text("version https://git-lfs.github.com/spec/v1\n")
     assert "run git lfs pull" in fails("pointer.txt")
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"a\n\xff\n")))
+    with pytest.raises(UserError, match="^standard input is not UTF-8 at byte 2"):
+        list(read_sources("-", "de"))
     without_permission(monkeypatch)
     assert "there is no permission to read it" in fails("nul.txt")
 

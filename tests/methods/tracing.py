@@ -15,8 +15,8 @@ def traced_samplers():
     """
     traced, make = [], ELFMethod.sampler
 
-    def counted(method, settings, length):
-        sampler = make(method, settings, length)
+    def counted(method, settings, length, watch=None):
+        sampler = make(method, settings, length, watch)
 
         def run(*inputs):
             traced.append(settings)

@@ -19,6 +19,7 @@ from elf_jax.core.workdir import CURVE, METRICS, SUMS
 from elf_jax.generation.generate import generate
 from elf_jax.training import trainer
 from elf_jax.training.distill import distill, round_config
+from elf_jax.training.samples import read_samples
 from tests.command import forked
 from tests.conftest import GOLDEN
 from tests.tiny import save_random_weights, tiny_config, write_pairs
@@ -32,6 +33,7 @@ KEYS = {
     "distill.duration.steps": 4,
     "distill.warmup.epochs": 0.0,
 }
+SAMPLED = {"train.samples": 2}
 
 
 def config(**keys):
@@ -68,7 +70,7 @@ def finished(teacher, tmp_path_factory):
     out = io.StringIO()
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out):
         starts = watch(patch)
-        assert distill(config(), workdir, find_origin(teacher))
+        assert distill(config(**SAMPLED), workdir, find_origin(teacher))
     return workdir, starts, out.getvalue()
 
 
@@ -115,12 +117,18 @@ def test_each_round_starts_from_the_one_before(teacher, finished):
 def test_a_round_is_an_ordinary_workdir(finished):
     workdir = round_for(finished[0], 2).workdir
     kept = read_config(workdir)
-    assert kept.to_dict() == round_config(config(), 2).to_dict()
+    assert kept.to_dict() == round_config(config(**SAMPLED), 2).to_dict()
     assert kept.method == "elf" and kept.sample.steps == 2 and kept.train.duration.steps == 4
     lines = [json.loads(line) for line in (workdir / METRICS).read_text().splitlines()]
     assert [line["step"] for line in lines] == [2, 3, 4]
     assert lines[-1]["distill_loss"] > 0 and lines[-1]["validation_distill_loss"] > 0
     assert (workdir / CURVE).is_file()
+    made = read_samples(workdir)  # by the student, in its own number of steps
+    assert [(one["step"], one["sample"]) for one in made] == [(4, 0), (4, 1)]
+    after = [text for _, text in commands.samples(workdir, num_samples=2, steps=2)]
+    assert after == [one["text"] for one in made]
+    for name in ("loss curves", "samples of 1 step"):
+        assert f"\n{name}: {workdir}/" in finished[2]
     assert generate(load_trained(workdir), 2, seed=0)
     assert commands.evaluate(workdir, num_samples=2)["entropy"] >= 0
 
@@ -128,12 +136,12 @@ def test_a_round_is_an_ordinary_workdir(finished):
 def test_going_on_is_the_same_to_the_last_bit(teacher, finished, tmp_path):
     """Interrupted in each round; finished rounds are not touched."""
     origin = find_origin(teacher)
-    assert not distill(config(), tmp_path, origin, until=(4, 3))
+    assert not distill(config(**SAMPLED), tmp_path, origin, until=(4, 3))
     assert not rounds_of(tmp_path) and not (tmp_path / "rounds" / "2").exists()
-    assert not distill(config(), tmp_path, origin, until=(2, 1))
+    assert not distill(config(**SAMPLED), tmp_path, origin, until=(2, 1))
     assert [one.steps for one in rounds_of(tmp_path)] == [4]
     before = files(tmp_path / "rounds" / "4")
-    assert distill(config(), tmp_path, origin)
+    assert distill(config(**SAMPLED), tmp_path, origin)
     for one in rounds_of(finished[0]):
         other = tmp_path / "rounds" / str(one.steps)
         assert same(averaged(one.workdir), averaged(other))
@@ -142,11 +150,12 @@ def test_going_on_is_the_same_to_the_last_bit(teacher, finished, tmp_path):
         logs = [(place / METRICS).read_text().splitlines() for place in (one.workdir, other)]
         values = [[{**json.loads(line), "seconds": 0} for line in log] for log in logs]
         assert values[0] == values[1]
+        assert read_samples(one.workdir) == read_samples(other)
     fingerprints = [[one.fingerprint for one in rounds_of(w)] for w in (finished[0], tmp_path)]
     assert fingerprints[0] == fingerprints[1]
     assert files(tmp_path / "rounds" / "4") == before
     whole = files(tmp_path)
-    assert distill(config(), tmp_path, origin)
+    assert distill(config(**SAMPLED), tmp_path, origin)
     assert files(tmp_path) == whole
 
 
@@ -277,7 +286,7 @@ def test_keys_of_the_command_line(teacher, tmp_path):
     kept = read_config(made.cwd / "run" / "rounds" / "2")
     assert kept.distill.steps == (2,) and kept.distill.substeps == 4
     assert kept.optimizer.ema_warmup is True and kept.distill.duration.steps == 0
-    assert "round of 2: " in made.out and made.out.count("\n") <= 4
+    assert "round of 2: " in made.out and made.out.count("\n") <= 6
     messages = (
         "unknown config key 'distill.stepz': did you mean 'distill.steps'?",
         "config.distill.substeps must be of type int, not 'many'",

@@ -14,6 +14,7 @@ from elf_jax.core.errors import UserError
 from elf_jax.methods.ar import beam, objective, sampler
 from elf_jax.methods.tokens.draws import categorical, nucleus
 from elf_jax.methods.tokens.method import COLDEST, Family, TokenMethod
+from elf_jax.methods.watching import View
 from elf_jax.networks.attention import Cache
 
 EXACT = "negative log-likelihood (nats per token), exact"
@@ -62,14 +63,14 @@ class AR(TokenMethod):
         nll = objective.losses(predict, rows.tokens, self.start_id)
         return {"loss": nll, "nll_bound": nll}
 
-    def sampler(self, settings, length):
+    def sampler(self, settings, length, watch=None):
         """See `Method.sampler`."""
 
         def run(params, frozen, ids, given, key, scales):
             del frozen
             decoder, keys = self.decoder(params, length), rng.per_example(key, ids)
             decoder = sampler.restricted(decoder, None if given is None else given.never)
-            return self.sample(decoder, given, keys, settings, scales, length)
+            return self.sample(decoder, given, keys, settings, scales, length, watch)
 
         return run
 
@@ -94,26 +95,30 @@ class AR(TokenMethod):
 
         return sampler.Decoder(start, step, row_axis=1)
 
-    def sample(self, decoder, given, keys, settings, scales, length):
+    def sample(self, decoder, given, keys, settings, scales, length, watch=None):
         """Tokens [B, L] int32; see `TokenMethod.making`."""
         rows = given, len(keys), length, self.start_id
         if settings.sampler == "beam":
-            penalty = scales["length_penalty"]
-            return beam.search(decoder, *rows, settings.beams, penalty, self.eos_id)
+            penalty, view = scales["length_penalty"], View(watch, given)
+            return beam.search(decoder, *rows, settings.beams, penalty, self.eos_id, view)
 
         def likeliest(logits, position):
             del position
             return jnp.argmax(logits, axis=-1)
 
-        def draw(logits, position):
+        def law(logits):
             logits = logits / jnp.maximum(scales["temperature"], COLDEST)
-            if settings.top_p < 1:
-                logits = nucleus(logits, scales["top_p"])
+            return nucleus(logits, scales["top_p"]) if settings.top_p < 1 else logits
+
+        def draw(logits, position):
+            logits = law(logits)
             streams = jax.vmap(lambda key: rng.stream(key, "token", position))(keys)
             return categorical(logits, rng.uniform(streams, (2,)))
 
-        choose = likeliest if settings.sampler == "greedy" else draw
-        return sampler.sample(decoder, *rows, choose, self.eos_id)
+        if settings.sampler == "greedy":
+            return sampler.sample(decoder, *rows, likeliest, self.eos_id, View(watch, given))
+        view = View(watch, given, law=law)
+        return sampler.sample(decoder, *rows, draw, self.eos_id, view)
 
     def effective(self, settings):
         """Temperature and nucleus are those of drawing, beams and length penalty of the search."""
@@ -129,8 +134,12 @@ class AR(TokenMethod):
 
     def evaluations(self, settings, length):
         """One pass for each position."""
+        return length * self.passes(settings)
+
+    def passes(self, settings):
+        """There is no guidance."""
         del settings
-        return length
+        return 1
 
 
 ar = Family(AR)

@@ -12,6 +12,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from elf_jax.methods.watching import UNWATCHED, entropy_of
+
 
 class Decoder(NamedTuple):
     """A causal network that runs on new positions.
@@ -89,7 +91,41 @@ def prefill(decoder, rows, has_given):
     return free, state
 
 
-def sample(decoder, given, count, length, start_id, choose, eos_id=None):
+def each_position(first, length, step, carry, show=None):
+    """Runs step(position, carry) -> carry at the positions from `first`, traced or not, to L.
+
+    Args:
+      show: function (position, carry) to arrays; None: nobody watches. The positions before
+        `first`, which are given in all rows, have states too: those of the start.
+
+    Returns:
+      (carry, what `show` returned, with a first axis [L]; None if nobody watches).
+    """
+    if show is None:
+        return jax.lax.fori_loop(first, length, step, carry), None
+
+    def shown(carry, position):
+        carry = jax.lax.cond(position < first, lambda _, carry: carry, step, position, carry)
+        return carry, show(position, carry)
+
+    return jax.lax.scan(shown, carry, jnp.arange(length))
+
+
+class Text(NamedTuple):
+    """The state of a sampler.
+
+    Attributes:
+      sequence: [B, L + 1] int32, see above. has_ended: [B] bool. state: of the decoder.
+      entropy: [B, L], of the distributions that tokens were drawn from; None if nobody watches.
+    """
+
+    sequence: jax.Array
+    has_ended: jax.Array
+    state: object
+    entropy: jax.Array | None
+
+
+def sample(decoder, given, count, length, start_id, choose, eos_id=None, view=UNWATCHED):
     """Tokens [B, L] int32.
 
     Args:
@@ -99,11 +135,12 @@ def sample(decoder, given, count, length, start_id, choose, eos_id=None):
       choose: function (logits [B, V], position) -> tokens [B].
       eos_id: id of the end-of-sequence token: after it a row has only this token. None: there is no
         such token.
+      view: a `View`; it shows the tokens so far. `law` gets the logits that `choose` gets.
     """
     rows = Rows.of(given, count, length, start_id)
 
     def step(position, carry):
-        sequence, has_ended, state = carry
+        sequence, has_ended, state, entropy = carry
         inputs = sequence[:, position], rows.is_given[:, position]
         logits, state = decoder.step(state, *(array[:, None] for array in inputs), position)
         token = choose(logits, position).astype(jnp.int32)
@@ -112,8 +149,15 @@ def sample(decoder, given, count, length, start_id, choose, eos_id=None):
             token = jnp.where(has_ended, eos_id, token)
             has_ended |= (token == eos_id) & ~is_given
         token = jnp.where(is_given, kept, token)
-        return sequence.at[:, position + 1].set(token), has_ended, state
+        entropy = view.only(lambda: entropy.at[:, position].set(entropy_of(view.law(logits))))
+        return Text(sequence.at[:, position + 1].set(token), has_ended, state, entropy)
+
+    def show(position, text):
+        is_open = jnp.broadcast_to(jnp.arange(length) > position, (count, length))
+        return view.show(position, position + 1, text.sequence[:, 1:], text.entropy, is_open)
 
     first, state = prefill(decoder, rows, given is not None)
-    carry = rows.sequence, jnp.zeros(count, bool), state
-    return jax.lax.fori_loop(first, length, step, carry)[0][:, 1:]
+    unknown = view.only(lambda: jnp.zeros((count, length)))
+    carry = Text(rows.sequence, jnp.zeros(count, bool), state, unknown)
+    text, shown = each_position(first, length, step, carry, view.only(lambda: show))
+    return view.result(text.sequence[:, 1:], shown)

@@ -15,6 +15,7 @@ from elf_jax.methods.cdcd import objective, sampler, warping
 from elf_jax.methods.cdcd.predictor import EmbeddingPredictor
 from elf_jax.methods.network_settings import backbone_settings
 from elf_jax.methods.tokens.method import Family, TokenMethod, training_rows
+from elf_jax.methods.watching import View
 from elf_jax.networks.embeddings import EmbeddingNetwork
 
 RANGE = ("time_min", "time_max")
@@ -132,7 +133,7 @@ class CDCD(TokenMethod):
         is_new = is_chosen[:, None, None] & ~rows.is_cond[..., None]
         return jnp.where(is_new, objective.spread(mean, parts, places, x), known)
 
-    def making(self, settings, length):
+    def making(self, settings, length, watch=None):
         """See `TokenMethod.making`. The temperature is that of the mean embeddings. To rewrite, the
         law of times is entered at the quantile `strength`: at this share of the cross-entropy.
         """
@@ -162,14 +163,16 @@ class CDCD(TokenMethod):
                 """The prediction of a network that was trained without self-conditioning."""
                 return predict((inputs[0], hold(jnp.zeros_like(inputs[1]))), t)
 
-            tokens = sampler.probability_flow(
+            view = View(watch, kept)
+            made = sampler.probability_flow(
                 predict if self.law.self_cond_fraction else without_estimate,
                 x,
                 times,
                 lambda logits: objective.mean_embedding(logits, table),
                 hold,
+                view,
             )
-            return tokens if kept is None else jnp.where(given.is_cond, given.tokens, tokens)
+            return view.keep_given(made)
 
         return run
 

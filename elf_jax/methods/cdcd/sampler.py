@@ -9,8 +9,10 @@ length, d embedding width.
 import jax
 import jax.numpy as jnp
 
+from elf_jax.methods.watching import UNWATCHED
 
-def probability_flow(predict, x, times, mean, hold=lambda latents: latents):
+
+def probability_flow(predict, x, times, mean, hold=lambda latents: latents, view=UNWATCHED):
     """Tokens [B, L] int32.
 
     Args:
@@ -19,6 +21,7 @@ def probability_flow(predict, x, times, mean, hold=lambda latents: latents):
       x: [B, L, d] at the first time. times: [n], decreasing. The network runs n times.
       mean: function from logits [B, c, V] to mean embeddings [B, c, d].
       hold: function from [B, L, d] to the same, with the clean embeddings of given tokens.
+      view: a `View`; the text of a step has the likeliest tokens at the beginning of the step.
     """
     rows = len(x)
 
@@ -27,11 +30,15 @@ def probability_flow(predict, x, times, mean, hold=lambda latents: latents):
 
     def step(carry, span):
         x, estimate = carry
-        t, after = span
-        estimate = hold(read_at(x, estimate, t)(mean))
-        return (x + (after - t) / t * (x - estimate), estimate), None
+        t, after, now = span
+        read = read_at(x, estimate, t)
+        estimate = hold(read(mean))
+        x = x + (after - t) / t * (x - estimate)
+        return (x, estimate), view.show_likeliest(now, read)
 
-    carry = x, hold(jnp.zeros_like(x))
-    (x, estimate), _ = jax.lax.scan(step, carry, (times[:-1], times[1:]))
+    carry, last = (x, hold(jnp.zeros_like(x))), len(times) - 1
+    clock = view.only(lambda: (jnp.arange(last), times[:-1]))
+    (x, estimate), shown = jax.lax.scan(step, carry, (times[:-1], times[1:], clock))
     read = read_at(x, estimate, times[-1])
-    return read(lambda logits: jnp.argmax(logits, axis=-1).astype(jnp.int32))
+    tokens = read(lambda logits: jnp.argmax(logits, axis=-1).astype(jnp.int32))
+    return view.result(tokens, shown, view.show(last, times[-1], tokens, view.entropy(read)))

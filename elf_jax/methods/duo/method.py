@@ -14,6 +14,7 @@ from elf_jax.methods.duo import objective, sampler, transform
 from elf_jax.methods.mdlm.objective import EPS, mask_probability, sigma, time_of
 from elf_jax.methods.tokens.draws import nucleus, positions, stratified, uniforms
 from elf_jax.methods.tokens.method import Family, TokenMethod
+from elf_jax.methods.watching import View
 
 BOUND = "bound of the negative log-likelihood (nats per token)"
 
@@ -122,7 +123,7 @@ class Duo(TokenMethod):
         predict = super().sampling_predict(params, given, scales, is_guided)
         return lambda z, t: predict(z, sigma(t))
 
-    def sample(self, predict, given, keys, settings, scales, length, begin=None):
+    def sample(self, predict, given, keys, settings, scales, length, begin=None, watch=None):
         """See `TokenMethod.making`. To rewrite, each token is replaced by a uniform one with the
         probability `strength`.
         """
@@ -133,12 +134,14 @@ class Duo(TokenMethod):
         def uniform_tokens(name, step=None):
             return _uniform_tokens(_streams(keys, name, step), (length,), self.vocab_size)
 
+        def law(logits):
+            return nucleus(logits, scales["top_p"]) if settings.top_p < 1 else logits
+
         def update(step, read, z, complement_t, complement_s):
             u = rng.uniform(_streams(keys, "update", step), (length, 3))
 
             def draw(logits, z, u, tokens):
-                log_p = nucleus(logits, scales["top_p"]) if settings.top_p < 1 else logits
-                return sampler.draw(log_p, z, u, tokens, complement_t, complement_s)
+                return sampler.draw(law(logits), z, u, tokens, complement_t, complement_s)
 
             return keep(read(draw, z, u, uniform_tokens("tokens", step)))
 
@@ -151,7 +154,8 @@ class Duo(TokenMethod):
         if begin is not None:
             start = begin.strength
             z = jnp.where(uniforms(keys, (length,), "rewrite") < start, z, begin.tokens)
-        return sampler.ancestral(predict, z, settings.steps, update, last, start)
+        view = View(watch, given, law=law)
+        return sampler.ancestral(predict, z, settings.steps, update, last, start, view)
 
     def compiled_for(self, settings):
         """See `Method.compiled_for`."""
@@ -159,7 +163,8 @@ class Duo(TokenMethod):
 
     def evaluations(self, settings, length):
         """The last update is an evaluation more."""
-        return super().evaluations(settings, length) // settings.steps * (settings.steps + 1)
+        del length
+        return self.passes(settings) * (settings.steps + 1)
 
 
 def _streams(keys, name, step=None):

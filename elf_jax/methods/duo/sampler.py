@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from elf_jax.methods.mdlm.objective import mask_probability
 from elf_jax.methods.mdlm.sampler import times
 from elf_jax.methods.tokens.draws import categorical
+from elf_jax.methods.watching import UNWATCHED
 
 
 def weights(p_z, complement_t, complement_s, vocab_size):
@@ -67,7 +68,7 @@ def draw(log_p, z, u, tokens, complement_t, complement_s):
     return jnp.where(coin < uniform + new, moved, z).astype(jnp.int32)
 
 
-def ancestral(predict, z, steps, update, last, start=1.0):
+def ancestral(predict, z, steps, update, last, start=1.0, view=UNWATCHED):
     """Tokens [B, L] int32 of a sampler with `steps` steps and a last one.
 
     Args:
@@ -75,15 +76,20 @@ def ancestral(predict, z, steps, update, last, start=1.0):
       z: [B, L] int32, uniform and given tokens.
       update: function (step, read, z, complement_t, complement_s) -> z at time s.
       last: function (step, read, z, complement_t) -> tokens.
-      start: the time of z.
+      start: the time of z. view: a `View`; it shows z.
     """
     rows, grid = len(z), times(steps, start)
     noise = mask_probability(grid)
 
     def step(z, inputs):
-        index, t, *complements = inputs
-        return update(index, predict(z, jnp.full(rows, t)), z, *complements), None
+        index, t, s, *complements = inputs
+        read = predict(z, jnp.full(rows, t))
+        z = update(index, read, z, *complements)
+        return z, view.show(index, s, z, view.entropy(read))
 
-    inputs = jnp.arange(steps), grid[:-1], noise[:-1], noise[1:]
-    z = jax.lax.scan(step, z, inputs)[0]
-    return last(steps, predict(z, jnp.full(rows, grid[-1])), z, noise[-1])
+    clock = view.only(lambda: grid[1:])
+    inputs = jnp.arange(steps), grid[:-1], clock, noise[:-1], noise[1:]
+    z, shown = jax.lax.scan(step, z, inputs)
+    read = predict(z, jnp.full(rows, grid[-1]))
+    tokens = last(steps, read, z, noise[-1])
+    return view.result(tokens, shown, view.show(steps, 0.0, tokens, view.entropy(read)))

@@ -15,5 +15,16 @@ def decode_tokens(predictor, params, z, w, rows=None, never=None):
         computed in; None: all rows are on one device.
       never: tokens that must not be read, a `Never`; None: there are none.
     """
-    hidden = predictor.decode_hidden(params, z, jnp.full(z.shape[0], w, jnp.float32))
-    return predictor.likeliest(params, hidden, rows, never)
+    return predictor.likeliest(params, _hidden(predictor, params, z, w), rows, never)
+
+
+def decode_with_entropy(predictor, params, z, w, rows=None, never=None):
+    """(`decode_tokens`, the entropies [B, L] float32 in nats of the distributions that they have
+    the largest probability of).
+    """
+    hidden = _hidden(predictor, params, z, w)
+    return predictor.likeliest_and_entropy(params, hidden, rows, never)
+
+
+def _hidden(predictor, params, z, w):
+    return predictor.decode_hidden(params, z, jnp.full(z.shape[0], w, jnp.float32))

@@ -14,10 +14,11 @@ from elf_jax.core import rng, sharding, workdir
 from elf_jax.latents.build import build_encoder, describe_encoder, kept_statistics, save_encoder
 from elf_jax.latents.encoder import Encoder
 from elf_jax.methods.elf import flow, objective, published
-from elf_jax.methods.elf.decode import decode_tokens
+from elf_jax.methods.elf.decode import decode_tokens, decode_with_entropy
 from elf_jax.methods.elf.predictor import Condition, Predictor
 from elf_jax.methods.elf.sampler import sample
 from elf_jax.methods.network_settings import backbone_settings, dtype_of
+from elf_jax.methods.watching import View
 from elf_jax.networks.elf import ELF
 from elf_jax.pretrained.t5 import copy_t5
 
@@ -132,8 +133,9 @@ class ELFMethod:
             "decode_accuracy": sums["correct"] / jnp.maximum(sums["decoded"], 1.0),
         }
 
-    def sampler(self, settings, length):
-        """From noise to latents to tokens, see `Method.sampler`.
+    def sampler(self, settings, length, watch=None):
+        """From noise to latents to tokens, see `Method.sampler`. What is seen of a step is its
+        x-prediction in decode mode, and of the last step the sample.
 
         The traced settings are arguments of the sampler. Only one of them is read here: with
         cfg_scale=1 the sampler is built without guidance on the condition.
@@ -145,10 +147,23 @@ class ELFMethod:
             condition = None if given is None else self._condition(frozen["encoder"], given)
             cfg_scale = scales["cfg_scale"] if is_guided else 1.0
             predict = self.predictor.guided(params, scales["guidance_scale"], condition, cfg_scale)
-            z = denoise(predict, ids, key, scales, condition)
             never = None if given is None else given.never
-            tokens = self._decode(params, z, scales, never)
-            return tokens if given is None else jnp.where(given.is_cond, given.tokens, tokens)
+            view = View(watch, given)
+            if watch is None:
+                z = denoise(predict, ids, key, scales, condition)
+                return view.keep_given(self._decode(params, z, scales, never))
+
+            def decode(latents):
+                w = scales["guidance_scale"]
+                return decode_with_entropy(self.predictor, params, latents, w, never=never)
+
+            def see(index, time, x_hat):
+                return view.show(index, time, *decode(x_hat))
+
+            z, shown = denoise(predict, ids, key, scales, condition, see=see)
+            tokens, entropy = decode(z)
+            last = view.show(settings.steps - 1, 1.0, tokens, entropy)
+            return view.keep_given(view.result(tokens, shown, last))
 
         return run
 
@@ -169,15 +184,15 @@ class ELFMethod:
         return run
 
     def _denoise(self, settings, length):
-        """The function (predict, ids, key, scales, condition, begin) -> latents at t = 1.
+        """The function (predict, ids, key, scales, condition, begin, see) -> latents at t = 1.
 
         `begin` is None, for a start from noise, or (x, t0): the start is x with the noise of time
-        t0, and the time grid is squeezed into the time that is left.
+        t0, and the time grid is squeezed into the time that is left. see: as for `sampler.sample`.
         """
         law, shape = self.law, (length, self.encoder.width)
         is_sde = settings.sampler == "sde"
 
-        def run(predict, ids, key, scales, condition, begin=None):
+        def run(predict, ids, key, scales, condition, begin=None, see=None):
             keys = rng.per_example(key, ids)
 
             def noise(name):
@@ -207,6 +222,7 @@ class ELFMethod:
                 noise_scale=law.noise_scale,
                 t_eps=law.t_eps,
                 condition=condition,
+                see=see,
             )
 
         return run
@@ -245,6 +261,12 @@ class ELFMethod:
         """One pass for each step, two with guidance on the condition, and one to decode."""
         del length
         return settings.steps * (2 if settings.cfg_scale != 1 else 1) + 1
+
+    def costs(self, settings, length):
+        """The prediction of each step is decoded by one more pass."""
+        del length
+        passes = 2 if settings.cfg_scale != 1 else 1
+        return [passes * step + 1 for step in range(1, settings.steps + 1)]
 
     def constants(self):
         """Constants of the path, and of the distribution of t, which the time grid also uses."""

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from elf_jax.core.types import ExampleMask, Latents, Mask, PerExample, typed
+from elf_jax.methods import watching
 from elf_jax.methods.elf import flow
 from elf_jax.networks import vocabulary
 from elf_jax.networks.elf import ELF
@@ -100,6 +101,16 @@ class Predictor:
         """Token ids [B, L] int32 with the largest logit. See `vocabulary.likeliest`."""
         logits = partial(self.logit_head, params)
         return vocabulary.likeliest(logits, hidden, self.network.vocab_size, rows, never)
+
+    def likeliest_and_entropy(self, params, hidden, rows=None, never=None):
+        """(`likeliest`, entropies [B, L] float32 in nats)."""
+
+        def read(hidden, *where):
+            logits = self.logit_head(params, hidden)
+            return watching.likeliest_and_entropy(never.forbid(logits, *where) if where else logits)
+
+        arrays = (hidden,) if never is None else (hidden, never.where)
+        return vocabulary.in_parts(read, arrays, self.network.vocab_size, rows)
 
     def denoise(self, params, z, x_prev, t, w):
         """x-prediction [B, L, C] in denoise mode."""

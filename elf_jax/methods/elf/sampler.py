@@ -23,6 +23,7 @@ def sample(
     noise_scale=2.0,
     t_eps=0.05,
     condition: Condition | None = None,
+    see=None,
 ):
     """Moves latents from noise to data.
 
@@ -38,9 +39,12 @@ def sample(
         if gamma is 0.
       noise_scale: s. t_eps: see `flow.velocity`.
       condition: what is given, which stays fixed.
+      see: function (index of a step, time after it, x-prediction [B, L, C]) to arrays; None: nobody
+        watches.
 
     Returns:
-      [B, L, C], latents at t = 1.
+      [B, L, C], latents at t = 1. With `see` also what it returned of all steps but the last, with
+      a first axis [N - 1].
 
     Raises:
       ValueError: gamma without noise.
@@ -57,6 +61,9 @@ def sample(
         z = z + (t_next - t) * flow.velocity(x_hat, z, t, t_eps)
         return restore(z), restore(x_hat)
 
+    def shown(index, t_next, x_hat):
+        return None if see is None else see(index, t_next, x_hat)
+
     def step(carry, inputs):
         z, x_prev = carry
         index, t, t_next = inputs
@@ -64,9 +71,11 @@ def sample(
             strength = flow.gamma_at(t, gamma, gamma_schedule)
             z, t = flow.back_to_noise(z, noise(index), t, t_next, strength, noise_scale)
             z = restore(z)
-        return euler(z, t, t_next, x_prev), None
+        z, x_hat = euler(z, t, t_next, x_prev)
+        return (z, x_hat), shown(index, t_next, x_hat)
 
     carry = restore(z), restore(jnp.zeros_like(z))
     steps = jnp.arange(len(times) - 2), times[:-2], times[1:-1]
-    (z, x_prev), _ = jax.lax.scan(step, carry, steps)
-    return euler(z, times[-2], times[-1], x_prev)[0]
+    (z, x_prev), states = jax.lax.scan(step, carry, steps)
+    z, _ = euler(z, times[-2], times[-1], x_prev)
+    return z if see is None else (z, states)

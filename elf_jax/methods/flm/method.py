@@ -16,6 +16,7 @@ from elf_jax.methods.flm import objective, sampler
 from elf_jax.methods.flm.time_map import share_of_signal, time_of
 from elf_jax.methods.tokens import draws
 from elf_jax.methods.tokens.method import Family, TokenMethod
+from elf_jax.methods.watching import View
 
 
 class FLM(TokenMethod):
@@ -67,18 +68,21 @@ class FLM(TokenMethod):
         predict = super().sampling_predict(params, given, scales, is_guided)
         return lambda y, t: predict(y.astype(self.dtype), t)
 
-    def making(self, settings, length):
+    def making(self, settings, length, watch=None):
         """See `TokenMethod.making`."""
         is_guided = settings.cfg_scale != 1
 
         def run(params, keys, given, scales, begin):
             predict = self.sampling_predict(params, given, scales, is_guided)
             kept, embed = given if begin is None else None, self._embed(params)
-            return self.sample(predict, kept, keys, settings, scales, length, begin, embed)
+            places = kept, keys, settings, scales, length, begin, watch
+            return self.sample(predict, *places, embed=embed)
 
         return run
 
-    def sample(self, predict, given, keys, settings, scales, length, begin=None, embed=None):
+    def sample(
+        self, predict, given, keys, settings, scales, length, begin=None, watch=None, embed=None
+    ):
         """See `TokenMethod.making`. To rewrite, the share of the signal in x is 1 - strength.
 
         Args:
@@ -93,15 +97,16 @@ class FLM(TokenMethod):
             clean = embed(begin.tokens).astype(y.dtype)
             y = objective.between(y, clean, share_of_signal(start, self.vocab_size)[None])
             return sampler.euler(predict, y, settings.steps, self.vocab_size, embed, start=start)
+        view = View(watch, given)
         if given is None:
-            return sampler.euler(predict, y, settings.steps, self.vocab_size, embed)
+            return sampler.euler(predict, y, settings.steps, self.vocab_size, embed, view=view)
         clean, is_given = embed(given.tokens).astype(y.dtype), given.is_cond
 
         def keep(y):
             return jnp.where(is_given[..., None], clean, y)
 
-        tokens = sampler.euler(predict, y, settings.steps, self.vocab_size, embed, keep)
-        return jnp.where(is_given, given.tokens, tokens)
+        made = sampler.euler(predict, y, settings.steps, self.vocab_size, embed, keep, view=view)
+        return view.keep_given(made)
 
     def _one_hot(self, inputs):
         if jnp.issubdtype(inputs.dtype, jnp.integer):

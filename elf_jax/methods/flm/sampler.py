@@ -15,11 +15,12 @@ import jax
 import jax.numpy as jnp
 
 from elf_jax.methods.flm.time_map import share_of_signal
+from elf_jax.methods.watching import UNWATCHED
 
 TINY = 1e-5  # in the denominator of the velocity
 
 
-def euler(predict, y, steps, vocab_size, embed, keep=lambda y: y, start=0.0):
+def euler(predict, y, steps, vocab_size, embed, keep=lambda y: y, start=0.0, view=UNWATCHED):
     """Tokens [B, L] int32 after `steps` calls of the network.
 
     Args:
@@ -30,6 +31,7 @@ def euler(predict, y, steps, vocab_size, embed, keep=lambda y: y, start=0.0):
       embed: function from weights [B, c, V] to their product with E, [B, c, D].
       keep: function y -> y that restores the given positions.
       start: the first time.
+      view: a `View`; the text of a step is argmax D(z, t).
     """
     times = start + (1 - start) * jnp.linspace(0.0, 1.0, steps + 1)
     gamma = share_of_signal(times, vocab_size)
@@ -42,12 +44,16 @@ def euler(predict, y, steps, vocab_size, embed, keep=lambda y: y, start=0.0):
         return embed(jax.nn.softmax(logits)).astype(y.dtype)
 
     def step(y, inputs):
-        time, share = inputs
-        clean = predict(y, at(time))(mean)
-        return keep(y + share * (clean - y)), None
+        time, share, now = inputs
+        read = predict(y, at(time))
+        clean = read(mean)
+        return keep(y + share * (clean - y)), view.show_likeliest(now, read)
 
-    y, _ = jax.lax.scan(step, keep(y), (times[:-2], shares[:-1]))
-    return predict(y, at(times[-2]))(likeliest)
+    clock = view.only(lambda: (jnp.arange(steps - 1), times[1:-1]))
+    y, shown = jax.lax.scan(step, keep(y), (times[:-2], shares[:-1], clock))
+    read = predict(y, at(times[-2]))
+    tokens = read(likeliest)
+    return view.result(tokens, shown, view.show(steps - 1, 1.0, tokens, view.entropy(read)))
 
 
 def likeliest(logits):

@@ -11,6 +11,7 @@ from elf_jax.core import rng
 from elf_jax.methods.mdlm import objective, sampler
 from elf_jax.methods.tokens.draws import categorical, nucleus, stratified, uniforms
 from elf_jax.methods.tokens.method import COLDEST, Family, TokenMethod
+from elf_jax.methods.watching import View
 
 BOUND = "bound of the negative log-likelihood (nats per token)"
 
@@ -85,7 +86,7 @@ class MDLM(TokenMethod):
         predict = super().sampling_predict(params, given, scales, is_guided)
         return lambda z, t: predict(z, self._time(objective.sigma(t)))
 
-    def sample(self, predict, given, keys, settings, scales, length, begin=None):
+    def sample(self, predict, given, keys, settings, scales, length, begin=None, watch=None):
         """See `TokenMethod.making`. To rewrite, each token is masked with the probability
         `strength`.
         """
@@ -101,16 +102,20 @@ class MDLM(TokenMethod):
         def streams(name, step):
             return jax.vmap(lambda key: rng.stream(key, name, step))(keys)
 
+        def law(log_p):
+            """Logarithms of the probabilities that tokens are drawn with, not normalised."""
+            tempered = log_p / temperature
+            return nucleus(tempered, scales["top_p"]) if settings.top_p < 1 else tempered
+
+        view = View(watch, given, self.mask_id, law)
+
         def token(step, read):
             """(tokens drawn from the prediction, their probability at temperature 1)."""
             u = rng.uniform(streams("token", step), (length, 2))
 
             def draw(logits, u):
                 log_p = jax.nn.log_softmax(logits)
-                tempered = log_p / temperature
-                if settings.top_p < 1:
-                    tempered = nucleus(tempered, scales["top_p"])
-                tokens = categorical(tempered, u)
+                tokens = categorical(law(log_p), u)
                 return tokens, jnp.exp(
                     jnp.take_along_axis(log_p, tokens[..., None], axis=-1)[..., 0]
                 )
@@ -125,9 +130,8 @@ class MDLM(TokenMethod):
             return predict(z, start * jnp.sum(z == self.mask_id, axis=1) / free)
 
         if settings.sampler == "confidence":
-            return sampler.by_confidence(
-                at_share, z, settings.steps, settings.block_length, token, self.mask_id
-            )
+            blocks = settings.steps, settings.block_length
+            return sampler.by_confidence(at_share, z, *blocks, token, self.mask_id, view)
 
         def unmask(step, read, z, t, s):
             u = rng.uniform(streams("unmask", step), (length,))
@@ -144,7 +148,7 @@ class MDLM(TokenMethod):
 
         uses_time = self.law.time_conditioning
         return sampler.ancestral(
-            predict, z, settings.steps, unmask, last, self.mask_id, uses_time, start
+            predict, z, settings.steps, unmask, last, self.mask_id, uses_time, start, view
         )
 
     def effective(self, settings):
@@ -156,7 +160,7 @@ class MDLM(TokenMethod):
         """At most so many: a prediction is used again while no token changes. The ancestral sampler
         has a last prediction after its steps.
         """
-        passes = 2 if settings.cfg_scale != 1 else 1
+        passes = self.passes(settings)
         if settings.sampler == "confidence":
             return passes * sampler.confidence_steps(settings.steps, settings.block_length, length)
         return passes * (settings.steps + 1)

@@ -11,6 +11,8 @@ A token that is there never changes again. B batch, L length, V vocabulary.
 import jax
 import jax.numpy as jnp
 
+from elf_jax.methods.watching import UNWATCHED
+
 LAST_TIME = 1e-5
 
 
@@ -33,7 +35,7 @@ def update_probabilities(p, z, t, s, mask_id):
     return jnp.where((z == mask_id)[..., None], q, kept)
 
 
-def ancestral(predict, z, steps, unmask, last, mask_id, uses_time=False, start=1.0):
+def ancestral(predict, z, steps, unmask, last, mask_id, uses_time=False, start=1.0, view=UNWATCHED):
     """Tokens [B, L] int32 of a sampler with `steps` steps and a last one.
 
     Args:
@@ -44,6 +46,7 @@ def ancestral(predict, z, steps, unmask, last, mask_id, uses_time=False, start=1
       uses_time: whether the network sees the time. If not, its prediction stays the same as long as
         no token of the batch changes, and is not computed again.
       start: the time of z, which has at most this share of masks.
+      view: a `View`; it shows z.
     """
     rows, grid = len(z), times(steps, start)
 
@@ -54,15 +57,22 @@ def ancestral(predict, z, steps, unmask, last, mask_id, uses_time=False, start=1
         return compute() if uses_time else jax.lax.cond(is_new, compute, lambda: read)
 
     def step(carry, inputs):
-        z, read, is_new = carry
+        z, read, is_new, entropy = carry
         index, t, s = inputs
         read = prediction(read, z, t, is_new)
+        entropy = view.entropy(read, z, entropy)
         after = unmask(index, read, z, t, s)
-        return (after, read, jnp.any(after != z)), None
+        shown = view.show(index, s, after, entropy)
+        return (after, read, jnp.any(after != z), entropy), shown
 
-    carry = z, predict(z, jnp.full(rows, grid[0])), jnp.array(False)
-    (z, read, is_new), _ = jax.lax.scan(step, carry, (jnp.arange(steps), grid[:-1], grid[1:]))
-    return last(prediction(read, z, grid[-1], is_new), z, grid[-1])
+    nothing = view.only(lambda: jnp.zeros(z.shape))
+    carry = z, predict(z, jnp.full(rows, grid[0])), jnp.array(False), nothing
+    inputs = jnp.arange(steps), grid[:-1], grid[1:]
+    (z, read, is_new, entropy), shown = jax.lax.scan(step, carry, inputs)
+    read = prediction(read, z, grid[-1], is_new)
+    tokens = last(read, z, grid[-1])
+    entropy = view.entropy(read, z, entropy)
+    return view.result(tokens, shown, view.show(steps, 0.0, tokens, entropy))
 
 
 def transfer_count(masks, steps, step):
@@ -72,7 +82,7 @@ def transfer_count(masks, steps, step):
     return masks // steps + (step < masks % steps)
 
 
-def by_confidence(predict, z, steps, block_length, candidates, mask_id):
+def by_confidence(predict, z, steps, block_length, candidates, mask_id, view=UNWATCHED):
     """Tokens [B, L] int32 of the sampler by confidence.
 
     Args:
@@ -81,6 +91,7 @@ def by_confidence(predict, z, steps, block_length, candidates, mask_id):
       block_length: the masks of a row are unmasked in blocks of so many, from the left; 0: all of
         them are one block.
       candidates: function (step, read) -> (tokens, confidence), each [B, L].
+      view: a `View`; it shows z. Its time is the share of the steps that are left.
     """
     length = z.shape[1]
     block_length = block_length or length
@@ -89,18 +100,25 @@ def by_confidence(predict, z, steps, block_length, candidates, mask_id):
     blocks = jnp.maximum(jnp.max(block, axis=1) + 1, 1)
     each = jnp.maximum(steps // blocks, 1)  # [B], steps of a block
 
-    def step(z, index):
-        tokens, confidence = candidates(index, predict(z, None))
+    def step(carry, index):
+        z, entropy = carry
+        read = predict(z, None)
+        entropy = view.entropy(read, z, entropy)
+        tokens, confidence = candidates(index, read)
         in_block = block == (index // each)[:, None]
         count = transfer_count(jnp.sum(in_block, axis=1), each, index % each)
         free = in_block & (z == mask_id)
         confidence = jnp.where(free, confidence, -jnp.inf)
         rank = jnp.argsort(jnp.argsort(-confidence, axis=1), axis=1)
         chosen = free & (rank < count[:, None])
-        return jnp.where(chosen, tokens, z), None
+        z = jnp.where(chosen, tokens, z)
+        left = view.only(lambda: 1 - (index + 1) / total)
+        return (z, entropy), view.show(index, left, z, entropy)
 
-    count = confidence_steps(steps, block_length, length)
-    return jax.lax.scan(step, z, jnp.arange(count))[0]
+    total = confidence_steps(steps, block_length, length)
+    nothing = view.only(lambda: jnp.zeros(z.shape))
+    (z, _), shown = jax.lax.scan(step, (z, nothing), jnp.arange(total))
+    return view.result(z, shown)
 
 
 def confidence_steps(steps, block_length, length):

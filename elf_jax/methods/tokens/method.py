@@ -88,8 +88,8 @@ class TokenMethod:
     A subclass has the class attributes of the protocol, and these methods:
       position_losses(params, rows, context) -> {name: [B, L]}; "loss" is what is minimised, the
         others are shown; `rows` are `TrainingRows`.
-      sample(predict, given, keys, settings, scales, length, begin) -> tokens [B, L] int32; see
-        `making`.
+      sample(predict, given, keys, settings, scales, length, begin, watch) -> tokens [B, L] int32;
+        see `making`.
 
     Attributes:
       predictor: the network. law: the config's section of this method.
@@ -185,9 +185,9 @@ class TokenMethod:
         """The loss, and the means of the other sums over the counted positions."""
         return {"loss": loss} | {name: value / positions for name, value in sums.items()}
 
-    def sampler(self, settings, length):
+    def sampler(self, settings, length, watch=None):
         """See `Method.sampler`."""
-        make = self.making(settings, length)
+        make = self.making(settings, length, watch)
 
         def run(params, frozen, ids, given, key, scales):
             del frozen
@@ -208,19 +208,21 @@ class TokenMethod:
 
         return run
 
-    def making(self, settings, length):
-        """The function (params, keys [B], given, scales, begin) -> tokens [B, L] int32.
+    def making(self, settings, length, watch=None):
+        """The function (params, keys [B], given, scales, begin) -> tokens [B, L] int32, or what
+        `Method.sampler` returns with `watch`.
 
         `begin` is a `Begin`, or None for a start from noise alone. With it nothing is given:
         `given.is_cond` is None. `sample` gets the function (inputs, t) -> read; the given tokens as
-        a `Batch` or None; a key for each row; the section `sample`; its traced values; L; `begin`.
+        a `Batch` or None; a key for each row; the section `sample`; its traced values; L; `begin`;
+        `watch`.
         """
         is_guided = settings.cfg_scale != 1
 
         def run(params, keys, given, scales, begin):
             predict = self.sampling_predict(params, given, scales, is_guided)
             kept = given if begin is None else None
-            return self.sample(predict, kept, keys, settings, scales, length, begin)
+            return self.sample(predict, kept, keys, settings, scales, length, begin, watch)
 
         return run
 
@@ -256,7 +258,16 @@ class TokenMethod:
     def evaluations(self, settings, length):
         """See `Method.evaluations`."""
         del length
-        return settings.steps * (2 if settings.cfg_scale != 1 else 1)
+        return settings.steps * self.passes(settings)
+
+    def costs(self, settings, length):
+        """See `Method.costs`. Every state is that of one more prediction."""
+        passes = self.passes(settings)
+        return list(range(passes, self.evaluations(settings, length) + 1, passes))
+
+    def passes(self, settings):
+        """How often the network runs for one prediction."""
+        return 2 if settings.cfg_scale != 1 else 1
 
     def constants(self):
         """See `Method.constants`."""
