@@ -13,6 +13,8 @@ from ml_collections import ConfigDict
 from elf_jax import __version__
 from elf_jax.checkpoints.origins import Origin
 from elf_jax.checkpoints.trained import load_trained
+from elf_jax.checkpoints.weights import fingerprint
+from elf_jax.core.errors import UserError
 from elf_jax.core.files import write_json
 from elf_jax.core.workdir import FEW_STEPS
 from elf_jax.evaluation import tables
@@ -33,6 +35,8 @@ class Part:
     Attributes:
       role: TEACHER or STUDENT. origin: its `Origin`. config: its whole config.
       steps: numbers of sampling steps. home: directory of its samples and records.
+      fingerprint: of the weights that the distillation had, see `weights.fingerprint`; None: other
+        weights were asked for.
     """
 
     role: str
@@ -40,6 +44,7 @@ class Part:
     config: ConfigDict
     steps: tuple[int, ...]
     home: pathlib.Path
+    fingerprint: str | None = None
 
 
 def evaluate_few_steps(parts, held_out, workdir, scorer=None, notes=()):
@@ -54,6 +59,9 @@ def evaluate_few_steps(parts, held_out, workdir, scorer=None, notes=()):
 
     Returns:
       Dict of what is in the file of numbers.
+
+    Raises:
+      UserError: the weights of a model are not those of the distillation.
     """
     models, real, notes = {}, {}, list(notes)
     for part in parts:
@@ -85,6 +93,11 @@ def _score(part, held_out, scorer):
     """(the points of a part, the numbers of real text, notes). The model is not kept."""
     settings = part.config.evaluate
     trained = load_trained(part.origin, part.config)
+    if part.fingerprint not in (None, fingerprint(trained.params)):
+        raise UserError(
+            f"the {part.role} {trained.origin} has changed since the distillation: restore its "
+            "weights, or distil again in another --workdir"
+        )
     run = Evaluation(
         trained, held_out(part, trained), part.home, settings.num_samples, scorer, settings.infill
     )

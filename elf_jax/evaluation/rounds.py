@@ -37,7 +37,9 @@ def parts_of(workdir, keys, scorer=None):
     parts = []
     for one, steps in students.items():
         origin = workdir_origin(one.workdir)
-        parts.append(Part(STUDENT, origin, _config(origin, keys), tuple(steps), one.workdir))
+        config = _config(origin, keys)
+        kept = one.fingerprint if config.sample.weights == "ema" else None
+        parts.append(Part(STUDENT, origin, config, tuple(steps), one.workdir, kept))
     teacher, notes = _teacher(workdir, parts, keys, asked)
     parts = teacher + parts
     if scorer is None:
@@ -63,7 +65,9 @@ def _teacher(workdir, parts, keys, asked):
         config.evaluate[key] = evaluate[key]
     own = () if asked else (_steps(origin, config),)
     steps = {count for part in parts for count in part.steps} | set(own)
-    return [Part(TEACHER, origin, config, tuple(sorted(steps, reverse=True)), workdir)], []
+    steps = tuple(sorted(steps, reverse=True))
+    kept = about["fingerprint"] if config.sample.weights == about["weights"] else None
+    return [Part(TEACHER, origin, config, steps, workdir, kept)], []
 
 
 def _steps(origin, config):

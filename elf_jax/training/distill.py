@@ -110,6 +110,7 @@ def distill(config, workdir, origin, until=None):
         )
     with hold(workdir) as is_lost:
         _check_same(workdir, config)
+        _check_there(workdir)
         todo = plan(config.distill)[len(rounds_of(workdir)) :]
         work = _open(config, workdir, origin, is_lost) if todo else None
         for steps, substeps in todo:
@@ -137,6 +138,16 @@ def _check_same(workdir, config):
     for path in sorted((workdir / ROUNDS).glob(f"[0-9]*/{CONFIG}")):
         asked = round_config(config, int(path.parent.name))
         check_same(path.parent, asked, fixed=lambda name: name.startswith("distill."))
+
+
+def _check_there(workdir):
+    """Raises UserError if the student of a finished round is not there any more."""
+    for one in rounds_of(workdir):
+        if not is_begun(one.workdir):
+            raise UserError(
+                f"the round of {one.steps} steps is finished, but {one.workdir} has no checkpoint "
+                "any more: restore the directory, or use another --workdir"
+            )
 
 
 def _open(config, workdir, origin, is_lost):

@@ -1,10 +1,12 @@
 """The students of a distillation beside their teacher, and commands in such a workdir."""
 
+import dataclasses
 import json
 
 import pytest
 
 from elf_jax import commands
+from elf_jax.checkpoints.rounds import rounds_of, teacher_of, write_distillation
 from elf_jax.core.errors import UserError
 from tests.tiny import QUICK
 
@@ -110,3 +112,31 @@ def test_a_config_sets_how_it_is_measured(distilled):
         (point,) = model["points"]
         assert point["steps"] == 1 and point["settings"]["gamma"] == 0.5
         assert point["n"] == 4 and point["seeds"] == [0]
+
+
+@pytest.mark.parametrize("role", ["teacher", "student"])
+def test_other_weights_are_refused(distilled, role):
+    """Such as those of a teacher that was trained on since."""
+    workdir, _ = distilled
+    teacher, rounds = teacher_of(workdir), rounds_of(workdir)
+    other = {"fingerprint": "00000000"}
+    try:
+        if role == "teacher":
+            write_distillation(workdir, teacher | other, rounds)
+        else:
+            write_distillation(workdir, teacher, [dataclasses.replace(rounds[-1], **other)])
+        with pytest.raises(UserError, match=f"the {role} .* has changed since the distillation"):
+            commands.evaluate(workdir, steps=1, num_samples=4)
+    finally:
+        write_distillation(workdir, teacher, rounds)
+
+
+def test_a_finished_round_that_is_gone(distilled):
+    workdir, _ = distilled
+    moved = (workdir / "rounds" / "1").rename(workdir / "moved")
+    try:
+        with pytest.raises(UserError, match="the round of 1 steps is finished, but .*/rounds/1 has"):
+            commands.distill(workdir, keys=ROUNDS)
+    finally:
+        moved.rename(workdir / "rounds" / "1")
+    assert commands.distill(workdir, keys=ROUNDS)
