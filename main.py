@@ -25,7 +25,7 @@ flags (README.md and docs/ tell more):
   --checkpoint=PATH|NAME   the model to use, or to start training from: a workdir, an export, a
                            published checkpoint (needs --config), or a name on the Hugging Face hub
   --text=TEXT              fill: ___ is a gap (--gap=N: of at most N tokens), [[3]] one of 3 tokens
-                           rewrite: --strength=X from 0, the text itself, to 1, a new text
+                           rewrite, watch: --strength=X from 0, the text itself, to 1, a new text
   --source=FILE            each line is answered, filled or rewritten; -: standard input; .jsonl too
   --format=text|jsonl      watch: html|jsonl; --output=PATH: file, directory of export or compare
   --port=N --host=ADDRESS  serve: where the page is; default: 7860 at 127.0.0.1, this machine only

@@ -32,7 +32,8 @@ TEXTS = (
     "scorer",
     "host",
 )
-NUMBERS = {"gap": int, "strength": float, "port": int}  # arguments that are not of the section `sample`
+# Arguments that are numbers and are not of the section `sample`.
+NUMBERS = {"gap": int, "strength": float, "port": int}
 _ADDED = {}  # {config key: text} of protocols, which may be new: absl refuses new keys
 _KEYS = {}  # {config key: text} of a mode that takes the config of a model and needs no file
 _WITHOUT_CONFIG = "config.{} is given without --config: name a config"

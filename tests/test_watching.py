@@ -115,6 +115,20 @@ def test_templates_show_what_is_given(workdir, tmp_path, capsys):
     assert {line["template"] for line in lines} == {TEMPLATE} and lines[0]["sample"] == 0
 
 
+def test_a_strength_rewrites_texts(workdir, capsys):
+    asked = {"source": ["latin letter a", "greek letter"], "strength": 0.9, "seed": 3, "steps": 2}
+    records = list(commands.rewrites(workdir, num_samples=2, **asked))
+    lines = lines_of(capsys, workdir=workdir, num_samples=2, **asked)
+    last = [(line["source"], line["text"]) for line in lines if line["step"] == 2]
+    assert last == [(record["source"], record["text"]) for record in records]
+    assert [line["sample"] for line in lines] == [0, 0, 1, 1] * 2 and "template" not in lines[0]
+    assert any(source != text for source, text in last)
+    watched = commands.trajectories(workdir, **{**asked, "source": asked["source"] * 2 + ["a"]})
+    assert [one.source for one in watched.trajectories] == asked["source"] * 2
+    assert watched.settings["strength"] == 0.9
+    assert "only the first 4 lines are shown" in capsys.readouterr().err
+
+
 def test_only_the_first_lines_of_a_file_are_shown(workdir, pairs_workdir, capsys):
     note = "note: only the first 4 lines are shown: --num_samples shows more"
     many = [f"latin ___ {number}" for number in range(6)]
@@ -150,6 +164,11 @@ def test_what_cannot_be_watched_is_said(workdir, masked, pairs_workdir, tmp_path
         ({"workdir": workdir, "text": "a ___", "source": ["b"]}, "not both"),
         ({"workdir": workdir, "gap": 3}, "--gap is for templates"),
         ({"workdir": workdir, "source": tmp_path / "none.txt"}, "no file at"),
+        ({"workdir": workdir, "strength": 0.4}, "name a text in --text, or a file"),
+        ({"workdir": workdir, "strength": 0.4, "text": "a", "source": ["b"]}, "not both"),
+        ({"workdir": workdir, "strength": 1.5, "text": "a"}, "--strength is 1.5; it must be"),
+        ({"workdir": workdir, "strength": 0.4, "text": "a", "gap": 2}, "--gap is for templates"),
+        ({"workdir": pairs_workdir, "strength": 0.4, "text": "a"}, "takes no single texts"),
         ({"workdir": pairs_workdir, "text": "a ___"}, "takes no templates"),
         ({"workdir": workdir, "output": tmp_path}, "is a directory: name a file"),
         ({"workdir": tmp_path}, "no trained model in"),

@@ -36,12 +36,13 @@ def watch(
     format="html",
     output=None,
     gap=None,
+    strength=None,
     **settings,
 ):
     """Shows how texts come about, step by step. See docs/watching.md.
 
     Args:
-      workdir, config, checkpoint, source, text, gap, **settings: see `trajectories`.
+      workdir, config, checkpoint, source, text, gap, strength, **settings: see `trajectories`.
       workdirs: list of workdirs and exports, or a string with commas between them, in place of
         `workdir`: their texts are shown side by side.
       format: "html": a page; "jsonl": the states as data.
@@ -54,7 +55,7 @@ def watch(
     check_format(format, FORMATS)
     if workdirs is not None and not (workdir is config is None and not checkpoint):
         raise UserError("--workdirs names all models: leave out --workdir, --checkpoint, --config")
-    asked = {"source": source, "text": text, "gap": gap, **settings}
+    asked = {"source": source, "text": text, "gap": gap, "strength": strength, **settings}
 
     def shown():
         if workdirs is not None:
@@ -91,19 +92,27 @@ def _place(workdir, output):
 
 @expanding
 def trajectories(
-    workdir=None, config=None, checkpoint=None, source=None, text=None, gap=None, **settings
+    workdir=None,
+    config=None,
+    checkpoint=None,
+    source=None,
+    text=None,
+    gap=None,
+    strength=None,
+    **settings,
 ):
     """The states of samples, from the first step to the last, of one model.
 
-    The texts of the last states are those of `samples`, or of `fills` for templates.
+    The texts of the last states are those of `samples`, of `fills` for templates, or of `rewrites`.
 
     Args:
       workdir, config, checkpoint, **settings: see the package. num_samples is 4 if it is not given,
-        and 1 for each template.
+        and 1 for each template or text.
       source: path of a file with a source on each line for a model of pairs, or a template on each
         line for other models; "-": standard input; or a list of strings. If num_samples is not
         given, only the first 4 lines are read. None: a model of pairs answers held-out sources.
       text: a template, see `fill`. gap: as for `fill`.
+      strength: with it, `text` and `source` are no templates, but texts to rewrite, see `rewrite`.
 
     Returns:
       A `generation.trajectory.Watched`.
@@ -113,27 +122,37 @@ def trajectories(
 
     origin, config = model_of(workdir, config, checkpoint, settings.get("steps", 0))
     of_pairs = bool(config.data.source_field)
-    _check_asked(config, source, text, gap)
+    _check_asked(config, source, text, gap, strength)
     keys = {"num_samples": SAMPLES} | settings
     config_module.update(config, {f"sample.{name}": value for name, value in keys.items()})
     config_module.update(config, {} if gap is None else {"fill.gap": gap})
     trained = load_trained(origin, config)
     say_unused(trained.method, settings)
-    if source is None and text is None:
+    shown = {} if strength is None else {"strength": strength}
+    if strength is not None:
+        found = _rewrites(trained, text, source, strength, settings.get("num_samples"))
+    elif source is None and text is None:
         dataset = held_out(trained, origin, checkpoint) if of_pairs else None
         found = _texts(trained, dataset)
     elif of_pairs:
         found = _answers(trained, source, settings.get("num_samples"))
     else:
         found = _fills(trained, text, source, settings.get("num_samples"))
-    return trajectory.watched(trained, str(checkpoint or workdir), found)
+    return trajectory.watched(trained, str(checkpoint or workdir), found, **shown)
 
 
-def _check_asked(config, source, text, gap):
+def _check_asked(config, source, text, gap, strength):
     """Raises UserError for what does not go together."""
     from elf_jax.generation.lines import check_takes_text
+    from elf_jax.generation.rewrite import check_strength
 
-    if text is not None:
+    if strength is not None:
+        check_takes_text(config, "single texts")
+        check_strength(strength)
+        check_one(text, source)
+        if gap is not None:
+            raise UserError("--gap is for templates, and --strength for texts: leave one out")
+    elif text is not None:
         check_takes_text(config, "templates")
     if source is not None and text is not None:
         check_one(text, source)
@@ -170,6 +189,18 @@ def _fills(trained, text, source, samples):
     lines = _first(lines) if samples is None else lines
     found = list(fills(trained, lines, trained.config.sample.seed, counts, samples or 1))
     _say(describe(counts, trained.config))
+    return found
+
+
+def _rewrites(trained, text, source, strength, samples):
+    from elf_jax.generation.rewrite import Counts, describe
+    from elf_jax.generation.trajectory import rewrites
+
+    warn_of_first_weights(trained.config, trained.step)
+    counts, lines = Counts(), template_lines(text, source, trained.config.data.field)
+    lines, seed = _first(lines) if samples is None else lines, trained.config.sample.seed
+    found = list(rewrites(trained, lines, strength, seed, counts, samples or 1))
+    _say(describe(counts))
     return found
 
 

@@ -56,16 +56,37 @@ def rewrite(trained, lines, strength, seed, samples=1, run=None, counts=None):
     Raises:
       UserError: the method cannot rewrite, or a text is too long for the model.
     """
-    make = _rows_job if resolve_packing(trained.config.data) == "rows" else _stream_job
     run = jit_rewriter(trained) if run is None else run
-    counts = Counts() if counts is None else counts
-    jobs = (
-        make(trained, place, number, ids, text)
-        for place, (where, text) in enumerate(lines)
-        for ids in [_tokens(trained, where, text, counts)]
-        for number in range(samples)
-    )
+    jobs = (job for _, job in jobs_of(trained, lines, samples, counts))
     yield from made(trained, jobs, seed, run, np.float32(strength))
+
+
+def jobs_of(trained, lines, samples=1, counts=None):
+    """Yields (text, `Job`) for each text that `rewrite` makes. Its arguments are as there."""
+    make = _rows_job if _has_rows(trained) else _stream_job
+    counts = Counts() if counts is None else counts
+    for place, (where, text) in enumerate(lines):
+        ids = _tokens(trained, where, text, counts)
+        for number in range(samples):
+            yield text, make(trained, place, number, ids, text)
+
+
+def shown_positions(trained, fields):
+    """The positions of a row that its new text may have, integers. fields: of a `Job`."""
+    is_text = fields["is_cond"]
+    return np.arange(len(is_text)) if _has_rows(trained) else np.flatnonzero(is_text)
+
+
+def first_costs(trained):
+    """How often the network runs before the states of `rewriter`: where rows are full, to go on
+    with the text.
+    """
+    config, method = trained.config, trained.method
+    return 0 if _has_rows(trained) else method.evaluations(config.sample, config.data.length)
+
+
+def _has_rows(trained):
+    return resolve_packing(trained.config.data) == "rows"
 
 
 def describe(counts):
@@ -83,19 +104,24 @@ def jit_rewriter(trained):
     return compiled(trained, rewriter(trained))
 
 
-def rewriter(trained):
+def rewriter(trained, watch=None, before=None):
     """The method's rewriter of rows. Where rows are full, it goes on with the text first: `is_cond`
     marks the text.
+
+    Args:
+      watch: see `Method.rewriter`.
+      before: as `watch`, for the states of going on, which are not returned; None: nobody watches.
     """
     config, method = trained.config, trained.method
-    change = method.rewriter(config.sample, config.data.length)
-    if resolve_packing(config.data) == "rows":
+    change = method.rewriter(config.sample, config.data.length, watch)
+    if _has_rows(trained):
         return change
-    go_on = method.sampler(config.sample, config.data.length)
+    go_on = method.sampler(config.sample, config.data.length, before)
 
     def run(params, frozen, ids, batch, key, scales, strength):
         begin = rng.stream(key, "go_on")
         tokens = go_on(params, frozen, ids, batch, begin, scales)
+        tokens = tokens if before is None else tokens[0]
         nothing = jnp.zeros_like(batch.is_cond)
         rows = batch.replace(tokens=tokens, is_cond=nothing, is_valid=~nothing)
         return change(params, frozen, ids, rows, key, scales, strength)

@@ -8,6 +8,7 @@ import numpy as np
 
 from elf_jax.generation.generate import compiled
 from elf_jax.generation.pieces import OPEN, Splitter
+from elf_jax.generation.rewrite import rewriter
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,9 +132,19 @@ def recorded_run(trained):
     `arguments` are those of `Method.sampler`.
     """
     config = trained.config
-    states = compiled(
+    return _recorded(
         trained, trained.method.sampler(config.sample, config.data.length, lambda seen: seen)
     )
+
+
+def recorded_rewriting(trained):
+    """`recorded_run` of `rewrite.rewriter`. `arguments` are those of `Method.rewriter`."""
+    return _recorded(trained, rewriter(trained, lambda seen: seen))
+
+
+def _recorded(trained, function):
+    """See `recorded_run`. function: it returns (tokens, a `Seen` of all states)."""
+    states = compiled(trained, function)
 
     def run(arguments, see):
         tokens, seen = jax.device_get(states(*arguments))
@@ -155,15 +166,17 @@ class Batches:
       rows: function from the number of rows of a batch, and `is_cond` [B, L] or None, to the `Row`s
         that are shown, the first ones of the batch.
       run, tell: see `trajectory.texts`.
+      before: how often the network runs before the states.
     """
 
-    def __init__(self, trained, rows, run=None, tell=None):
+    def __init__(self, trained, rows, run=None, tell=None, before=0):
         config = trained.config
         self.splitter, self.length = Splitter(trained.tokenizer), config.data.length
         self._rows, self._tell, self._writers = rows, tell, []
         self._run = recorded_run(trained) if run is None else run
         self._eos = trained.tokenizer.eos_token_id
-        self._costs = trained.method.costs(config.sample, config.data.length)
+        costs = trained.method.costs(config.sample, config.data.length)
+        self._costs = [before + cost for cost in costs]
         self._whole = compiled(trained, lambda array: array)  # so that every process has all of it
 
     def __call__(self, *arguments):

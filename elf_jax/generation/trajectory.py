@@ -1,8 +1,8 @@
 """Trajectories: what the text of a sample would be if sampling stopped after each of its steps.
 
 The texts are made by the functions that make samples without a watcher (`generate`, `answers`,
-`fill`), in the same batches and with the same random draws. So the last state of each trajectory is
-the sample.
+`fill`, `rewrite`), in the same batches and with the same random draws. So the last state of each
+trajectory is the sample.
 
     for trajectory in texts(trained, count=4, seed=0): ...
 
@@ -19,10 +19,11 @@ import numpy as np
 from elf_jax.core.averaging import warn_of_first_weights
 from elf_jax.generation import answers as answering
 from elf_jax.generation import fill as filling
+from elf_jax.generation import rewrite as rewriting
 from elf_jax.generation.generate import batch_rows, stream, take
 from elf_jax.generation.lines import made
 from elf_jax.generation.pieces import FilledTemplate
-from elf_jax.generation.states import Batches, Row, State, Trajectory
+from elf_jax.generation.states import Batches, Row, State, Trajectory, recorded_rewriting
 from elf_jax.generation.templates import parse
 
 
@@ -40,11 +41,12 @@ class Watched:
     trajectories: list[Trajectory]
 
 
-def watched(trained, name, trajectories):
-    """The `Watched` of trajectories of a `TrainedModel`."""
+def watched(trained, name, trajectories, **settings):
+    """The `Watched` of trajectories of a `TrainedModel`. settings: further ones to show."""
     method, sample = trained.method, trained.config.sample
-    settings = {method.settings[key]: value for key, value in method.effective(sample).items()}
-    return Watched(name, method.name, settings | {"seed": sample.seed}, list(trajectories))
+    shown = {method.settings[key]: value for key, value in method.effective(sample).items()}
+    shown |= settings | {"seed": sample.seed}
+    return Watched(name, method.name, shown, list(trajectories))
 
 
 def texts(trained, count, seed, dataset=None, run=None, tell=None):
@@ -151,9 +153,54 @@ def fills(trained, templates, seed, counts=None, samples=1, run=None, tell=None)
         for place, (where, text) in enumerate(templates)
         for job in filler.jobs(place, where, text, samples)
     )
-    for records in made(trained, jobs, seed, batches):
+    yield from _with_made(made(trained, jobs, seed, batches), batches)
+
+
+def rewrites(trained, lines, strength, seed, counts=None, samples=1, run=None, tell=None):
+    """Yields the `Trajectory`s of the texts of `rewrite.rewrite`; each source is the text that was
+    rewritten. An empty text has one state, which needs no model.
+
+    Args:
+      lines: iterable of (where it is from, text). strength: from 0 to 1.
+      counts: `rewrite.Counts`; None: nobody asks. samples: how many for each text.
+      run: a `states.recorded_rewriting`, or the `live.live_run` of a `live.jit_live_rewriter`, so
+        that several calls, also with other strengths, compile once; None: a new
+        `recorded_rewriting`.
+      The other arguments are as for `texts`.
+
+    Raises:
+      UserError: as `rewrite.rewrite`.
+    """
+    waiting = collections.deque()
+    run = recorded_rewriting(trained) if run is None else run
+
+    def rows(size, is_cond):
+        return [waiting.popleft() for _ in range(min(size, len(waiting)))]
+
+    def watched_job(text, job):
+        about = {"sample": job.number, "source": text}
+        if job.fields is None:
+            state = State(1, 0.0, 0, 0.0, 0, [], [], "")
+            empty = Trajectory(states=[state], given=[], **about)
+            return dataclasses.replace(job, record=lambda row: empty)
+        positions = rewriting.shown_positions(trained, job.fields)
+        nothing = np.zeros(len(positions), bool)
+        waiting.append(Row(positions, nothing, batches.splitter.split, about))
+        return dataclasses.replace(job, record=lambda row: None)
+
+    batches = Batches(trained, rows, run, tell, rewriting.first_costs(trained))
+    found = rewriting.jobs_of(trained, lines, samples, counts)
+    jobs = (watched_job(text, job) for text, job in found)
+    yield from _with_made(made(trained, jobs, seed, batches, np.float32(strength)), batches)
+
+
+def _with_made(records, batches):
+    """Yields the trajectories in lists of records, where None stands for the next one that the
+    `Batches` has made.
+    """
+    for batch in records:
         found = iter(batches.made())
-        yield from (next(found) if one is None else one for one in records)
+        yield from (next(found) if one is None else one for one in batch)
 
 
 def _fill_row(filler, splitter, about):

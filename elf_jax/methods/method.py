@@ -48,7 +48,8 @@ class Seen:
       is_open: [B, L] bool, positions that have no token yet: masks, those to come, and noise that
         must not be written there (`Batch.never`).
       entropy: [B, L] float32, in nats, of the distribution that the token was read from. Of given
-        tokens it is 0. Of masks it is that of the prediction, and of positions to come it is 0.
+        tokens it is 0, and of those that no noise has replaced in a rewriting. Of masks it is that
+        of the prediction, and of positions to come it is 0.
     """
 
     step: jax.Array
@@ -138,16 +139,16 @@ class Method(Protocol):
         written. `scales` is {key: scalar} of the settings in `traced`.
         """
 
-    def rewriter(self, settings, length):
+    def rewriter(self, settings, length, watch=None):
         """The function (params, frozen, ids [B], batch, key, scales, strength) -> tokens [B, L]: a
         text with noise, and the noise taken away by the sampler.
 
         Args:
-          settings, length, and the arguments of the function: as for `sampler`.
+          settings, length, watch, and the arguments of the function: as for `sampler`.
 
         `batch` is a `Batch` with the texts. Nothing of it is kept on purpose, whatever `is_cond`
         says. `strength` is a scalar from 0 to 1, the share of the noise: 0 gives the text itself,
-        and 1 the sample of the same id, key and settings with nothing given.
+        in all states, and 1 the sample of the same id, key and settings with nothing given.
 
         Raises:
           UserError: the method cannot rewrite.
@@ -165,8 +166,8 @@ class Method(Protocol):
         """How often the network runs for one batch of samples with these settings, an integer."""
 
     def costs(self, settings, length):
-        """[S] integers, one for each state of a watched sampler: how often the network runs in a
-        run that stops there and reads its text. The last one is `evaluations`.
+        """[S] integers, one for each state of a watched sampler or rewriter: how often the network
+        runs in a run that stops there and reads its text. The last one is `evaluations`.
         """
 
     def constants(self):

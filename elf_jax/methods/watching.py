@@ -117,6 +117,45 @@ class View:
         return (tokens, *shown) if shown else tokens
 
 
+@dataclasses.dataclass(frozen=True)
+class Rewriting:
+    """What a rewriter does beside the sampler. With the strength 0 it gives the text itself, in all
+    states, and nothing of it is read.
+
+    Attributes:
+      caller: the `watch` of `Method.rewriter`; None: nobody watches.
+      batch: the `Batch` with the texts. strength: scalar from 0 to 1.
+    """
+
+    caller: Callable | None
+    batch: Batch
+    strength: jax.Array
+
+    @property
+    def watch(self):
+        """The `watch` for the sampler."""
+        return None if self.caller is None else self._see
+
+    def _see(self, seen):
+        is_open = seen.is_open | _is_forbidden(seen.tokens, self.batch.never)
+        shown = seen.replace(
+            tokens=self._or_text(jnp.where(is_open, -1, seen.tokens)),
+            is_open=is_open & (self.strength > 0),
+            entropy=jnp.where(self.strength > 0, seen.entropy, 0.0),
+        )
+        return self.caller(shown)
+
+    def result(self, made):
+        """What a rewriter returns. made: what the sampler has returned, see `View.result`."""
+        if self.caller is None:
+            return self._or_text(made)
+        tokens, shown = made
+        return self._or_text(tokens), shown
+
+    def _or_text(self, tokens):
+        return jnp.where(self.strength > 0, tokens, self.batch.tokens)
+
+
 def _is_forbidden(tokens, never):
     """[B, L] bool, where a `Never`, or None, forbids the tokens [B, L]."""
     if never is None:

@@ -7,7 +7,7 @@ import weakref
 import numpy as np
 
 from elf_jax.core.errors import UserError
-from elf_jax.generation import live, rewrite, trajectory
+from elf_jax.generation import live, trajectory
 from elf_jax.pages.served_checks import check_lines, check_text, check_values
 from elf_jax.pages.served_programs import Programs
 from elf_jax.pages.served_run import Run, Turns
@@ -34,7 +34,7 @@ class Compiling:
 
 @dataclasses.dataclass(frozen=True)
 class Running:
-    """An update of the work: the program runs, and nobody watches it."""
+    """An update of the work: the program runs, and there is no text to see yet."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,8 +143,11 @@ class Work:
     programs: Programs
     run: Run
 
-    def watching(self):
-        """(run, tell) as the functions of `generation.trajectory` take them."""
+    def watching(self, rewrites=False):
+        """(run, tell) as the functions of `generation.trajectory` take them. rewrites: whether they
+        are for `trajectory.rewrites`.
+        """
+        make = live.jit_live_rewriter if rewrites else live.jit_live
         config, method = self.trained.config, self.trained.method
         steps = len(method.costs(config.sample, config.data.length))
 
@@ -152,14 +155,16 @@ class Work:
             rows = len(arguments[2])
             every = -(-rows * config.data.length * steps // MOST_KEPT)
             ticket = np.int32(0)
-            program = self._program("live", live.jit_live, (*arguments, ticket))
+            program = self._program(make, (*arguments, ticket))
+            if rewrites:
+                self.run.tell(Running())
 
             def see_some(seen):
                 self.run.check()
                 if (seen.step + 1) % every == 0 or seen.step == steps - 1:
                     see(seen)
 
-            return live.live_run(self.trained, program)(arguments, see_some)
+            return live.live_run(self.trained, program, self.run.check)(arguments, see_some)
 
         def tell(trajectories):
             states = [one.states[-1] for one in trajectories]
@@ -168,33 +173,23 @@ class Work:
 
         return run, tell
 
-    def rewriter(self):
-        """A function as `rewrite.jit_rewriter` returns it."""
-
-        def call(*arguments):
-            program = self._program("rewriter", rewrite.jit_rewriter, arguments)
-            self.run.tell(Running())
-            return program(*arguments)
-
-        return call
-
-    def _program(self, kind, function, arguments):
+    def _program(self, function, arguments):
         """The compiled program of a function that makes a jitted one of a `TrainedModel`."""
         method, settings = self.trained.method, self.trained.config.sample
         what = f" for {settings.steps:,} steps" if "steps" in method.settings else ""
         return self.programs.get(
-            (kind, method.compiled_for(settings)),
+            (function, method.compiled_for(settings)),
             lambda: function(self.trained),
             arguments,
             lambda: self.run.tell(Compiling(what)),
         )
 
-    def watched(self, trajectories):
+    def watched(self, trajectories, **settings):
         """An `Answer` with the texts that trajectories end with. The view has the first ones, so
-        that the page stays small.
+        that the page stays small. settings: see `trajectory.watched`.
         """
         found = list(trajectories)
         size = sum(len(state.pieces) for state in found[0].states)
         count = min(max(MOST_SHOWN // max(size, 1), 1), MOST_WATCHED)
-        shown = trajectory.watched(self.trained, self.name, found[:count])
-        return Answer([one.states[-1].text for one in found], watched=shown)
+        shown = trajectory.watched(self.trained, self.name, found[:count], **settings)
+        return Answer([one.states[-1].text for one in found], shown)

@@ -17,15 +17,15 @@ class Answer:
     """What a visitor gets.
 
     Attributes:
-      texts: list of str. sources: the source of each text, or None.
-      watched: a `Watched` of how the first of them were made; None: nobody watched.
+      texts: list of str. watched: a `Watched` of how the first of them were made.
+      sources: the source of each text, or None.
       note: a sentence about what the visitor may not expect, or "".
     """
 
     texts: list
+    watched: trajectory.Watched
     sources: list | None = None
     note: str = ""
-    watched: object = None
 
 
 def tasks_of(trained):
@@ -69,10 +69,9 @@ def rewrite_text(work, text, values):
     """A text, several times."""
     counts, lines = rewrite.Counts(), [(NAMES[REWRITE], text)]
     strength, seed, count = (values[name] for name in ("strength", "seed", "num_samples"))
-    run = work.rewriter()
-    batches = rewrite.rewrite(work.trained, lines, strength, seed, count, run, counts)
-    texts = [record["text"] for batch in batches for record in batch]
-    return Answer(texts, note=rewrite.describe(counts))
+    how = strength, seed, counts, count, *work.watching(rewrites=True)
+    done = work.watched(trajectory.rewrites(work.trained, lines, *how), strength=strength)
+    return dataclasses.replace(done, note=rewrite.describe(counts))
 
 
 TASKS = {SAMPLE: sample, ANSWER: answer, FILL: fill_gaps, REWRITE: rewrite_text}

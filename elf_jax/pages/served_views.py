@@ -86,9 +86,7 @@ def _growing(pieces):
 
 
 def trajectory(watched):
-    """The view of a `Watched`; "" if there is none."""
-    if watched is None:
-        return ""
+    """The view of a `Watched`."""
     return frame(watch_page([watched], FRAME))
 
 

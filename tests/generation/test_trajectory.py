@@ -9,9 +9,9 @@ from elf_jax.checkpoints.origins import workdir_origin
 from elf_jax.checkpoints.trained import load_trained
 from elf_jax.commands.shared import held_out
 from elf_jax.data.tokenizer import decode
-from elf_jax.generation import answers, fill, trajectory
+from elf_jax.generation import answers, fill, live, rewrite, trajectory
 from elf_jax.generation.generate import generate, jit_sampler
-from elf_jax.generation.states import Row, Writer, recorded_run
+from elf_jax.generation.states import Row, Writer, recorded_rewriting, recorded_run
 from elf_jax.methods.method import Seen
 from tests.tiny import pairs_config, save_random_weights, tiny_config, write_book, write_pairs
 
@@ -154,6 +154,53 @@ def test_filled_templates(kind, request, run, plain):
             )
     changed = [one.states[0].changed for one in found if one.template == "[[3]]"]
     assert kind == "book" or changed == [3, 3]
+
+
+TEXTS = [("line 1", "latin letter a"), ("line 2", " "), ("line 3", ODD), ("line 4", "</s>")]
+
+
+@pytest.fixture(scope="module")
+def live_rewriter(book):
+    return live.jit_live_rewriter(book)
+
+
+@pytest.mark.parametrize("kind", ["names", "book"])
+def test_rewritten_texts(kind, request):
+    """Rows that are looked at afterwards, and full rows of a stream while they are made."""
+    trained = request.getfixturevalue(kind)
+    if kind == "names":
+        run = recorded_rewriting(trained)
+    else:
+        run = live.live_run(trained, request.getfixturevalue("live_rewriter"))
+    plain = rewrite.jit_rewriter(trained)
+    for strength in (0, 0.6):
+        counts, expected = rewrite.Counts(), rewrite.Counts()
+        found = list(trajectory.rewrites(trained, TEXTS, strength, SEED, counts, 2, run))
+        made = rewrite.rewrite(trained, TEXTS, strength, SEED, 2, plain, expected)
+        records = list(itertools.chain(*made))
+        last = [(one.source, one.sample, one.states[-1].text) for one in found]
+        assert last == [(one["source"], one["sample"], one["text"]) for one in records]
+        assert counts == expected and counts.texts == len(TEXTS)
+        first = 2 if kind == "names" else STEPS + 2  # the row is made full before
+        for one in found:
+            check([one], STEPS + (kind == "book") if one.source.strip() else 1)
+            assert one.states[0].evaluations == (first if one.source.strip() else 0)
+            assert not any(one.given)
+            if kind == "book":
+                assert {len(state.tokens) for state in one.states} == {len(one.given)}
+            if not strength:
+                assert len({state.text for state in one.states}) == 1
+    assert any(None in state.pieces for one in found for state in one.states) == (kind == "book")
+
+
+def test_a_rewriting_can_be_stopped_before_its_first_state(book, live_rewriter):
+    def leave():
+        raise live.Stopped
+
+    told, run = [], live.live_run(book, live_rewriter, leave)
+    with pytest.raises(live.Stopped):
+        list(trajectory.rewrites(book, TEXTS, 0.6, SEED, None, 2, run, told.append))
+    assert not told
 
 
 def test_it_tells_of_each_state(names, run):

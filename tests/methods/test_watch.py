@@ -14,8 +14,9 @@ from elf_jax.core.types import Batch, Never
 from elf_jax.generation.generate import scales
 from elf_jax.methods.ar import beam
 from elf_jax.methods.elf import flow
+from elf_jax.methods.method import Seen
 from elf_jax.methods.registry import METHODS, build_method
-from elf_jax.methods.watching import View
+from elf_jax.methods.watching import Rewriting, View
 from tests.methods.ar import exact
 from tests.methods.test_every_method import V, mesh_of, random_params, settings
 from tests.methods.toy import Toy
@@ -101,14 +102,57 @@ def test_nothing_is_given(name):
 def test_without_a_watcher_the_program_has_nothing_of_it(name, monkeypatch):
     def program():
         config, method, (params, frozen, ids, *inputs) = make(name)
-        run = method.sampler(config.sample, LENGTH)
-        return str(jax.make_jaxpr(run)(params, frozen, ids, templates(name == "ar"), *inputs))
+        arguments = params, frozen, ids, templates(name == "ar"), *inputs
+        traced = [jax.make_jaxpr(method.sampler(config.sample, LENGTH))(*arguments)]
+        if name != "ar":
+            run = method.rewriter(config.sample, LENGTH)
+            traced.append(jax.make_jaxpr(run)(*arguments, np.float32(0.5)))
+        return str(traced)
 
     before = program()
     for hook in ("only", "entropy", "show", "show_likeliest"):
         monkeypatch.setattr(View, hook, lambda self, *arguments: None)
     monkeypatch.setattr(View, "result", lambda self, tokens, *arguments: tokens)
     assert program() == before
+
+
+@pytest.mark.parametrize("name", [name for name in ALL if name != "ar"])
+def test_the_states_of_a_rewriting(name):
+    """The text itself at strength 0, the sampler's states at 1, and the new text at the end."""
+    config, method, (params, frozen, ids, *inputs) = make(name)
+    text = templates(False)
+    text = text.replace(is_valid=np.ones_like(text.is_valid), never=None)
+    arguments = params, frozen, ids, text, *inputs
+    plain = jax.jit(method.rewriter(config.sample, LENGTH))
+    watched = jax.jit(method.rewriter(config.sample, LENGTH, lambda seen: seen))
+    (same, kept), (new, seen), (_, all_new) = (
+        jax.tree.map(np.asarray, watched(*arguments, np.float32(strength)))
+        for strength in (0, 0.4, 1)
+    )
+    assert (same == text.tokens).all() and (kept.tokens == text.tokens).all()
+    assert not kept.is_open.any() and not kept.entropy.any() and np.isfinite(kept.time).all()
+    np.testing.assert_array_equal(new, plain(*arguments, np.float32(0.4)))
+    np.testing.assert_array_equal(new, seen.tokens[-1])
+    assert (new != text.tokens).any() and (seen.tokens[0] != new).any()
+    assert not seen.is_open[-1].any() and np.isfinite(seen.entropy).all()
+    *_, sampled, costs, _, _ = seen_of(name)
+    assert len(kept.step) == len(costs)
+    np.testing.assert_array_equal(all_new.tokens, sampled.tokens)
+    np.testing.assert_allclose(all_new.time, sampled.time, atol=1e-6)
+    np.testing.assert_allclose(all_new.entropy, sampled.entropy, atol=1e-4)
+
+
+def test_a_rewriting_shows_no_noise_that_must_not_be_written():
+    batch = templates(False)
+    tokens = batch.tokens.copy()
+    tokens[:, ::2] = FORBIDDEN[0]
+    is_noise = (tokens == FORBIDDEN[0]) & batch.never.where[..., 0]
+    entropy = jnp.ones(tokens.shape)
+    seen = Seen(jnp.int32(0), jnp.float32(0.5), tokens, np.zeros(tokens.shape, bool), entropy)
+    shown = Rewriting(lambda seen: seen, batch, jnp.float32(0.5)).watch(seen)
+    np.testing.assert_array_equal(shown.is_open, is_noise)
+    np.testing.assert_array_equal(shown.tokens, np.where(is_noise, -1, tokens))
+    assert is_noise.any() and (shown.entropy == 1).all()
 
 
 @pytest.mark.parametrize("name", ["mdlm", "llada", "ar"])

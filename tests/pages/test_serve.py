@@ -19,7 +19,7 @@ from elf_jax.checkpoints.rounds import Round, round_workdir, write_distillation
 from elf_jax.core.errors import UserError
 from elf_jax.methods.registry import METHODS, build_method
 from elf_jax.pages import served_settings
-from elf_jax.pages.served_model import Compiling, Step
+from elf_jax.pages.served_model import Compiling, Running, Step
 from elf_jax.pages.served_run import Run, Turns
 from tests.command import ROOT
 from tests.methods.test_every_method import V, mesh_of, settings
@@ -143,9 +143,38 @@ def test_filling_in_a_browser_and_a_mistake_before(browser, address, workdir):
 
 def test_rewriting_by_a_program(address, served, workdir):
     settings = values_of(served, "rewrite", strength=0.75, num_samples=2)
-    *_, texts = outputs_of(address, "rewrite", "latin letter", *settings)
+    *_, view, texts = outputs_of(address, "rewrite", "latin letter", *settings)
     wanted = commands.rewrites(workdir, text="latin letter", strength=0.75, num_samples=2)
     assert texts == [record["text"] for record in wanted]
+    assert "step" in view and "latin letter" in view
+
+
+def test_a_rewriting_is_seen_and_stops_at_the_next_step(served, monkeypatch):
+    """The program waits at a step until the visitor has left."""
+    settings = values_of(served, "rewrite", strength=0.75, num_samples=2)
+    tell, told, hold_at = Run.tell, [], 0
+
+    def hold(run, update):
+        tell(run, update)
+        told.append(update)
+        if isinstance(update, Step) and update.step == hold_at:
+            run._cancelled.wait()
+
+    monkeypatch.setattr(Run, "tell", hold)
+    run = served.begin("rewrite", "latin letter", settings)
+    list(run.updates())
+    steps = [one for one in told if isinstance(one, Step)]
+    assert [one.step for one in steps] == [1, 2, 3] and steps[-1].steps == 3
+    assert ["".join(pieces) for pieces in steps[-1].texts] == run.result.texts
+    assert any(isinstance(one, Running) for one in told)
+    told.clear()
+    hold_at = 1
+    run = served.begin("rewrite", "latin letter", settings)
+    updates = run.updates()
+    assert next(one for one in updates if isinstance(one, Step)).step == 1
+    updates.close()
+    assert run.cancel(60) and run.result is None and not run.refusal
+    assert [one.step for one in told if isinstance(one, Step)] == [1]
 
 
 def test_pairs(pairs_workdir):

@@ -74,7 +74,7 @@ class AR(TokenMethod):
 
         return run
 
-    def rewriter(self, settings, length):
+    def rewriter(self, settings, length, watch=None):
         """Raises UserError: there is no noise."""
         raise UserError("config.method is ar, which cannot rewrite: use elf, or another method")
 

@@ -18,7 +18,7 @@ from elf_jax.methods.elf.decode import decode_tokens, decode_with_entropy
 from elf_jax.methods.elf.predictor import Condition, Predictor
 from elf_jax.methods.elf.sampler import sample
 from elf_jax.methods.network_settings import backbone_settings, dtype_of
-from elf_jax.methods.watching import View
+from elf_jax.methods.watching import Rewriting, View
 from elf_jax.networks.elf import ELF
 from elf_jax.pretrained.t5 import copy_t5
 
@@ -141,35 +141,21 @@ class ELFMethod:
         cfg_scale=1 the sampler is built without guidance on the condition.
         """
         is_guided = settings.cfg_scale != 1
-        denoise = self._denoise(settings, length)
+        make = self._making(settings, length)
 
         def run(params, frozen, ids, given, key, scales):
             condition = None if given is None else self._condition(frozen["encoder"], given)
             cfg_scale = scales["cfg_scale"] if is_guided else 1.0
             predict = self.predictor.guided(params, scales["guidance_scale"], condition, cfg_scale)
-            never = None if given is None else given.never
-            view = View(watch, given)
-            if watch is None:
-                z = denoise(predict, ids, key, scales, condition)
-                return view.keep_given(self._decode(params, z, scales, never))
-
-            def decode(latents):
-                w = scales["guidance_scale"]
-                return decode_with_entropy(self.predictor, params, latents, w, never=never)
-
-            def see(index, time, x_hat):
-                return view.show(index, time, *decode(x_hat))
-
-            z, shown = denoise(predict, ids, key, scales, condition, see=see)
-            tokens, entropy = decode(z)
-            last = view.show(settings.steps - 1, 1.0, tokens, entropy)
-            return view.keep_given(view.result(tokens, shown, last))
+            never, view = None if given is None else given.never, View(watch, given)
+            draws = ids, key, scales
+            return view.keep_given(make(params, predict, *draws, never, view, condition=condition))
 
         return run
 
-    def rewriter(self, settings, length):
+    def rewriter(self, settings, length, watch=None):
         """From the latents of a text, with noise, to tokens, see `Method.rewriter`."""
-        denoise = self._denoise(settings, length)
+        make = self._making(settings, length)
 
         def run(params, frozen, ids, batch, key, scales, strength):
             nothing = jnp.zeros_like(batch.is_valid)
@@ -177,9 +163,33 @@ class ELFMethod:
                 frozen["encoder"], batch.tokens, nothing, batch.is_valid, nothing[:, 0]
             )
             predict = self.predictor.guided(params, scales["guidance_scale"])
-            z = denoise(predict, ids, key, scales, None, (x, 1 - strength))
-            tokens = self._decode(params, z, scales, batch.never)
-            return jnp.where(strength > 0, tokens, batch.tokens)
+            rewriting = Rewriting(watch, batch, strength)
+            places = batch.never, View(rewriting.watch), None, (x, 1 - strength)
+            return rewriting.result(make(params, predict, ids, key, scales, *places))
+
+        return run
+
+    def _making(self, settings, length):
+        """The function (params, predict, ids, key, scales, never, view, condition, begin) -> what
+        `View.result` returns. condition, begin: as for `_denoise`.
+        """
+        denoise = self._denoise(settings, length)
+
+        def run(params, predict, ids, key, scales, never, view, condition, begin=None):
+            def read(decode, latents):
+                w = scales["guidance_scale"]
+                return decode(self.predictor, params, latents, w, never=never)
+
+            def see(index, time, x_hat):
+                return view.show(index, time, *read(decode_with_entropy, x_hat))
+
+            if view.watch is None:
+                z = denoise(predict, ids, key, scales, condition, begin)
+                return read(decode_tokens, z)
+            z, shown = denoise(predict, ids, key, scales, condition, begin, see)
+            tokens, entropy = read(decode_with_entropy, z)
+            last = view.show(settings.steps - 1, 1.0, tokens, entropy)
+            return view.result(tokens, shown, last)
 
         return run
 
@@ -226,10 +236,6 @@ class ELFMethod:
             )
 
         return run
-
-    def _decode(self, params, z, scales, never):
-        """Tokens [B, L] of latents at t = 1. never: see `Batch`."""
-        return decode_tokens(self.predictor, params, z, scales["guidance_scale"], never=never)
 
     def _condition(self, encoder_params, given):
         """The clean condition. The encoder gets only the condition. Its tokens do not attend to the

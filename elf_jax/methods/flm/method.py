@@ -91,15 +91,14 @@ class FLM(TokenMethod):
         """
         del scales
         embed = embed or self._one_hot
-        y = self.noise(keys, length, embed)
+        y, start, view = self.noise(keys, length, embed), 0.0, View(watch, given)
         if begin is not None:
             start = time_of(1 - begin.strength, self.vocab_size)
             clean = embed(begin.tokens).astype(y.dtype)
             y = objective.between(y, clean, share_of_signal(start, self.vocab_size)[None])
-            return sampler.euler(predict, y, settings.steps, self.vocab_size, embed, start=start)
-        view = View(watch, given)
         if given is None:
-            return sampler.euler(predict, y, settings.steps, self.vocab_size, embed, view=view)
+            places = settings.steps, self.vocab_size, embed
+            return sampler.euler(predict, y, *places, start=start, view=view)
         clean, is_given = embed(given.tokens).astype(y.dtype), given.is_cond
 
         def keep(y):

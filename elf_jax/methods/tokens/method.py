@@ -19,6 +19,7 @@ from elf_jax.latents.build import described_vocab_size
 from elf_jax.methods.network_settings import backbone_settings
 from elf_jax.methods.tokens.draws import uniforms
 from elf_jax.methods.tokens.predictor import TokenPredictor, restricted
+from elf_jax.methods.watching import Rewriting
 from elf_jax.networks.tokens import TokenNetwork
 
 COLDEST = 1e-6  # a temperature of 0 means this: the likeliest token
@@ -195,16 +196,16 @@ class TokenMethod:
 
         return run
 
-    def rewriter(self, settings, length):
+    def rewriter(self, settings, length, watch=None):
         """See `Method.rewriter`."""
-        make = self.making(settings, length)
 
         def run(params, frozen, ids, batch, key, scales, strength):
             del frozen
+            rewriting = Rewriting(watch, batch, strength)
+            make = self.making(settings, length, rewriting.watch)
             nothing = batch.replace(is_cond=None)
             begin = Begin(batch.tokens, strength)
-            tokens = make(params, rng.per_example(key, ids), nothing, scales, begin)
-            return jnp.where(strength > 0, tokens, batch.tokens)
+            return rewriting.result(make(params, rng.per_example(key, ids), nothing, scales, begin))
 
         return run
 
