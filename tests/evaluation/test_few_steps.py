@@ -135,7 +135,9 @@ def test_a_finished_round_that_is_gone(distilled):
     workdir, _ = distilled
     moved = (workdir / "rounds" / "1").rename(workdir / "moved")
     try:
-        with pytest.raises(UserError, match="the round of 1 steps is finished, but .*/rounds/1 has"):
+        with pytest.raises(
+            UserError, match="the round of 1 steps is finished, but .*/rounds/1 has"
+        ):
             commands.distill(workdir, keys=ROUNDS)
     finally:
         moved.rename(workdir / "rounds" / "1")
