@@ -45,20 +45,31 @@ class Finished(NamedTuple):
 
 
 # Imports take seconds, and parsing takes almost no time. So one process imports everything and
-# forks for every command line.
+# forks for every command line. Python takes a second to end with all these modules, so a command
+# ends without that.
 _FORKING = """
-import json, os, sys
+import json, os, sys, traceback
 import main
 import elf_jax.checkpoints.export, elf_jax.evaluation.sweep, elf_jax.generation.answers
-import elf_jax.hardware.compile_report, elf_jax.training.encoder, elf_jax.training.scorer
+import elf_jax.generation.fill, elf_jax.generation.rewrite, elf_jax.hardware.compile_report
+import elf_jax.pages.served_server, elf_jax.training.distill, elf_jax.training.encoder
+import elf_jax.training.scorer
 for index, argv in enumerate(json.loads(sys.argv[1])):
     if os.fork() == 0:
         os.mkdir(f"{index}.cwd")
         for number, name in ((1, "out"), (2, "err")):
             os.dup2(os.open(f"{index}.{name}", os.O_WRONLY | os.O_CREAT), number)
         os.chdir(f"{index}.cwd")
-        sys.argv = ["main.py", *argv]
-        main.app.run(main.run, flags_parser=main.parse)
+        sys.argv, code = ["main.py", *argv], 1
+        try:
+            main.app.run(main.run, flags_parser=main.parse)
+        except SystemExit as end:
+            code = end.code if isinstance(end.code, int) else int(end.code is not None)
+        except BaseException:
+            traceback.print_exc()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
     print(os.waitstatus_to_exitcode(os.wait()[1]), flush=True)
 """
 
