@@ -145,7 +145,7 @@ def source(tmp_path_factory):
     return write_pairs(tmp_path_factory.mktemp("data") / "pairs.jsonl")
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", ["elf", "ar", "cdcd", "duo"])  # those with a state of their own
 def test_resuming_is_the_same_to_the_last_bit(name, source, tmp_path):
     def train(workdir, *stops):
         keys = settings(name, **{"train.batch_size": 8, "optimizer.name": "adamw"})

@@ -15,6 +15,7 @@ from elf_jax.core.workdir import TRAINING_SAMPLES, TRAINING_SAMPLES_TEXT
 from elf_jax.data.dataset import load_dataset
 from elf_jax.training import loop, samples, trainer
 from elf_jax.training.metrics_log import MetricsLog, read_metrics
+from tests.methods.tracing import traced_samplers
 from tests.tiny import pairs_config, tiny_config, write_pairs
 from tests.training.test_loop import events
 
@@ -32,12 +33,14 @@ def files(workdir):
 
 @pytest.fixture(scope="module")
 def straight(tmp_path_factory):
-    """(the `Training` of a run that was not interrupted, what it printed)."""
-    with pytest.MonkeyPatch.context() as patch:
+    """(the `Training` of a run that was not interrupted, what it printed, how often it compiled the
+    sampler).
+    """
+    with pytest.MonkeyPatch.context() as patch, traced_samplers() as traced:
         printed = []
         patch.setattr("builtins.print", lambda *words, **more: printed.append(" ".join(words)))
         training, _ = trainer.train(config(), tmp_path_factory.mktemp("straight"))
-    return training, "\n".join(printed).splitlines()
+    return training, "\n".join(printed).splitlines(), len(traced)
 
 
 @pytest.fixture
@@ -90,11 +93,11 @@ def test_lines_of_a_text_begin_in_one_column():
 
 
 def test_the_sampler_is_compiled_once(straight):
-    assert straight[0].run.make_samples.run._cache_size() == 1
+    assert straight[2] == 1
 
 
 def test_the_end_names_what_there_is_to_look_at(straight):
-    training, printed = straight
+    training, printed, _ = straight
     workdir = training.workdir
     (end,) = (n for n, line in enumerate(printed) if line.startswith("trained 6 steps in "))
     assert printed[end + 1] == f"loss curves: {workdir / 'loss.png'}"

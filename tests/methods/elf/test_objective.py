@@ -144,7 +144,7 @@ def single_gradient(predictor, params, decode, law, batch, x):
     return gradient
 
 
-@pytest.mark.parametrize("rows, parts", [(1, 1), (2, 1), (5, 1), (16, 1), (16, 8), (6, 3), (4, 4)])
+@pytest.mark.parametrize("rows, parts", [(1, 1), (5, 1), (16, 8), (6, 3)])
 def test_mixing_is_unbiased(rows, parts):
     """The mean gradient over many draws is 0.8 x denoise + 0.2 x decode, within four standard
     errors.
