@@ -33,11 +33,11 @@ def origin(tmp_path_factory, worker_id):
     root = tmp_path_factory.getbasetemp().parent / "damage"
     with open(f"{root}.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if not root.exists():
-            scratch = root.with_name("damage-scratch")
-            shutil.rmtree(scratch, ignore_errors=True)  # of a process that failed
-            build(scratch)
-            scratch.rename(root)
+        done = root.with_name("damage.done")
+        if not done.exists():
+            shutil.rmtree(root, ignore_errors=True)  # of a process that failed
+            build(root)  # in place, since a distillation keeps the path of its teacher
+            done.touch()
     return root
 
 
