@@ -13,6 +13,7 @@ os.environ["XLA_FLAGS"] = (
 )
 
 import atexit  # noqa: E402
+import gc  # noqa: E402
 import pathlib  # noqa: E402
 import shutil  # noqa: E402
 import tempfile  # noqa: E402
@@ -26,7 +27,7 @@ from elf_jax.methods.elf.published import from_published  # noqa: E402
 from elf_jax.networks.elf import ELF  # noqa: E402
 
 # Many tests compile the same small programs. With this cache, one compilation is enough for all
-# processes of a test run.
+# processes of a test run, and if ELF_JAX_TEST_CACHE names a directory, of later runs too.
 if "ELF_JAX_TEST_CACHE" not in os.environ:
     os.environ["ELF_JAX_TEST_CACHE"] = tempfile.mkdtemp(prefix="elf-jax-test-cache-")
     atexit.register(shutil.rmtree, os.environ["ELF_JAX_TEST_CACHE"], ignore_errors=True)
@@ -40,6 +41,15 @@ for _name, _value in {
     jax.config.update(f"jax_{_name}", _value)
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _rest_of_a_module():
+    """Compiled programs stay for the whole run, millions of Python objects. The garbage collector
+    does not go through those of earlier modules again.
+    """
+    yield
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
