@@ -21,7 +21,7 @@ flags (README.md and docs/ tell more):
   --config=FILE            a config, also FILE:METHOD; --config.KEY=X sets a key (core/defaults.py)
   --workdir=DIR            where everything is kept; default: runs/NAME, after the config
   --mode=MODE              also prepare (shards of the data), pretrain_encoder, train_scorer, and
-                           compile --topology=v5p:2x4x4 --program=train|sample|distill: will it fit
+                           compile --topology=v5p:2x4x4|h100 --program=train|sample|distill: fits?
   --checkpoint=PATH|NAME   the model to use, or to start training from: a workdir, an export, a
                            published checkpoint (needs --config), or a name on the Hugging Face hub
   --text=TEXT              fill: ___ is a gap (--gap=N: of at most N tokens), [[3]] one of 3 tokens

@@ -205,6 +205,10 @@ def command_of(argv, modes):
         raise UserError("--config is missing: for example --config=configs/quickstart.py")
     if "workdir" not in given and ("workdir" in required or "checkpoint" not in given):
         given["workdir"] = _default_workdir(given)
+    of_a_model = {"workdir", "checkpoint"} <= parameters.keys()
+    named = any(given.get(name) for name in ("workdir", "checkpoint", "workdirs"))
+    if of_a_model and not named:  # here, before the libraries of models are imported
+        raise UserError("--workdir is missing: name the directory of a trained model")
     taken = {name: value for name, value in given.items() if _takes(modes[mode], name)}
     return modes[mode], taken
 

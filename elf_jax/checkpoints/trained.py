@@ -7,7 +7,7 @@ import transformers
 from ml_collections import ConfigDict
 
 from elf_jax.checkpoints.origins import Origin, load_config, tokenizer_path, workdir_origin
-from elf_jax.checkpoints.weights import load_weights
+from elf_jax.checkpoints.weights import described_params, load_weights
 from elf_jax.core import checks, sharding
 from elf_jax.data.tokenizer import load_tokenizer, vocab_size
 from elf_jax.methods.method import Method
@@ -43,13 +43,15 @@ class TrainedModel:
         return dataclasses.replace(self, config=config)
 
 
-def load_trained(origin, config=None):
+def load_trained(origin, config=None, meanwhile=None):
     """The model of a workdir's newest checkpoint, of an export, or of a published checkpoint.
 
     Args:
       origin: a workdir, or an `Origin` of `origins.find_origin`.
       config: its config; the section `sample` may have other values. None: that of the origin. A
         published checkpoint has no config, so it must be given.
+      meanwhile: function of the model before its weights are read, with `described_params` in
+        their place. It may begin to compile what the model is used for.
 
     Raises:
       UserError: there is no model, it is damaged, or the config has values that are not allowed.
@@ -61,6 +63,10 @@ def load_trained(origin, config=None):
     mesh = sharding.make_mesh(config.mesh)
     size, eos = vocab_size(tokenizer), tokenizer.eos_token_id
     method, frozen = build_method(config, size, mesh, origin.home, eos_id=eos)
-    params, progress, step = load_weights(origin, config, method, mesh, config.sample.weights)
-    loaded = params, progress, step, mesh, origin.name
-    return TrainedModel(config, tokenizer, method, frozen, *loaded)
+    target = described_params(config, method, mesh)
+    model = TrainedModel(config, tokenizer, method, frozen, target, {}, 0, mesh, origin.name)
+    if meanwhile is not None:
+        meanwhile(model)
+    weights = config.sample.weights
+    params, progress, step = load_weights(origin, config, method, mesh, weights, target)
+    return dataclasses.replace(model, params=params, progress=progress, step=step)

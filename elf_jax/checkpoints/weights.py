@@ -35,12 +35,12 @@ def check_meaning(origin, method):
             )
 
 
-def load_weights(origin, config, method, mesh, weights):
+def load_weights(origin, config, method, mesh, weights, target=None):
     """The parameters of an origin, placed on the mesh.
 
     Args:
       origin: an `Origin`. config: whole config. method: the `Method` built from it.
-      mesh: the devices. weights: "ema" or "live".
+      mesh: the devices. weights: "ema" or "live". target: `described_params`, if it is at hand.
 
     Returns:
       (params, progress, step): progress has train_seconds, None if it is not known.
@@ -49,18 +49,24 @@ def load_weights(origin, config, method, mesh, weights):
       UserError: there are no weights, they are damaged, or they do not fit the config.
     """
     check_meaning(origin, method)
-    shapes = params_shapes(method, config.data.length)
-    shardings = sharding.of_tree(shapes, mesh)
+    target = described_params(config, method, mesh) if target is None else target
     if origin.kind == "workdir":
-        return _from_workdir(origin, abstract(shapes, shardings), config, method, weights)
+        return _from_workdir(origin, target, config, method, weights)
     if origin.kind == "export":
         params, info = read_export(origin.path, weights)
         progress, step = {"train_seconds": info.train_seconds}, info.step
     else:
         params, step = load_published(origin.path, weights, method.from_published)
         progress = {"train_seconds": None}
-    check_shapes(origin, params, shapes, config, method)
+    check_shapes(origin, params, target, config, method)
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, target)
     return jax.device_put(params, shardings), progress, step
+
+
+def described_params(config, method, mesh):
+    """The parameters of a method on a mesh as ShapeDtypeStructs with shardings."""
+    shapes = params_shapes(method, config.data.length)
+    return abstract(shapes, sharding.of_tree(shapes, mesh))
 
 
 def params_shapes(method, length):

@@ -2,13 +2,11 @@
 
 import sys
 
-import jax
-
 from elf_jax.commands.sampling import FORMATS, write_lines
 from elf_jax.commands.shared import check_format, model_of, say_unused
 from elf_jax.core import config as config_module
+from elf_jax.core import processes
 from elf_jax.core.arguments import expanding
-from elf_jax.core.averaging import warn_of_first_weights
 from elf_jax.core.errors import UserError
 
 
@@ -125,6 +123,7 @@ def rewrites(
 def _model_of_text(workdir, config, checkpoint, what, settings, keys):
     """A `TrainedModel` that takes texts. keys: of the config; `settings`: of its section sample."""
     from elf_jax.checkpoints.trained import load_trained
+    from elf_jax.core.averaging import warn_of_first_weights
     from elf_jax.generation.lines import check_takes_text
 
     origin, config = model_of(workdir, config, checkpoint, settings.get("steps", 0))
@@ -138,7 +137,7 @@ def _model_of_text(workdir, config, checkpoint, what, settings, keys):
 
 
 def _say(note):
-    if note and jax.process_index() == 0:
+    if note and processes.is_first():
         print(note, file=sys.stderr)
 
 

@@ -49,7 +49,7 @@ def compile_report(config, topology="", program="train", output=None):
     """Compiles a config's program for chips, which need not be there. Says what it needs.
 
     Args:
-      config: see the package. topology: a TPU slice such as "v5p:2x4x4"; "": this machine.
+      config: see the package. topology: such as "v5p:2x4x4" or "h100"; "": this machine.
       program: "train", "sample" or "distill". output: path of the report as JSON, or None.
 
     Returns:

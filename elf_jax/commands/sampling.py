@@ -4,10 +4,9 @@ import contextlib
 import itertools
 import sys
 
-import jax
-
 from elf_jax.commands.shared import check_format, held_out, model_of, say_unused
 from elf_jax.core import config as config_module
+from elf_jax.core import processes
 from elf_jax.core.arguments import expanding
 from elf_jax.core.errors import UserError
 from elf_jax.core.files import check_file, open_text
@@ -46,7 +45,7 @@ def sample(
 
 def write_lines(lines, output, flush):
     """Prints lines to a file, or if `output` is None to the screen."""
-    first = jax.process_index() == 0
+    first = processes.is_first()
     if output:
         check_file(output, "--output")
     elif sys.stdout is None:
@@ -67,17 +66,24 @@ def samples(workdir=None, config=None, checkpoint=None, source=None, **settings)
     """
     from elf_jax.checkpoints.trained import load_trained
     from elf_jax.generation.answers import check_takes_sources
+    from elf_jax.generation.generate import sampler_ahead
 
     origin, config = model_of(workdir, config, checkpoint, settings.get("steps", 0))
     config_module.update(config, {f"sample.{name}": value for name, value in settings.items()})
     if source is not None:
         check_takes_sources(config)
-    trained = load_trained(origin, config)
+    runs = []  # the sampler of a model of text, which is compiled while the weights are read
+
+    def meanwhile(model):
+        if not config.data.source_field and config.sample.num_samples > 0:
+            runs.append(sampler_ahead(model, config.sample.num_samples))
+
+    trained = load_trained(origin, config, meanwhile)
     say_unused(trained.method, settings)
     if source is not None:
         yield from _answers(trained, source, settings.get("num_samples"))
     else:
-        yield from _samples(trained, origin, checkpoint)
+        yield from _samples(trained, origin, checkpoint, *runs)
 
 
 def _answers(trained, source, limit):
@@ -94,7 +100,7 @@ def _answers(trained, source, limit):
         print(note, file=sys.stderr)
 
 
-def _samples(trained, origin, checkpoint):
+def _samples(trained, origin, checkpoint, run=None):
     from elf_jax.generation.generate import generate_texts
 
     config, rows, sources = trained.config, None, itertools.repeat(None)
@@ -103,5 +109,5 @@ def _samples(trained, origin, checkpoint):
         dataset = held_out(trained, origin, checkpoint)
         rows, count = dataset.validation, min(count, len(dataset.validation))
         sources = [example.source for example in dataset.validation_examples[:count]]
-    texts = generate_texts(trained, count, config.sample.seed, rows)
+    texts = generate_texts(trained, count, config.sample.seed, rows, run)
     yield from zip(sources, texts, strict=False)

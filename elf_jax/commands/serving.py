@@ -4,13 +4,10 @@ import importlib.util
 import os
 import pathlib
 
-import jax
-
 from elf_jax.commands.shared import model_of, say_unused
 from elf_jax.core import config as config_module
-from elf_jax.core import store
+from elf_jax.core import processes, store
 from elf_jax.core.arguments import expanding
-from elf_jax.core.averaging import warn_of_first_weights
 from elf_jax.core.errors import UserError
 
 
@@ -29,7 +26,7 @@ def serve(workdir=None, config=None, checkpoint=None, host="127.0.0.1", port=786
       UserError: there is no model, the port is in use, or Gradio is not installed.
     """
     check_gradio()
-    if jax.process_count() > 1:
+    if processes.count() > 1:
         raise UserError("--mode=serve needs one process, and this job has several: start it alone")
     from elf_jax.pages.served import served_page
     from elf_jax.pages.served_server import address_of, listen, serve_until_interrupted
@@ -90,6 +87,7 @@ def _rounds(path):
 def _loaded(workdir, config, checkpoint, settings):
     """A `TrainedModel` with settings of the section `sample`."""
     from elf_jax.checkpoints.trained import load_trained
+    from elf_jax.core.averaging import warn_of_first_weights
 
     origin, config = model_of(workdir, config, checkpoint)
     config_module.update(config, {f"sample.{name}": value for name, value in settings.items()})

@@ -4,10 +4,8 @@ import contextlib
 import pathlib
 import sys
 
-import jax
-
+from elf_jax.core import compile_cache, defaults, processes, store
 from elf_jax.core import config as config_module
-from elf_jax.core import defaults, processes, store
 from elf_jax.core.errors import UserError
 from elf_jax.core.files import check_directory
 from elf_jax.core.workdir import CONFIG
@@ -35,6 +33,7 @@ def open_workdir(path, flag="--workdir"):
     """Yields the local directory of a workdir. A workdir in a store is uploaded at the end."""
     if path is None:
         raise UserError("--workdir is missing: name the directory of a trained model")
+    compile_cache.turn_on(path)
     directory = store.fetch(path)
     check_directory(directory, flag)
     yield directory
@@ -51,7 +50,7 @@ def say_unused(method, given):
     """Prints a line if settings of sampling were given that the method does not have."""
     known = set(defaults.get_config().sample) - OF_ALL
     unused = sorted((known & set(given)) - set(method.settings))
-    if unused and jax.process_index() == 0:
+    if unused and processes.is_first():
         flags = ", ".join(f"--{name}" for name in unused)
         print(f"note: {flags} changes nothing: {method.name} has no such setting", file=sys.stderr)
 
@@ -66,6 +65,7 @@ def model_of(workdir, config, checkpoint, steps=None):
     """
     from elf_jax.checkpoints.origins import find_origin, load_config, workdir_origin
 
+    compile_cache.turn_on(workdir)
     if checkpoint:
         checkpoint = student_of(checkpoint, steps, "--checkpoint")
     elif workdir is not None:
@@ -107,7 +107,7 @@ def student_of(path, steps, flag):
         raise one_is_needed(local, path, flag)
     most = max((one.steps for one in rounds_of(local)), default=1)
     found = round_for(local, steps or most)
-    if jax.process_index() == 0:
+    if processes.is_first():
         print(f"the student of {found.steps} steps: {found.workdir}", file=sys.stderr)
     return str(found.workdir)
 

@@ -33,6 +33,7 @@ def train(config, workdir, checkpoint=None):
     Args:
       config, workdir: see the package. checkpoint: the training starts from its weights.
     """
+    checks.check(config)  # before the libraries are imported, which takes seconds
     from elf_jax.training import trainer
 
     with open_workdir(workdir) as directory:

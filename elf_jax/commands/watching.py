@@ -7,15 +7,12 @@ import json
 import pathlib
 import sys
 
-import jax
-
 from elf_jax.commands.filling import check_one, template_lines
 from elf_jax.commands.sampling import write_lines
 from elf_jax.commands.shared import check_format, held_out, model_of, open_workdir, say_unused
 from elf_jax.core import config as config_module
-from elf_jax.core import store
+from elf_jax.core import processes, store
 from elf_jax.core.arguments import expanding
-from elf_jax.core.averaging import warn_of_first_weights
 from elf_jax.core.errors import UserError
 from elf_jax.core.files import check_file, write_text
 from elf_jax.core.workdir import WATCH
@@ -71,7 +68,7 @@ def watch(
         watched = shown()
         title = f"Step by step: {', '.join(one.name for one in watched)}"
         page = watch_page(watched, title)
-        if jax.process_index() == 0:
+        if processes.is_first():
             write_text(path, page)
             print(f"page: {name}")
     return name
@@ -181,6 +178,7 @@ def _answers(trained, source, limit):
 
 
 def _fills(trained, text, source, samples):
+    from elf_jax.core.averaging import warn_of_first_weights
     from elf_jax.generation.fill import Counts, describe
     from elf_jax.generation.trajectory import fills
 
@@ -193,6 +191,7 @@ def _fills(trained, text, source, samples):
 
 
 def _rewrites(trained, text, source, strength, samples):
+    from elf_jax.core.averaging import warn_of_first_weights
     from elf_jax.generation.rewrite import Counts, describe
     from elf_jax.generation.trajectory import rewrites
 
@@ -213,7 +212,7 @@ def _first(lines):
 
 
 def _say(note):
-    if note and jax.process_index() == 0:
+    if note and processes.is_first():
         print(note, file=sys.stderr)
 
 

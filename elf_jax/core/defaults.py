@@ -148,7 +148,8 @@ def _model():
     # except the large matrix products | full: everything; only the input of the block is kept
     model.remat = "none"
     model.unroll = 1  # layers in one iteration of the loop over layers; with `depth` no loop
-    # xla | cudnn (NVIDIA GPUs) | fused (TPUs) | auto: the fastest one that the device has
+    # xla | cudnn (NVIDIA GPUs) | fused: kernels for TPUs or for NVIDIA GPUs | auto: the fastest one
+    # that the device has
     model.attention = "auto"
     return model
 

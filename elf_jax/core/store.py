@@ -9,6 +9,7 @@ needs `pip install -e '.[gcs]'`.
 """
 
 import contextlib
+import datetime
 import errno
 import functools
 import glob
@@ -17,10 +18,9 @@ import json
 import pathlib
 import tempfile
 
-import fsspec
-import jax
 from tqdm import tqdm
 
+from elf_jax.core import processes
 from elf_jax.core.errors import UserError
 from elf_jax.core.files import open_scratch, write_text
 from elf_jax.core.workdir import CHECKPOINTS, LOCK, STORE, SUMS
@@ -68,7 +68,7 @@ def fetch(path):
 def mirror_of(url):
     """The directory in which this process, on this machine, mirrors a workdir in a store."""
     url = str(url).rstrip("/")
-    name = hashlib.sha256(f"{url} {jax.process_index()}".encode()).hexdigest()[:16]
+    name = hashlib.sha256(f"{url} {processes.index()}".encode()).hexdigest()[:16]
     return pathlib.Path(tempfile.gettempdir()) / "elf_jax" / name
 
 
@@ -78,7 +78,7 @@ def send(workdir):
     For a workdir of this machine there is nothing to do.
     """
     url = location(workdir)
-    if not is_url(url) or jax.process_index() != 0:
+    if not is_url(url) or not processes.is_first():
         return
     store, root = _open(url)
     files = [file for file in workdir.rglob("*") if file.is_file() and file.name != STORE]
@@ -158,6 +158,25 @@ def remove(url):
         store.rm_file(path)
 
 
+def listing(url):
+    """[(time of the last change in seconds, bytes, url)] of all files below a directory in a store.
+    The time is 0 if the store does not tell it.
+    """
+    store, root = _open(url)
+    files = store.find(root, detail=True)
+    return [
+        (_time(info), info["size"], store.unstrip_protocol(name)) for name, info in files.items()
+    ]
+
+
+def _time(info):
+    """When a file in a store was changed. The stores' libraries have several names for it."""
+    names = ("mtime", "LastModified", "last_modified", "updated", "created")
+    told = next((info[name] for name in names if info.get(name)), 0.0)
+    told = datetime.datetime.fromisoformat(told) if isinstance(told, str) else told
+    return told.timestamp() if isinstance(told, datetime.datetime) else float(told)
+
+
 def _copy_whole(store, name, path, url):
     """Copies one file, whole or not at all."""
     with open_scratch(path) as scratch, _reading(url):
@@ -207,6 +226,8 @@ def _state(file):
 
 
 def _open(url):
+    import fsspec  # here, because few workdirs are in a store
+
     try:
         return fsspec.core.url_to_fs(url)
     except (ImportError, ValueError) as error:

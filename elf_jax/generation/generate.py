@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 from elf_jax.core import sharding
+from elf_jax.core.ahead import compiled_ahead
 from elf_jax.core.averaging import warn_of_first_weights
 from elf_jax.core.types import Batch
 from elf_jax.data.tokenizer import decode
@@ -16,6 +17,24 @@ def jit_sampler(trained):
     """The model's sampler, jitted. Settings with the same `Method.compiled_for` compile it once."""
     config = trained.config
     return compiled(trained, trained.method.sampler(config.sample, config.data.length))
+
+
+def sampler_ahead(model, num_samples):
+    """A `jit_sampler` that begins to be compiled for so many texts without conditions.
+
+    Args:
+      model: a `TrainedModel`, whose parameters may be ShapeDtypeStructs with shardings.
+    """
+    ids = np.zeros(batch_rows(model, num_samples), np.int32)
+    return compiled_ahead(
+        jit_sampler(model),
+        model.params,
+        model.frozen,
+        sharding.share_rows(ids, model.mesh),
+        None,
+        jax.random.key(0),
+        scales(model.method, model.config.sample),
+    )
 
 
 def compiled(trained, function):
@@ -57,10 +76,10 @@ def generate(trained, num_samples, seed, rows=None, progress=lambda count: None,
     return out
 
 
-def generate_texts(trained, num_samples, seed, rows=None):
+def generate_texts(trained, num_samples, seed, rows=None, run=None):
     """The samples of `generate` as a list of texts."""
     warn_of_first_weights(trained.config, trained.step)
-    return decode(trained.tokenizer, generate(trained, num_samples, seed, rows))
+    return decode(trained.tokenizer, generate(trained, num_samples, seed, rows, run=run))
 
 
 def batch_rows(trained, num_samples):

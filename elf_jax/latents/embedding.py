@@ -15,7 +15,6 @@ from elf_jax.core import checksums, rng
 from elf_jax.core.errors import UserError
 from elf_jax.core.files import write_bytes
 from elf_jax.core.workdir import EMBEDDING
-from elf_jax.latents.cooccurrence import cooccurrence_embedding
 
 STD = 1.0  # standard deviation of every channel
 TABLE = "table"  # name of the parameter, and of the tensor in the file
@@ -50,6 +49,9 @@ def load_or_make(settings, vocab_size, seed=0, directory=None, rows=None):
     if settings.kind == "cooccurrence":
         if rows is None:
             raise UserError(_no_rows(path))
+        # SciPy, which a table that is there does not need.
+        from elf_jax.latents.cooccurrence import cooccurrence_embedding
+
         structured = round(settings.width * settings.structured)
         table[:, :structured] = cooccurrence_embedding(rows, vocab_size, structured)
     return {TABLE: table}

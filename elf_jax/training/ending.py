@@ -2,7 +2,6 @@
 
 from elf_jax.core import store
 from elf_jax.training import samples
-from elf_jax.training.curve import draw_curve
 
 OF_AVERAGE = "held out, averaged weights"  # what the main training and distillation validate
 
@@ -19,6 +18,8 @@ def finish(run, curves, held_out="held out"):
     Raises:
       UserError: a line of the log or of the samples is damaged.
     """
+    from elf_jax.training.curve import draw_curve  # matplotlib, which no step needs
+
     lines = [f"loss curves: {store.location(draw_curve(run.workdir, curves, held_out))}"]
     made = samples.written(run.workdir)
     if made is not None:

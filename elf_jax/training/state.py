@@ -4,6 +4,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
+from elf_jax.checkpoints.experiment import abstract
 from elf_jax.core import rng, sharding
 
 
@@ -39,8 +40,15 @@ def init_state(create, key, mesh):
     Args:
       create: function from a JAX key to the state. key: the key. mesh: the devices.
     """
-    shardings = sharding.of_tree(jax.eval_shape(create, key), mesh)
+    _, shardings = describe_state(create, key, mesh)
     return jax.jit(create, out_shardings=shardings)(key), shardings
+
+
+def describe_state(create, key, mesh):
+    """(`init_state` as ShapeDtypeStructs with shardings, its shardings). Nothing is computed."""
+    shapes = jax.eval_shape(create, key)
+    shardings = sharding.of_tree(shapes, mesh)
+    return abstract(shapes, shardings), shardings
 
 
 def training_key(seed, mesh):

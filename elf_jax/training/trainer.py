@@ -6,6 +6,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from elf_jax.checkpoints.experiment import Checkpoints, check_whole
 from elf_jax.checkpoints.origins import save_start, starting_point, tokenizer_path
@@ -13,6 +14,7 @@ from elf_jax.checkpoints.rounds import check_no_distillation
 from elf_jax.checkpoints.trained import TrainedModel
 from elf_jax.checkpoints.weights import load_weights
 from elf_jax.core import checks, rng, sharding, store
+from elf_jax.core.ahead import compiled_ahead
 from elf_jax.core.averaging import LARGE_SHARE, share_of_first
 from elf_jax.core.config import check_same, followed, say_followed
 from elf_jax.core.errors import UserError
@@ -27,7 +29,7 @@ from elf_jax.training.begin import begin, check_data, hold
 from elf_jax.training.given import make_law
 from elf_jax.training.optimizer import in_steps, make_optimizer, make_schedule
 from elf_jax.training.samples import make_sampling
-from elf_jax.training.state import TrainState, init_state, training_key
+from elf_jax.training.state import TrainState, describe_state, init_state, training_key
 from elf_jax.training.step import StepSettings, make_train_step
 from elf_jax.training.validation import held_out_losses, jit_eval_step
 
@@ -156,13 +158,14 @@ def assemble(config, workdir, dataset, mesh, method, frozen, weights=None, write
     """
     total, schedule = make_plan(config, len(dataset.train))
     optimizer = make_optimizer(config.optimizer, schedule, method.dtype, mesh, method.own_rates)
-    state, shardings = new_state(config, method, optimizer, mesh)
-    if weights is not None:
-        state = state.replace(params=weights, ema=jax.tree.map(jnp.copy, weights))
+    shapes, shardings = described_state(config, method, optimizer, mesh)
     pad_id = dataset.tokenizer.pad_token_id
     step = jit_train_step(config, method, optimizer, schedule, mesh, shardings, pad_id)
-    run = _make_run(config, workdir, dataset, mesh, method, frozen, total, step, state)
-    loop.resume(run, shardings)
+    run = _make_run(config, workdir, dataset, mesh, method, frozen, total, step, shapes)
+    if not loop.resume(run, shardings):
+        run.state, _ = new_state(config, method, optimizer, mesh)
+        if weights is not None:
+            run.state = run.state.replace(params=weights, ema=jax.tree.map(jnp.copy, weights))
 
     def write():
         method.save_frozen(frozen, workdir)
@@ -192,11 +195,21 @@ def make_plan(config, row_count, key="train.duration"):
 
 def new_state(config, method, optimizer, mesh):
     """(`TrainState` before the first step, its shardings)."""
+    return init_state(*_creation(config, method, optimizer), mesh)
+
+
+def described_state(config, method, optimizer, mesh):
+    """`new_state` as ShapeDtypeStructs, and its shardings."""
+    return describe_state(*_creation(config, method, optimizer), mesh)
+
+
+def _creation(config, method, optimizer):
+    """(function from a key to the first `TrainState`, its key)."""
 
     def create(key):
         return TrainState.create(method.init(key, config.data.length), optimizer)
 
-    return init_state(create, rng.stream(jax.random.key(config.seed), "init"), mesh)
+    return create, rng.stream(jax.random.key(config.seed), "init")
 
 
 def step_settings(config, mesh, pad_id=0):
@@ -230,8 +243,20 @@ def jit_train_step(config, method, optimizer, schedule, mesh, shardings, pad_id=
     )
 
 
-def _make_run(config, workdir, dataset, mesh, method, frozen, total, step, state):
+def _make_run(config, workdir, dataset, mesh, method, frozen, total, step, shapes):
+    """The `Run`, whose state is still described by `shapes`. If there are steps to make, the step
+    begins to be compiled.
+    """
     train, key = config.train, training_key(config.seed, mesh)
+
+    def place(fields, number):
+        del number
+        return sharding.put_rows(Batch(**fields), mesh)
+
+    checkpoints = Checkpoints(workdir, train.keep_checkpoints)
+    if (checkpoints.latest() or 0) < total:
+        local = np.zeros(train.batch_size // jax.process_count(), int)
+        step = compiled_ahead(step, shapes, frozen, place(dataset.train.take(local), 0), key)
     iterator = make_iterator(
         dataset.train,
         train.batch_size,
@@ -246,14 +271,14 @@ def _make_run(config, workdir, dataset, mesh, method, frozen, total, step, state
         every=loop.Every(
             train.log_every, train.validate_every, train.checkpoint_every, train.max_minutes
         ),
-        place=lambda fields, number: sharding.put_rows(Batch(**fields), mesh),
+        place=place,
         train_step=partial(_step, step, frozen, key),
         validate=lambda state: held_out_losses(
             method, eval_step, state.ema, frozen, dataset.validation, config, mesh
         ),
-        state=state,
+        state=shapes,
         iterator=iterator,
-        checkpoints=Checkpoints(workdir, train.keep_checkpoints),
+        checkpoints=checkpoints,
         shown=method.shown,
         remedy=REMEDY,
         make_samples=make_sampling(config, workdir, dataset, mesh, method, frozen),

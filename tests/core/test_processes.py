@@ -1,6 +1,7 @@
 """Jobs of several processes: how they are recognised, and two processes give the result of one."""
 
 import fnmatch
+import importlib.metadata
 import json
 import os
 import pathlib
@@ -132,15 +133,16 @@ def platforms(monkeypatch):
     return told
 
 
-def devices(monkeypatch, *there, plugins=False):
-    """Makes the code see a machine with these device files."""
+def devices(monkeypatch, *there, plugin=None):
+    """Makes the code see a machine with these device files and this plugin for JAX."""
 
     def find(pattern):
         return [name for name in there if fnmatch.fnmatch(name, pattern)]
 
     monkeypatch.setattr(processes.glob, "glob", find)
-    monkeypatch.setattr(processes.importlib.util, "find_spec", lambda name: plugins or None)
-    monkeypatch.setattr(processes.importlib.metadata, "entry_points", lambda group: [])
+    points = [importlib.metadata.EntryPoint("one", plugin, "jax_plugins")] if plugin else []
+    monkeypatch.setattr(processes.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(processes.importlib.metadata, "entry_points", lambda group: points)
 
 
 @pytest.mark.parametrize(
@@ -168,9 +170,16 @@ def test_a_choice_of_platforms_is_left_alone(platforms, monkeypatch):
     platforms.jax_platforms = None
     processes.skip_missing_tpu({"PJRT_NAMES_AND_LIBRARY_PATHS": "mine:/lib/mine.so"})
     assert platforms.jax_platforms is None
-    devices(monkeypatch, plugins=True)
+    devices(monkeypatch, plugin="jax_plugins.mine")
     processes.skip_missing_tpu({})
     assert platforms.jax_platforms is None
+
+
+def test_the_cuda_plugin_alone_is_no_gpu(platforms, monkeypatch):
+    """It is also installed to compile for GPUs that are not there."""
+    devices(monkeypatch, plugin="jax_plugins.xla_cuda13")
+    processes.skip_missing_tpu({})
+    assert platforms.jax_platforms == "cpu"
 
 
 @pytest.mark.skipif(processes.has_accelerator(), reason="there is an accelerator here")
