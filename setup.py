@@ -11,6 +11,12 @@ REQUIREMENTS = [line.strip() for line in LINES if line.strip() and not line.star
 INIT = (HERE / "elf_jax" / "__init__.py").read_text(encoding="utf-8")
 VERSION = re.search(r'__version__ = "(.*)"', INIT)[1]
 
+# The CUDA compiler without NVIDIA's libraries, which are gigabytes. Its wheels are for Linux only.
+GPU_COMPILER = [
+    "jax[cuda13-local]>=0.10,<0.12; sys_platform == 'linux'",
+    "nvidia-cuda-nvcc>=13.0; sys_platform == 'linux'",
+]
+
 setup(
     name="elf-jax",
     version=VERSION,
@@ -22,12 +28,15 @@ setup(
     extras_require={
         "tpu": ["jax[tpu]>=0.10,<0.12"],
         "gpu": ["jax[cuda13]>=0.10,<0.12"],
+        # --mode=compile --topology=h100 without a GPU; "gpu" has it too
+        "gpu-compile": GPU_COMPILER,
         "hf": ["datasets>=4"],
         # Workdirs and data on gs://
         "gcs": ["etils[epath-gcs]>=1.9", "gcsfs"],
         # --mode=serve
         "demo": ["gradio>=6,<7"],
         "test": [
+            *GPU_COMPILER,
             "datasets>=4",
             "gradio>=6,<7",
             "hypothesis>=6",

@@ -5,15 +5,18 @@ seems to have one layer. Here the analysis is run on every loop body separately,
 added: T(c) = A(c) + sum over the loops of c of (trips T(body) - A(body)), where A is XLA's analysis
 and trips is how often the loop runs. The input is the text of the optimised program, so it works
 for any backend. The TPU compiler also writes beside every instruction how many clock cycles it
-expects. They are added in the same way.
+expects. They are added in the same way. What libraries and kernels do on GPUs is in `gpu_calls.py`.
 """
 
+import collections
 import dataclasses
 import json
 import re
 
 import jax
 from jaxlib import _hlo, _jax
+
+from elf_jax.hardware import gpu_calls
 
 COLLECTIVES = (
     "all-gather",
@@ -24,15 +27,13 @@ COLLECTIVES = (
     "collective-broadcast",
     "ragged-all-to-all",
 )
-_BYTES = {"pred": 1, "s8": 1, "u8": 1, "s16": 2, "u16": 2, "bf16": 2, "f16": 2, "s32": 4, "u32": 4,
-          "f32": 4, "s64": 8, "u64": 8, "f64": 8}  # fmt: skip
 _HEADER = re.compile(r"^(ENTRY )?%?([\w.\-]+) .*\{$")
 _WHILE = re.compile(r" while\(.*condition=%?([\w.\-]+), body=%?([\w.\-]+)")
 _KNOWN_TRIPS = re.compile(r'known_trip_count":?=?\{"n":"(\d+)"')
 _CONSTANT = re.compile(r"%?([\w.\-]+) = [su]32\[\][^ ]* constant\((\d+)\)")
 _COLLECTIVE = re.compile(rf"= (.*?) ({'|'.join(COLLECTIVES)})(-start)?\(")
 _FUSION = re.compile(r"%?([\w.\-]+) = .* fusion\(.*calls=%?([\w.\-]+)")
-_SHAPE = re.compile(r"\b([a-z]+\d+)\[([\d,]*)\]")
+_CALLED = re.compile(r" call\(.*to_apply=%?([\w.\-]+)")
 _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
 _ESTIMATE = re.compile(r'"cost_estimate":\s*(\{[^{}]*\})')
 
@@ -50,7 +51,9 @@ class Cost:
       cycles: clock cycles that the compiler expects of all instructions except kernels and
         collectives, one after another; 0 if the compiler gives none.
       kernel_flops: the part of `flops` that is in kernels.
+      launches: instructions that start something: on GPUs a kernel, a library, a copy.
       unknown_loops: loops that run an unknown number of times; their bodies count once.
+      calls: {`gpu_calls.Call`: how often it is made}, of programs for GPUs.
     """
 
     flops: float = 0.0
@@ -59,23 +62,37 @@ class Cost:
     sent_bytes: float = 0.0
     cycles: float = 0.0
     kernel_flops: float = 0.0
+    launches: float = 0.0
     unknown_loops: int = 0
+    calls: collections.Counter = dataclasses.field(default_factory=collections.Counter)
 
     def plus(self, other, times=1.0):
         """The sum with `other`, which counts `times` times."""
+        sums = {
+            field.name: getattr(self, field.name) + times * getattr(other, field.name)
+            for field in dataclasses.fields(Cost)
+            if field.type is float
+        }
         unknown = self.unknown_loops + (other.unknown_loops if times > 0 else 0)
-        names = [field.name for field in dataclasses.fields(Cost)]
-        sums = {name: getattr(self, name) + times * getattr(other, name) for name in names}
-        return Cost(**{**sums, "unknown_loops": unknown})
+        calls = collections.Counter(self.calls)
+        for call, count in other.calls.items():
+            calls[call] += times * count
+        return Cost(**sums, unknown_loops=unknown, calls=calls)
 
 
-def program_cost(text):
-    """`Cost` of an optimised HLO module given as text (`compiled.as_text()`)."""
-    return _Program(text).total(None)
+def program_cost(text, kernels=None):
+    """`Cost` of an optimised HLO module given as text (`compiled.as_text()`).
+
+    Args:
+      kernels: what `gpu_calls.kernel_costs` gives, of the program before it was compiled. Without
+        it the operations of Pallas kernels on GPUs are not known.
+    """
+    return _Program(text, kernels).total(None)
 
 
 class _Program:
-    def __init__(self, text):
+    def __init__(self, text, kernels=None):
+        self.kernels = kernels or {}
         self.bodies = _computations(text)
         self.entry = next(name for name, (is_entry, _) in self.bodies.items() if is_entry)
         self.known = {}
@@ -118,7 +135,7 @@ class _Program:
         """What XLA's analysis leaves out, of a computation and its loops: the estimates of kernels,
         cycles, and the bytes of collectives.
         """
-        cost = Cost()
+        cost = self.calls(name)
         for line in self.bodies[name][1]:
             estimate = _ESTIMATE.search(line) if " custom-call(" in line else None
             if estimate:
@@ -127,17 +144,31 @@ class _Program:
                 cost.flops += values.get("flops", 0.0)
                 cost.kernel_flops += values.get("flops", 0.0)
             for collective, scattered in self.collectives(line):
-                size = _result_bytes(collective[1], started=bool(collective[3]))
-                cost.collective_bytes += size
-                # An all-reduce sends the sums around the ring, then the results, unless they are
-                # scattered: then each device keeps its part only.
-                cost.sent_bytes += size * (
-                    2 if collective[2] == "all-reduce" and not scattered else 1
-                )
+                results, sent = _collective_bytes(collective, scattered)
+                cost.collective_bytes += results
+                cost.sent_bytes += sent
             cycles = _CYCLES.search(line)
             cost.cycles += float(cycles[1]) if cycles else 0.0
         for _, body, _ in self.loops(name):
             cost = cost.plus(self.unseen(body))
+        return cost
+
+    def calls(self, name):
+        """`gpu_calls` and launches of a computation, without those of its loops."""
+        cost, lines = Cost(), self.bodies[name][1]
+        found = [one for one in map(gpu_calls.instruction, lines) if one]
+        types = {one.name: one.type for one in found}
+        cost.launches = float(sum(map(gpu_calls.starts_work, found)))
+        for line in lines:
+            call = gpu_calls.call_of(line, types, self.kernels)
+            if call:
+                cost.calls[call] += 1
+                cost.flops += call.flops or 0.0
+                cost.kernel_flops += call.flops or 0.0
+                cost.hbm_bytes += call.bytes
+            inner = _CALLED.search(line)
+            if inner:
+                cost = cost.plus(self.unseen(inner[1]))
         return cost
 
     def collectives(self, line):
@@ -178,14 +209,24 @@ def _computations(text):
     return found
 
 
-def _result_bytes(shapes, started):
-    """Bytes of a collective's results. One that is only started lists its operands first."""
-    sizes = []
-    for kind, dims in _SHAPE.findall(shapes):
-        size = _BYTES.get(kind, 1)
-        for dim in filter(None, dims.split(",")):
-            size *= int(dim)
-        sizes.append(size)
-    if shapes.startswith("(("):  # ((operands), (results))
-        return sum(sizes[len(sizes) // 2 :])
-    return max(sizes, default=0) if started else sum(sizes)  # (operand, result, ...)
+def _collective_bytes(found, scattered):
+    """(bytes of the results, bytes sent in a ring) of a collective.
+
+    Args:
+      found: match of _COLLECTIVE. One that is only started lists its operands first, unless it is
+        an all-reduce.
+      scattered: whether an all-reduce keeps only a part of its results.
+    """
+    types, kind, started = found.groups()
+    sizes = [gpu_calls.size([array]) for array in gpu_calls.shapes(types)]
+    if types.startswith("(("):  # ((operands), (results))
+        operands, results = sum(sizes[: len(sizes) // 2]), sum(sizes[len(sizes) // 2 :])
+    elif started and kind != "all-reduce":  # (operand, result, ...)
+        operands, results = None, max(sizes, default=0)
+    else:
+        operands, results = None, sum(sizes)
+    if kind == "all-reduce" and not scattered:
+        return results, 2 * results  # the sums go around the ring, then the results
+    if kind == "reduce-scatter" and operands:
+        return results, operands  # the sums go around the ring
+    return results, results

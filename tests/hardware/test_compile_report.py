@@ -18,8 +18,8 @@ from elf_jax.core.errors import UserError
 from elf_jax.hardware.chips import CHIPS
 from elf_jax.hardware.compile_report import compile_report, topology_devices
 from elf_jax.hardware.program_cost import _Program, program_cost
-from elf_jax.methods.elf import objective
 from elf_jax.methods.registry import describe_method
+from tests.hardware import by_hand
 from tests.tiny import tiny_config
 
 ROOT = Path(__file__).parents[2]
@@ -88,9 +88,10 @@ def test_every_collective_counts_once_with_all_its_results():
 def test_the_cycles_of_a_large_product_agree_with_the_data_sheet(topology):
     devices = topology_devices(topology)
     assert len(devices) == 4
-    at = jax.sharding.SingleDeviceSharding(devices[0])
-    x = jax.ShapeDtypeStruct((4096, 4096), jnp.bfloat16, sharding=at)
-    cost = program_cost(jax.jit(jnp.dot).lower(x, x).compile().as_text())
+    mesh = sharding.make_mesh(tiny_config(**{"mesh.data": 1}).mesh, devices[:1])
+    x = jax.ShapeDtypeStruct((4096, 4096), jnp.bfloat16, sharding=sharding.replicated(mesh))
+    options = sharding.compiler_options(mesh)  # every kind of TPU has them
+    cost = program_cost(jax.jit(jnp.dot).lower(x, x).compile(options).as_text())
     chip = CHIPS[devices[0].device_kind]
     assert cost.flops == pytest.approx(2 * 4096**3, rel=0.01)
     # The compiler expects a greater loss on chips with 256-wide matrix units than on others.
@@ -99,19 +100,8 @@ def test_the_cycles_of_a_large_product_agree_with_the_data_sheet(topology):
 
 def flops_by_hand(rows, config, devices):
     """FLOPs of matrix products in one device's step: ELF (three passes), T5-small, heads, Muon."""
-    length, depth, width = config.data.length, config.model.depth, config.model.width
-    positions, hidden, latent, vocab = length + 12, int(4 * width * 2 / 3), 512, 32100
-    split = objective.make_split(rows, 0.2, 0.5)
-    dense = 2 * positions * (4 * width**2 + 3 * width * hidden)
-    pairs = 4 * positions**2 * width  # scores and values
-    gradient = rows * (3 * dense + 3.5 * pairs)  # 5 products backward for 2 forward
-    recomputed = rows * 2 * positions * width**2  # the attention's output projection
-    blocks = depth * (split.self_cond * (dense + pairs) + gradient + recomputed)
-    inputs = 2 * length * (2 * latent * latent + latent * 128 + 128 * width)
-    inputs *= split.self_cond + 3 * rows
-    x_head = 2 * length * width * latent * (split.self_cond + 3 * split.denoise)
-    # The logits fit in one part, so they are not computed again.
-    logits = 2 * length * (width * latent + latent * vocab) * 3 * split.decode
+    length, width, latent, vocab = config.data.length, config.model.width, 512, 32100
+    hidden = int(4 * width * 2 / 3)
     t5 = rows * 6 * (2 * length * (4 * 512**2 + 2 * 512 * 2048) + 4 * length**2 * 512)
 
     def newton_schulz(m, n):
@@ -121,7 +111,7 @@ def flops_by_hand(rows, config, devices):
     # vocabulary, fit on devices that would be idle.
     muon = newton_schulz(width, 2 * hidden) + newton_schulz(512, 1024)
     muon += newton_schulz(latent, vocab) / devices
-    return blocks + inputs + x_head + logits + t5 + muon
+    return by_hand.step_flops(config, rows, latent, vocab) + t5 + muon
 
 
 def report_by_command(path):
@@ -143,9 +133,10 @@ def test_a_step_on_a_slice_that_is_not_there(tmp_path):
     report = report_by_command(tmp_path / "report.json")
     config = owt.get_config()
     config.update_from_flattened_dict(SIZE)
-    by_hand = flops_by_hand(4, config, 16)
+    flops = flops_by_hand(4, config, 16)
     # Other operations than matrix products, and padding, are a few per cent at this size.
-    assert by_hand < report["flops_per_device"] < 1.08 * by_hand
+    assert flops < report["flops_per_device"] < 1.08 * flops
+    assert report["attention"] == "fused"
     assert report["devices"] == 16 and report["fits"] is True
     assert report["unknown_loops"] == 0
     for key in ("hbm_bytes_per_device", "temp_bytes_per_device", "argument_bytes_per_device",
