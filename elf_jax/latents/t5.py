@@ -59,16 +59,16 @@ def shapes(config):
 
 
 def make_raw(config, dtype, mesh):
-    """`Encoder.raw` of a T5. On a mesh of TPUs its attention is a kernel.
+    """`Encoder.raw` of a T5. On a mesh of TPUs or GPUs its attention is a kernel.
 
     Args:
       config: `T5Config`. dtype: of the matrix products. mesh: the devices, or None.
     """
-    on_tpu = mesh is not None and mesh.devices.flat[0].platform == "tpu"
-    network = T5Encoder(config, dtype, mesh if on_tpu else None)
+    has_kernel = mesh is not None and mesh.devices.flat[0].platform in ("tpu", "gpu")
+    network = T5Encoder(config, dtype, mesh if has_kernel else None)
 
     def raw(params, tokens, groups):
-        mask = groups if on_tpu else groups.mask()
+        mask = groups if has_kernel else groups.mask()
         return network.apply({"params": params}, tokens, mask)
 
     return raw

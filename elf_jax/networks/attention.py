@@ -1,16 +1,19 @@
 """Attention of all networks but GPT-2's, with the implementation that suits the device.
 
     self-attention  x -> [q | k | v] -> RMSNorm and rotary embedding on q and k -> softmax -> values
-                    by XLA (anywhere), by cuDNN's flash attention (NVIDIA GPUs), or by the fused
-                    kernels of `fused_attention.py` (TPUs)
+                    by XLA (anywhere), by cuDNN's flash attention (NVIDIA GPUs), or by fused
+                    kernels: `fused_attention.py` (TPUs), `gpu_heads.py` and `gpu_attention.py`
+                    (GPUs)
     cached          the same, causal, for new positions after positions whose keys and values are
                     kept, by XLA
     T5              softmax(q k^T + bias, where allowed) v
-                    by XLA, or by the kernel of `fused_biased_attention.py` (TPUs)
+                    by XLA, or by the kernels of `fused_biased_attention.py` (TPUs) and
+                    `gpu_biased_attention.py` (GPUs)
 
 B batch, T positions, D width, H heads of width K.
 """
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -20,8 +23,9 @@ from jax.sharding import PartitionSpec as P
 
 from elf_jax.networks import fused_attention as fused
 from elf_jax.networks import fused_biased_attention as biased
+from elf_jax.networks import gpu_attention, gpu_biased_attention, gpu_heads
 from elf_jax.networks.kernel_parts import LANES, HeadLayout
-from elf_jax.networks.layers import add_bias, normalize, rotate
+from elf_jax.networks.layers import add_bias, normalize, product, rotate
 
 IMPLEMENTATIONS = ("auto", "xla", "cudnn", "fused")
 CUDNN_WIDTH = 8  # cuDNN needs head widths that are multiples of this
@@ -49,8 +53,22 @@ def choose(name, platform, dtype, heads, head_width, tensor=1):
     if platform == "tpu":
         blocks = HeadLayout(heads, head_width).blocks
         return "fused" if blocks % tensor == 0 and head_width <= LANES else "xla"
-    # cuDNN has kernels for 16-bit types only.
-    return "cudnn" if platform == "gpu" and dtype == jnp.bfloat16 else "xla"
+    # Both have fast kernels for 16-bit types only. Where there is cuDNN, it is the faster one.
+    if platform != "gpu" or dtype != jnp.bfloat16:
+        return "xla"
+    return "cudnn" if _has_cudnn() else "fused" if heads % tensor == 0 else "xla"
+
+
+@functools.cache
+def _has_cudnn():
+    """Whether JAX finds cuDNN. A program for a GPU that is not there may have to do without it."""
+    array = jax.ShapeDtypeStruct((1, 8, 1, CUDNN_WIDTH), jnp.bfloat16)
+    attend = functools.partial(jax.nn.dot_product_attention, implementation="cudnn")
+    try:
+        jax.eval_shape(attend, array, array, array)
+    except RuntimeError:  # JAX asks for its version
+        return False
+    return True
 
 
 class Cache(NamedTuple):
@@ -114,24 +132,33 @@ def self_attention(
       angles: [T, K / 2], of the rotary embedding.
       heads: H.
       implementation: "xla", "cudnn" or "fused".
-      mesh: for "fused": rows are split over its axes data and fsdp, heads over tensor.
+      mesh: for "fused": rows are split over its axes data and fsdp, heads over tensor. It decides
+        between the kernels for TPUs and for GPUs.
       causal: whether a position attends to earlier positions and itself only.
 
     Returns:
-      [B, T, D] in the dtype of x; norms, rotation and softmax are float32.
+      [B, T, D] in the dtype of x; norms, rotation and softmax are float32. What a backward pass
+      needs beside the inputs is named "qkv" and "attended", for rematerialisation.
     """
     head_width = x.shape[-1] // heads
-    if implementation == "fused" and _splits(x, mesh):
+    on_gpu = _platform(mesh) == "gpu"
+    if implementation == "fused" and not on_gpu and _splits(x, mesh):
         layout = HeadLayout(heads, head_width)
         # Without the barrier XLA moves the packing into the product of the gradient. Then it has to
         # transpose all activations.
         packed = jax.lax.optimization_barrier(fused.pack(kernel, layout))
         qkv, bias = checkpoint_name(x @ packed, "qkv"), fused.pack(bias, layout)[None]
         tables = fused.tables(angles, layout)
-        return _fused(qkv, bias, q_scale, k_scale, tables, layout, mesh, causal)
+        out = _fused(qkv, bias, q_scale, k_scale, tables, layout, mesh, causal)
+        return checkpoint_name(out, "attended")
+    if implementation == "fused" and on_gpu and _splits(x, mesh):
+        qkv = checkpoint_name(x @ kernel, "qkv").reshape(*x.shape[:2], 3, heads, head_width)
+        parameters = bias.reshape(3, heads, head_width), q_scale, k_scale
+        return _flash(qkv, *parameters, angles, mesh, causal).reshape(x.shape)
+    q, k, v = _heads(x, kernel, bias, q_scale, k_scale, angles, heads, mesh)
     implementation = "xla" if implementation == "fused" else implementation
-    q, k, v = _heads(x, kernel, bias, q_scale, k_scale, angles, heads)
-    return softmax_attention(q, k, v, implementation, causal).reshape(x.shape)
+    out = softmax_attention(q, k, v, implementation, causal).reshape(x.shape)
+    return checkpoint_name(out, "attended")
 
 
 def cached_attention(
@@ -184,10 +211,10 @@ def _attend_to_both(q, cache, new, position):
     )
 
 
-def _heads(x, kernel, bias, q_scale, k_scale, angles, heads):
+def _heads(x, kernel, bias, q_scale, k_scale, angles, heads, mesh=None):
     """q, k and v, each [B, T, H, K]; q and k are normed and rotated."""
     head_width = x.shape[-1] // heads
-    qkv = checkpoint_name(add_bias(x @ kernel, bias), "qkv").reshape(
+    qkv = checkpoint_name(add_bias(product(x, kernel, mesh), bias), "qkv").reshape(
         *x.shape[:2], 3, heads, head_width
     )
     q, k, v = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
@@ -226,13 +253,19 @@ def biased_attention(q, k, v, bias, groups, heads, mesh):
       mesh: rows are split over its axes data and fsdp.
 
     Returns:
-      [B, L, H K], or None if the kernel cannot do it: the rows do not divide over the mesh, or the
-      heads do not fill its lanes.
+      [B, L, H K], or None if no kernel can do it: the rows do not divide over the mesh, the heads
+      do not fill a TPU's lanes, or a GPU would compute in float32.
     """
-    if not _splits(q, mesh) or not biased.fits(heads, q.shape[-1] // heads):
+    on_gpu = _platform(mesh) == "gpu"
+    fits = q.dtype.itemsize == 2 if on_gpu else biased.fits(heads, q.shape[-1] // heads)
+    if not _splits(q, mesh) or not fits:
         return None
 
     def attend(q, k, v, bias, queries, keys):
+        if on_gpu:
+            split = (array.reshape(*array.shape[:2], heads, -1) for array in (q, k, v))
+            inputs = (*split, bias[0], queries, keys, _interpret(mesh))
+            return gpu_biased_attention.flash_biased_attention(*inputs).reshape(q.shape)
         return biased.fused_biased_attention(
             q, k, v, bias[0], queries, keys, heads, _interpret(mesh)
         )
@@ -247,8 +280,12 @@ def _splits(x, mesh):
     return mesh is None or len(x) % (mesh.shape["data"] * mesh.shape["fsdp"]) == 0
 
 
+def _platform(mesh):
+    return "cpu" if mesh is None else mesh.devices.flat[0].platform
+
+
 def _interpret(mesh):
-    return mesh is None or mesh.devices.flat[0].platform != "tpu"
+    return mesh is None or mesh.devices.flat[0].platform == "cpu"
 
 
 def _on_every_device(function, mesh, in_specs, out_specs):
@@ -272,3 +309,20 @@ def _fused(qkv, bias, q_scale, k_scale, tables, layout, mesh, causal):
     columns = P(ROWS, None, "tensor")
     specs = (columns, P(None, "tensor"), P(), P(), P(), P())
     return _on_every_device(attend, mesh, specs, columns)(qkv, bias, q_scale, k_scale, *tables)
+
+
+def _flash(qkv, bias, q_scale, k_scale, angles, mesh, causal):
+    """The kernels for GPUs, [B, T, 3, H, K] -> [B, T, H, K]. They name what the backward pass needs
+    themselves.
+    """
+
+    interpret = _interpret(mesh)
+
+    def attend(qkv, bias, q_scale, k_scale, *tables):
+        q, k, v = gpu_heads.make_heads(qkv, bias, q_scale, k_scale, tables, interpret)
+        return gpu_attention.flash_attention(q, k, v, causal, interpret)
+
+    tables = gpu_heads.tables(angles)
+    specs = P(ROWS, None, None, "tensor"), P(None, "tensor"), P(), P(), P(), P()
+    out = P(ROWS, None, "tensor")
+    return _on_every_device(attend, mesh, specs, out)(qkv, bias, q_scale, k_scale, *tables)

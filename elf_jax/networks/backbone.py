@@ -18,7 +18,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.ad_checkpoint import checkpoint_name
 
 from elf_jax.core import rng
 from elf_jax.networks.attention import cached_attention, self_attention
@@ -66,8 +65,7 @@ class Attention(nn.Module):
             out, new = self_attention(*inputs, self.mesh, self.causal), None
         else:
             out, new = cached_attention(*inputs, cache, position)
-        out = checkpoint_name(out, "attended")
-        return Dense(width, self.dtype, name="out")(out), new
+        return Dense(width, self.dtype, mesh=self.mesh, name="out")(out), new
 
 
 class Block(nn.Module):
@@ -89,7 +87,7 @@ class Block(nn.Module):
         attention = Attention(self.heads, self.dtype, *how, name="attn")
         attended, new = attention(RMSNorm(name="norm1")(x), angles, cache, position)
         x = x + drop(attended)
-        mlp = SwiGLU(int(4 * x.shape[-1] * 2 / 3), self.dtype, name="mlp")
+        mlp = SwiGLU(int(4 * x.shape[-1] * 2 / 3), self.dtype, self.mesh, name="mlp")
         return x + mlp(RMSNorm(name="norm2")(x), drop), new
 
 

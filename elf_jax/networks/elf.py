@@ -48,7 +48,7 @@ class ELF(nn.Module):
     mesh: jax.sharding.Mesh | None = None
 
     def setup(self):
-        dense = partial(Dense, dtype=self.dtype)
+        dense = partial(Dense, dtype=self.dtype, mesh=self.mesh)
         self.self_cond_proj = dense(self.latent_width)
         self.text_in = dense(self.bottleneck, use_bias=False)
         self.text_out = dense(self.width)

@@ -16,6 +16,18 @@ def normalize(x, scale, epsilon=1e-6):
     return x * jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + epsilon) * scale
 
 
+def product(x, kernel, mesh=None):
+    """x [..., inputs] @ kernel [inputs, outputs], over the last axis of x.
+
+    On CPUs the other axes of x are joined. Otherwise XLA writes gradients in a layout that it has
+    to copy before the next product: the quickstart's blocks, forward and backward, take 1.25 times
+    as long.
+    """
+    if mesh is None or mesh.devices.flat[0].platform != "cpu":
+        return x @ kernel
+    return (x.reshape(-1, x.shape[-1]) @ kernel).reshape(*x.shape[:-1], kernel.shape[-1])
+
+
 class Scale(nn.Module):
     """The scale of a norm, [width] float32. The caller computes the norm."""
 
@@ -56,17 +68,18 @@ add_bias.defvjp(lambda y, bias: (add_bias(y, bias), None), _add_bias_backward)
 
 
 class Dense(nn.Module):
-    """x @ kernel + bias, computed in `dtype`; the parameters are float32."""
+    """x @ kernel + bias, computed in `dtype`; the parameters are float32. mesh: see `product`."""
 
     width: int
     dtype: jnp.dtype = jnp.float32
     use_bias: bool = True
     kernel_init: nn.initializers.Initializer = xavier
+    mesh: jax.sharding.Mesh | None = None
 
     @nn.compact
     def __call__(self, x):
         kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.width), jnp.float32)
-        y = x.astype(self.dtype) @ kernel.astype(self.dtype)
+        y = product(x.astype(self.dtype), kernel.astype(self.dtype), self.mesh)
         if not self.use_bias:
             return y
         return add_bias(y, self.param("bias", nn.initializers.zeros, (self.width,), jnp.float32))
@@ -114,10 +127,13 @@ class ScalarEmbedder(nn.Module):
 
 
 class SwiGLU(nn.Module):
-    """silu(gate) * value with one joint input matrix [gate | value] (arXiv 2002.05202)."""
+    """silu(gate) * value with one joint input matrix [gate | value] (arXiv 2002.05202). mesh: see
+    `product`.
+    """
 
     hidden: int
     dtype: jnp.dtype = jnp.float32
+    mesh: jax.sharding.Mesh | None = None
 
     @nn.compact
     def __call__(self, x, dropout):
@@ -125,10 +141,11 @@ class SwiGLU(nn.Module):
         # Two products instead of one. With one, the backward pass would have to join the two
         # gradients in memory.
         gate, value = (
-            checkpoint_name(add_bias(x @ part, shift), "mlp_in")
+            checkpoint_name(add_bias(product(x, part, self.mesh), shift), "mlp_in")
             for part, shift in zip(jnp.split(kernel, 2, -1), jnp.split(bias, 2), strict=True)
         )
-        return Dense(x.shape[-1], self.dtype, name="out")(dropout(nn.silu(gate) * value))
+        out = Dense(x.shape[-1], self.dtype, mesh=self.mesh, name="out")
+        return out(dropout(nn.silu(gate) * value))
 
 
 def rotary_angles(num_control, length, head_width, base=10000.0):

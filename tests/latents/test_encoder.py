@@ -5,13 +5,13 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 import pytest
-from flax import traverse_util
 
+from benchmarks.session.goldens import reference_encoder
 from elf_jax.core.errors import UserError
 from elf_jax.data.packing import Rows
 from elf_jax.latents.build import build_encoder, describe_encoder
 from elf_jax.latents.encoder import attention_mask
-from elf_jax.networks.t5 import T5Config, T5Encoder
+from elf_jax.networks.t5 import T5Encoder
 from elf_jax.pretrained.t5 import load_t5
 from tests.conftest import GOLDEN
 
@@ -41,32 +41,6 @@ def test_matches_transformers(name):
     mask = jnp.asarray(np.broadcast_to(valid[:, None, :], valid.shape + valid.shape[-1:]))
     ours = jax.jit(T5Encoder(config).apply)({"params": params}, data["input_ids"], mask)
     assert relative_error(ours, data["last_hidden_state"]) < 1e-5
-
-
-def reference_encoder(golden):
-    """(network, parameters) of encoder.npz, where each layer has its own subtree."""
-    data = golden("encoder")
-    sizes = (int(n) for n in data["config"])
-    vocab_size, d_model, d_kv, d_ff, num_layers, num_heads = sizes
-    config = T5Config(vocab_size, d_model, d_kv, d_ff, num_layers, num_heads)
-    names = {
-        **{f"self_attention/{m}/kernel": f"layer_0/SelfAttention/{m}/kernel" for m in "qkvo"},
-        "feed_forward/wi/kernel": "layer_1/DenseReluDense/wi/kernel",
-        "feed_forward/wo/kernel": "layer_1/DenseReluDense/wo/kernel",
-        "self_attention/norm/scale": "layer_0/layer_norm/weight",
-        "feed_forward/norm/scale": "layer_1/layer_norm/weight",
-    }
-    flat = {
-        f"blocks/{ours}": np.stack(
-            [data[f"params/encoder/block_{i}/{theirs}"] for i in range(num_layers)]
-        )
-        for ours, theirs in names.items()
-    }
-    bias = "params/encoder/block_0/layer_0/SelfAttention/relative_attention_bias/rel_embedding"
-    flat["relative_bias"] = data[bias]
-    flat["embed/embedding"] = data["params/shared/embedding"]
-    flat["final_norm/scale"] = data["params/encoder/final_layer_norm/weight"]
-    return T5Encoder(config), traverse_util.unflatten_dict(flat, sep="/")
 
 
 def test_matches_the_reference(golden):
