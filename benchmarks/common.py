@@ -14,7 +14,7 @@ from absl import app, flags
 from ml_collections import config_flags
 
 from elf_jax.checkpoints.weights import params_shapes
-from elf_jax.core import checks, processes, sharding
+from elf_jax.core import checks, host_memory, processes, sharding
 from elf_jax.core.types import Batch
 from elf_jax.hardware.chips import CHIPS
 from elf_jax.hardware.program_cost import program_cost
@@ -36,6 +36,7 @@ def run(main, text):
 
     def start(_):
         processes.skip_missing_tpu()
+        host_memory.keep_freed()
         checks.check(CONFIG.value)
         main(CONFIG.value)
 
@@ -75,7 +76,7 @@ def random_batch(config, vocab_size, rows, mesh):
     return sharding.share_rows(Batch(tokens, is_cond, np.ones((rows, length), bool)), mesh)
 
 
-def compare(title, candidates, unit, work, baseline):
+def compare(title, candidates, unit, work, baseline, expected=None):
     """Times every candidate in turns and prints a table.
 
     Args:
@@ -83,6 +84,7 @@ def compare(title, candidates, unit, work, baseline):
       candidates: {name: (compiled program or None, function () -> arrays to wait for)}.
       unit, work: the amount of work in one run, such as ("positions", 8192).
       baseline: name of the candidate that the others are compared with.
+      expected: {name: {candidate: weight}}, further rows: the weighted mean of each turn's times.
     """
     times = {name: [] for name in candidates}
     for turn in range(REPEATS.value + 1):
@@ -92,11 +94,13 @@ def compare(title, candidates, unit, work, baseline):
             if turn:  # the first one warms up
                 times[name].append(time.perf_counter() - began)
     chip = CHIPS.get(jax.devices()[0].device_kind)
+    times |= {name: _weighted(times, parts) for name, parts in (expected or {}).items()}
     print(f"{title}; {jax.device_count()} x {jax.devices()[0].device_kind}, {REPEATS.value} runs")
     head = f"{'':<28}{'median s':>10}{'min s':>10}{unit + '/s':>16}{'x baseline':>12}"
     print(head + (f"{'of peak':>9}" if chip else ""))
     base = statistics.median(times[baseline])
-    for name, (compiled, _) in candidates.items():
+    for name in times:
+        compiled = candidates[name][0] if name in candidates else None
         median = statistics.median(times[name])
         line = f"{name:<28}{median:>10.4f}{min(times[name]):>10.4f}{work / median:>16,.0f}"
         line += f"{base / median:>12.2f}"
@@ -104,6 +108,12 @@ def compare(title, candidates, unit, work, baseline):
             share = program_cost(compiled.as_text()).flops / median / chip.flops
             line += f"{share:>9.1%}"
         print(line)
+
+
+def _weighted(times, parts):
+    """The weighted mean of the times of several candidates, turn by turn."""
+    turns = zip(*(times[name] for name in parts), strict=True)
+    return [sum(w * t for w, t in zip(parts.values(), turn, strict=True)) for turn in turns]
 
 
 def copy(tree):

@@ -29,7 +29,9 @@ def tree(tmp_path):
 
 
 def test_scripts_pass_shellcheck():
-    scripts = [*(ROOT / "launch").glob("*.sh"), *(ROOT / ".ci").iterdir(), *STAND_INS.iterdir()]
+    folders = ROOT / "launch", ROOT / "benchmarks"
+    scripts = [script for folder in folders for script in folder.glob("*.sh")]
+    scripts += [*(ROOT / ".ci").iterdir(), *STAND_INS.iterdir()]
     beside = Path(sys.executable).with_name("shellcheck")  # installed by the extra `test`
     shellcheck = beside if beside.exists() else "shellcheck"
     run = subprocess.run([shellcheck, *scripts], capture_output=True, text=True)
