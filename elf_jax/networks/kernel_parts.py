@@ -9,6 +9,7 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+from jax.experimental.layout import Layout, with_layout_constraint
 
 LANES = 128
 QUERY_ROWS = 256  # queries of one step: [256, T] float32 scores are 1 MiB at T = 1024
@@ -77,3 +78,14 @@ def softmax(scores):
     """(exp(scores - max), 1 / its sum) over the last axis; the softmax is their product."""
     p = jnp.exp(scores - jnp.max(scores, -1, keepdims=True))
     return p, 1.0 / jnp.sum(p, -1, keepdims=True)
+
+
+def row_major(x, mesh):
+    """x; in a TPU's memory with its last axis innermost, as the kernels read it.
+
+    XLA may choose another order for an array that only its own operations use. Then it copies what
+    it computes from it for each kernel.
+    """
+    if mesh is None or mesh.devices.flat[0].platform != "tpu":
+        return x
+    return with_layout_constraint(x, Layout(major_to_minor=tuple(range(x.ndim))))

@@ -18,6 +18,7 @@ from jaxtyping import Bool, Float, Int
 
 from elf_jax.core.types import Array, AttentionMask, Mask, Tokens, typed
 from elf_jax.networks.attention import Groups, biased_attention
+from elf_jax.networks.kernel_parts import row_major
 from elf_jax.networks.layers import RMSNorm
 
 
@@ -145,8 +146,9 @@ class EncoderBlock(nn.Module):
     @nn.compact
     def __call__(self, x, mask, bias):
         attention = T5Attention(self.config, self.dtype, self.mesh, name="self_attention")
-        x = attention(x, mask, bias)
-        return T5FeedForward(self.config, self.dtype, name="feed_forward")(x), None
+        x = row_major(attention(x, mask, bias), self.mesh)
+        x = T5FeedForward(self.config, self.dtype, name="feed_forward")(x)
+        return row_major(x, self.mesh), None
 
 
 class DecoderBlock(nn.Module):

@@ -11,9 +11,20 @@ import jax
 import jax.numpy as jnp
 
 LOGIT_BYTES = 128 * 2**20  # of float32 logits that one device holds at a time
+TPU_LOGIT_BYTES = 4 * LOGIT_BYTES  # on TPUs, in the backward pass too
 
 
-def token_losses(logits, hidden, tokens, vocab_size, rows=None):
+def loss_bytes(mesh):
+    """LOGIT_BYTES for losses on a mesh.
+
+    The backward pass computes the logits of every part again, and adds every part's gradient to
+    that of the whole matrix. On TPUs this costs more than the logits of a larger part.
+    """
+    on_tpu = mesh is not None and mesh.devices.flat[0].platform == "tpu"
+    return TPU_LOGIT_BYTES if on_tpu else LOGIT_BYTES
+
+
+def token_losses(logits, hidden, tokens, vocab_size, rows=None, mesh=None):
     """Cross-entropy of tokens, and where the likeliest token is the right one.
 
     Args:
@@ -21,7 +32,7 @@ def token_losses(logits, hidden, tokens, vocab_size, rows=None):
       hidden: [B, L, D], hidden states.
       tokens: [B, L] integers, the right tokens.
       vocab_size: V.
-      rows: see `in_parts`.
+      rows: see `in_parts`. mesh: the devices, see `loss_bytes`.
 
     Returns:
       (cross-entropy [B, L] float32 in nats, [B, L] bool that is True where no other token has a
@@ -34,7 +45,7 @@ def token_losses(logits, hidden, tokens, vocab_size, rows=None):
         # No argmax: one pass without indices tells whether another logit is larger.
         return jax.nn.logsumexp(values, axis=-1) - right, right >= jnp.max(values, axis=-1)
 
-    return in_parts(losses, (hidden, tokens), vocab_size, rows)
+    return in_parts(losses, (hidden, tokens), vocab_size, rows, loss_bytes(mesh))
 
 
 def likeliest(logits, hidden, vocab_size, rows=None, never=None):
@@ -53,10 +64,10 @@ def likeliest(logits, hidden, vocab_size, rows=None, never=None):
     return in_parts(best, arrays, vocab_size, rows)
 
 
-def in_parts(function, arrays, vocab_size, rows=None):
+def in_parts(function, arrays, vocab_size, rows=None, logit_bytes=None):
     """Calls a function on parts of the positions, one part after another, and joins the results.
 
-    The parts are so small that float32 logits of one part take at most LOGIT_BYTES (or are those
+    The parts are so small that float32 logits of one part take at most `logit_bytes` (or are those
     of one position). If all positions fit, the function is called once.
 
     Args:
@@ -65,13 +76,14 @@ def in_parts(function, arrays, vocab_size, rows=None):
       arrays: tuple of arrays [B, L, ...].
       vocab_size: V.
       rows: how many of the B rows one device holds. None: all of them.
+      logit_bytes: None: LOGIT_BYTES.
 
     Returns:
       What the function returns, with L positions.
     """
     length = arrays[0].shape[1]
     positions = (rows or len(arrays[0])) * length
-    parts = -(-positions * vocab_size * 4 // LOGIT_BYTES)
+    parts = -(-positions * vocab_size * 4 // (logit_bytes or LOGIT_BYTES))
     if parts <= 1:
         return function(*arrays)
     size = -(-length // parts)

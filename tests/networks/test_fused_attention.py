@@ -122,7 +122,8 @@ def test_padding_for_cudnn_changes_nothing(monkeypatch, causal):
         ("cpu", jnp.float32, 12, 64, 1, "xla"),
     ],
 )
-def test_the_choice(platform, dtype, heads, width, tensor, chosen):
+def test_the_choice(monkeypatch, platform, dtype, heads, width, tensor, chosen):
+    monkeypatch.setattr(attention, "_has_cudnn", lambda: True)
     assert choose("auto", platform, dtype, heads, width, tensor) == chosen
     assert choose("xla", platform, dtype, heads, width, tensor) == "xla"
 

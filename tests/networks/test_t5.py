@@ -1,16 +1,21 @@
 """The T5 modules: the decoder compared with the transformers library, bfloat16, masks."""
 
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from elf_jax.networks.t5 import T5, T5Encoder, relative_buckets
+from elf_jax.core import sharding
+from elf_jax.hardware.topologies import topology_devices
+from elf_jax.networks.attention import Groups
+from elf_jax.networks.t5 import T5, T5Config, T5Encoder, relative_buckets
 from elf_jax.pretrained.t5 import load_t5
 from tests.conftest import GOLDEN
 from tests.pretrained.test_t5 import load_whole_t5
+from tests.tiny import tiny_config
 
 
 def relative_error(ours, reference):
@@ -96,3 +101,18 @@ def test_buckets_of_one_direction():
     np.testing.assert_array_equal(distances[:16], np.arange(16))
     assert np.all(np.diff(distances) >= 0) and distances[127] == distances[199] == 31
     assert distances[112] == 30  # 16 + 16 log(112 / 16) / log(128 / 16) = 30.97
+
+
+def test_on_tpus_no_layer_transposes_its_input():
+    """The TPU compiler keeps the state between layers as the kernel's inputs lie in memory."""
+    mesh = sharding.make_mesh(tiny_config().mesh, topology_devices("v5p:2x2x1")[:1])
+    at = sharding.replicated(mesh)
+    encoder = T5Encoder(T5Config(300, 256, 64, 512, 2, 4), jnp.bfloat16, mesh)
+    tokens = jax.ShapeDtypeStruct((2, 512), jnp.int32)
+    inputs = tokens, Groups(tokens, tokens)
+    params = jax.eval_shape(encoder.init, jax.random.key(0), *inputs)
+    arguments = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=at), (params, *inputs)
+    )
+    text = jax.jit(encoder.apply).lower(*arguments).compile().as_text()
+    assert set(re.findall(r"f32\[2,512,256\]\{([\d,]+)", text)) == {"2,1,0"}

@@ -1,5 +1,8 @@
 """Logits in parts give the same results as the logits of all positions at once."""
 
+from functools import partial
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -49,6 +52,26 @@ def test_losses_and_gradients_are_those_of_all_positions(positions):
     )
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), ours, theirs)
     assert max(seen) == min(positions, LENGTH)
+
+
+def test_losses_on_tpus_have_larger_parts(monkeypatch):
+    """The parts that fit into TPU_LOGIT_BYTES, on a mesh of which only the platform is read."""
+    monkeypatch.setattr(vocabulary, "LOGIT_BYTES", ROWS * VOCAB * 4)
+    monkeypatch.setattr(vocabulary, "TPU_LOGIT_BYTES", 4 * ROWS * VOCAB * 4)
+    hidden, head, tokens = arrays()
+    sizes = {}
+    for platform in ("cpu", "tpu"):
+        devices = np.array([SimpleNamespace(platform=platform)])
+        seen = sizes[platform] = []
+
+        def logits(part, seen=seen):
+            seen.append(part.shape[1])
+            return part @ head
+
+        mesh = SimpleNamespace(devices=devices)
+        losses = partial(vocabulary.token_losses, logits, mesh=mesh)
+        jax.eval_shape(lambda losses=losses: losses(hidden, tokens, VOCAB))
+    assert max(sizes["cpu"]) == 1 and max(sizes["tpu"]) == 4
 
 
 def test_the_likeliest_token(positions):

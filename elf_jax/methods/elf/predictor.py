@@ -95,7 +95,8 @@ class Predictor:
         the likeliest token is the right one, [B, L] bool. See `vocabulary.token_losses`.
         """
         logits = partial(self.logit_head, params)
-        return vocabulary.token_losses(logits, hidden, tokens, self.network.vocab_size, rows)
+        size, mesh = self.network.vocab_size, self.network.mesh
+        return vocabulary.token_losses(logits, hidden, tokens, size, rows, mesh)
 
     def likeliest(self, params, hidden, rows=None, never=None):
         """Token ids [B, L] int32 with the largest logit. See `vocabulary.likeliest`."""
