@@ -18,7 +18,7 @@ import safetensors.numpy
 from absl import flags
 from flax import traverse_util
 
-from benchmarks.common import compare, random_method, run
+from benchmarks.common import FLAGS, compare, random_method, run
 from elf_jax.checkpoints.array_sums import array_sums, sums_program
 from elf_jax.checkpoints.experiment import Checkpoints, abstract
 from elf_jax.core import sharding
@@ -31,7 +31,7 @@ from elf_jax.training.optimizer import make_optimizer
 from elf_jax.training.state import TrainState
 from elf_jax.training.trainer import new_state
 
-TOPOLOGY = flags.DEFINE_string("topology", "", "a TPU slice such as v5p:2x4x4")
+TOPOLOGY = flags.DEFINE_string("topology", "", "a TPU slice such as v5p:2x4x4", flag_values=FLAGS)
 
 
 class _Position:

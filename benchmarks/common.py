@@ -20,9 +20,16 @@ from elf_jax.hardware.chips import CHIPS
 from elf_jax.hardware.program_cost import program_cost
 from elf_jax.methods.registry import describe_method
 
-CONFIG = config_flags.DEFINE_config_file("config", "configs/quickstart.py", "a file in configs/")
-REPEATS = flags.DEFINE_integer("repeats", 5, "timed runs of each candidate, in turns")
-VOCAB = flags.DEFINE_integer("vocab_size", 0, "tokens; 0: the encoder's, or data.vocab_size")
+FLAGS = flags.FlagValues()  # apart from those of main.py
+CONFIG = config_flags.DEFINE_config_file(
+    "config", "configs/quickstart.py", "a file in configs/", flag_values=FLAGS
+)
+REPEATS = flags.DEFINE_integer(
+    "repeats", 5, "timed runs of each candidate, in turns", flag_values=FLAGS
+)
+VOCAB = flags.DEFINE_integer(
+    "vocab_size", 0, "tokens; 0: the encoder's, or data.vocab_size", flag_values=FLAGS
+)
 
 
 def run(main, text):
@@ -32,7 +39,8 @@ def run(main, text):
         if any(argument in ("--help", "-h") for argument in argv[1:]):
             print(text.strip())
             raise SystemExit(0)
-        return flags.FLAGS(argv)
+        flags.FLAGS(argv[:1])  # absl's own, which app.run needs
+        return FLAGS(argv)
 
     def start(_):
         processes.skip_missing_tpu()

@@ -5,12 +5,15 @@ import os
 # Eight CPU devices in every test process, so that tests of a mesh run the same code as a pod.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # The programs of the tests take much longer to compile than to run. So LLVM does not optimise them,
-# and XLA uses its older emitters of fusions, which compile in less than half the time.
+# XLA uses its older emitters of fusions, which compile in less than half the time, and a program
+# is not cut into parts that are compiled side by side, because all cores are busy.
 os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "")
     + " --xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
     + " --xla_backend_extra_options=xla_cpu_disable_new_fusion_emitters"
+    + " --xla_cpu_parallel_codegen_split_count=1"
 )
+os.environ.setdefault("JAX_TRACEBACK_IN_LOCATIONS_LIMIT", "0")  # no test reads them
 
 import atexit  # noqa: E402
 import gc  # noqa: E402
@@ -22,6 +25,7 @@ import jax  # noqa: E402
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 
+from elf_jax.core import ahead  # noqa: E402
 from elf_jax.methods.elf.predictor import Predictor  # noqa: E402
 from elf_jax.methods.elf.published import from_published  # noqa: E402
 from elf_jax.networks.elf import ELF  # noqa: E402
@@ -39,6 +43,8 @@ for _name, _value in {
 }.items():
     os.environ[f"JAX_{_name.upper()}"] = str(_value)
     jax.config.update(f"jax_{_name}", _value)
+
+ahead.IN_BACKGROUND = False  # many tests build a training and make no step
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 

@@ -12,14 +12,14 @@ import jax
 import numpy as np
 from absl import flags
 
-from benchmarks.common import random_method, random_params, run
+from benchmarks.common import FLAGS, random_method, random_params, run
 from benchmarks.session import program, results
 from elf_jax.core import sharding
 from elf_jax.generation.generate import scales
 from elf_jax.hardware.compile_report import trace_sample
 from elf_jax.training.state import training_key
 
-SAMPLES = flags.DEFINE_integer("samples", 1000, "how many")
+SAMPLES = flags.DEFINE_integer("samples", 1000, "how many", flag_values=FLAGS)
 
 GOAL = 25  # seconds of 1,000 samples of 1,024 tokens at 32 steps
 RESERVE = 10  # seconds that are kept for the end of the part

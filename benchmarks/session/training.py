@@ -16,7 +16,7 @@ import time
 import jax
 from absl import flags
 
-from benchmarks.common import random_batch, random_method, run
+from benchmarks.common import FLAGS, random_batch, random_method, run
 from benchmarks.session import program, results
 from elf_jax.core import sharding
 from elf_jax.core.errors import UserError
@@ -25,9 +25,13 @@ from elf_jax.training.optimizer import make_optimizer, make_schedule
 from elf_jax.training.state import training_key
 from elf_jax.training.trainer import new_state
 
-LARGEST = flags.DEFINE_list("largest", [], "numbers of rows; the largest that fits is measured")
-SECONDS = flags.DEFINE_float("seconds", 5.0, "how long steps are timed")
-ATTENTION = flags.DEFINE_enum("attention", "", ["", "fastest"], "fastest: of the parts before")
+LARGEST = flags.DEFINE_list(
+    "largest", [], "numbers of rows; the largest that fits is measured", flag_values=FLAGS
+)
+SECONDS = flags.DEFINE_float("seconds", 5.0, "how long steps are timed", flag_values=FLAGS)
+ATTENTION = flags.DEFINE_enum(
+    "attention", "", ["", "fastest"], "fastest: of the parts before", flag_values=FLAGS
+)
 
 FIGURE = "positions per second"
 # Positions of ELF-B per second: the goals of this project, and what the published code makes.

@@ -11,14 +11,18 @@ import pathlib
 
 from absl import flags, logging
 
-from benchmarks.common import run
+from benchmarks.common import FLAGS, run
 from benchmarks.session import results
 from elf_jax import commands
 from elf_jax.core import console
 from elf_jax.core.workdir import METRICS, TRAINING_SAMPLES
 
-WORKDIR = flags.DEFINE_string("workdir", None, "directory of the training", required=True)
-RESERVE = flags.DEFINE_float("reserve", 0.0, "seconds; 0: the training takes the time it needs")
+WORKDIR = flags.DEFINE_string(
+    "workdir", None, "directory of the training", required=True, flag_values=FLAGS
+)
+RESERVE = flags.DEFINE_float(
+    "reserve", 0.0, "seconds; 0: the training takes the time it needs", flag_values=FLAGS
+)
 
 SHOWN = 8  # samples
 LEAST = 5.0  # seconds of training

@@ -9,6 +9,8 @@ import threading
 
 from elf_jax.core import processes
 
+IN_BACKGROUND = True  # False: programs are compiled by their first call
+
 
 def compiled_ahead(function, *arguments):
     """Begins to compile a jitted function for arguments like these.
@@ -21,7 +23,7 @@ def compiled_ahead(function, *arguments):
       fails in that call. In a job of several processes it is `function` itself, because all of them
       must compile their programs in one order.
     """
-    if processes.count() > 1:
+    if processes.count() > 1 or not IN_BACKGROUND:
         return function
 
     def compile():

@@ -11,6 +11,11 @@ from elf_jax.training import trainer
 from tests.tiny import tiny_config
 
 
+@pytest.fixture(autouse=True)
+def in_background(monkeypatch):
+    monkeypatch.setattr(ahead, "IN_BACKGROUND", True)
+
+
 @pytest.fixture
 def compiled():
     """The names of the programs that are compiled from here on, a list."""
