@@ -139,10 +139,10 @@ class _Program:
         for line in self.bodies[name][1]:
             estimate = _ESTIMATE.search(line) if " custom-call(" in line else None
             if estimate:
-                # The bytes of a kernel's operands and results are in XLA's analysis already.
                 values = {key: float(value) for key, value in json.loads(estimate[1]).items()}
                 cost.flops += values.get("flops", 0.0)
                 cost.kernel_flops += values.get("flops", 0.0)
+                cost.hbm_bytes += values.get("bytes_accessed", 0.0)
             for collective, scattered in self.collectives(line):
                 results, sent = _collective_bytes(collective, scattered)
                 cost.collective_bytes += results

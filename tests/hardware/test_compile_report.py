@@ -114,6 +114,21 @@ def flops_by_hand(rows, config, devices):
     return by_hand.step_flops(config, rows, latent, vocab) + t5 + muon
 
 
+KERNEL = """HloModule part
+
+ENTRY %main (p: f32[8,128]) -> f32[8,128] {
+  %p = f32[8,128]{1,0} parameter(0)
+  ROOT %k = f32[8,128]{1,0} custom-call(%p), custom_call_target="tpu_custom_call", backend_config={"custom_call_config":{"cost_estimate":{"flops":"100","bytes_accessed":"8192"}}}
+}
+"""  # noqa: E501
+
+
+def test_a_kernel_counts_with_its_estimate():
+    cost = program_cost(KERNEL)
+    assert cost.flops == cost.kernel_flops == 100
+    assert cost.hbm_bytes == pytest.approx(8192, abs=1)  # XLA gives -1 for what it does not know
+
+
 def report_by_command(path):
     """The report of a step, from a separate process, because JAX has eight devices in this one."""
     command = [sys.executable, "main.py", "--mode=compile", "--config=configs/owt.py"]
