@@ -6,6 +6,7 @@ alike. The result is the median time. Compare the ratios of times, not the times
 
 import statistics
 import time
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +18,7 @@ from elf_jax.checkpoints.weights import params_shapes
 from elf_jax.core import checks, host_memory, processes, sharding
 from elf_jax.core.types import Batch
 from elf_jax.hardware.chips import CHIPS
+from elf_jax.hardware.gpu_calls import kernel_costs
 from elf_jax.hardware.program_cost import program_cost
 from elf_jax.methods.registry import describe_method
 
@@ -84,12 +86,28 @@ def random_batch(config, vocab_size, rows, mesh):
     return sharding.share_rows(Batch(tokens, is_cond, np.ones((rows, length), bool)), mesh)
 
 
+class Program(NamedTuple):
+    """A compiled program, and what `gpu_calls.kernel_costs` gives of it."""
+
+    compiled: jax.stages.Compiled
+    kernels: dict
+
+    def flops(self):
+        """Operations of one run on one device."""
+        return program_cost(self.compiled.as_text(), self.kernels).flops
+
+
+def compiled_program(traced, options=None):
+    """The `Program` of what `jax.jit(...).trace` gives, with options of the compiler."""
+    return Program(traced.lower().compile(options), kernel_costs(traced.jaxpr))
+
+
 def compare(title, candidates, unit, work, baseline, expected=None):
     """Times every candidate in turns and prints a table.
 
     Args:
       title: of the table.
-      candidates: {name: (compiled program or None, function () -> arrays to wait for)}.
+      candidates: {name: (`Program` or None, function () -> arrays to wait for)}.
       unit, work: the amount of work in one run, such as ("positions", 8192).
       baseline: name of the candidate that the others are compared with.
       expected: {name: {candidate: weight}}, further rows: the weighted mean of each turn's times.
@@ -108,12 +126,12 @@ def compare(title, candidates, unit, work, baseline, expected=None):
     print(head + (f"{'of peak':>9}" if chip else ""))
     base = statistics.median(times[baseline])
     for name in times:
-        compiled = candidates[name][0] if name in candidates else None
+        program = candidates[name][0] if name in candidates else None
         median = statistics.median(times[name])
         line = f"{name:<28}{median:>10.4f}{min(times[name]):>10.4f}{work / median:>16,.0f}"
         line += f"{base / median:>12.2f}"
-        if chip and compiled is not None:
-            share = program_cost(compiled.as_text()).flops / median / chip.flops
+        if chip and program is not None:
+            share = program.flops() / median / chip.flops
             line += f"{share:>9.1%}"
         print(line)
 

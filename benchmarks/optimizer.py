@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from flax import traverse_util
 
-from benchmarks.common import compare, random_method, run
+from benchmarks.common import compare, compiled_program, random_method, run
 from elf_jax.checkpoints.weights import params_shapes
 from elf_jax.core import sharding
 from elf_jax.training.muon import scale_by_muon
@@ -38,8 +38,8 @@ def main(config):
     candidates = {}
     for name, optimizer in optimizers.items():
         state = optimizer.init(grads)
-        compiled = jax.jit(optimizer.update).lower(grads, state, grads).compile()
-        candidates[name] = compiled, lambda c=compiled, s=state: c(grads, s, grads)
+        program = compiled_program(jax.jit(optimizer.update).trace(grads, state, grads))
+        candidates[name] = program, lambda p=program, s=state: p.compiled(grads, s, grads)
     count = sum(leaf.size for leaf in grads.values())
     title = f"Muon, {len(grads)} kernels, {count:,} parameters"
     compare(title, candidates, "parameters", count, "optax, one after another")

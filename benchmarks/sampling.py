@@ -11,7 +11,14 @@ import jax
 import numpy as np
 
 from benchmarks import plain
-from benchmarks.common import compare, random_batch, random_method, random_params, run
+from benchmarks.common import (
+    compare,
+    compiled_program,
+    random_batch,
+    random_method,
+    random_params,
+    run,
+)
 from elf_jax.core import sharding
 from elf_jax.generation.generate import scales
 
@@ -34,13 +41,13 @@ def main(config):
     sampler = jax.jit(sampler, out_shardings=replicated)
     key, settings = jax.random.key(0), scales(method, config.sample)
     arguments = params, frozen, ids, given, key, settings
-    compiled = sampler.lower(*arguments).compile(options)
-    candidates = {"one scan": (compiled, lambda: compiled(*arguments))}
+    ours = compiled_program(sampler.trace(*arguments), options)
+    candidates = {"one scan": (ours, lambda: ours.compiled(*arguments))}
     if not conditional:
         theirs = jax.jit(plain.make_sampler(method, config.sample, rows, length))
         loose = plain.from_ours(params)
-        published = theirs.lower(loose, key).compile()
-        candidates["published"] = published, lambda: published(loose, key)
+        published = compiled_program(theirs.trace(loose, key))
+        candidates["published"] = published, lambda: published.compiled(loose, key)
     baseline = "one scan" if conditional else "published"
     title = f"{config.sample.steps} {config.sample.sampler} steps, {rows} samples of {length}"
     compare(title, candidates, "samples", rows, baseline)

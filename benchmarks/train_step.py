@@ -12,7 +12,14 @@ are those of the config.
 import jax
 
 from benchmarks import plain
-from benchmarks.common import compare, copy, random_batch, random_method, run
+from benchmarks.common import (
+    compare,
+    compiled_program,
+    copy,
+    random_batch,
+    random_method,
+    run,
+)
 from elf_jax.core import sharding
 from elf_jax.training.optimizer import make_optimizer, make_schedule
 from elf_jax.training.state import TrainState
@@ -23,17 +30,17 @@ BASELINE = "published, expected"
 
 
 def candidate(step, state, arguments, options, shardings=None):
-    """(compiled step, function that runs it once). A step reuses the memory of its state."""
+    """(`Program` of a step, function that runs it once). A step reuses the memory of its state."""
     layouts = None if shardings is None else (shardings, None)
     jitted = jax.jit(step, donate_argnums=0, out_shardings=layouts)
-    compiled = jitted.lower(state, *arguments).compile(options)
+    program = compiled_program(jitted.trace(state, *arguments), options)
     holder = [copy(state)]
 
     def call():
-        holder[0], result = compiled(holder[0], *arguments)
+        holder[0], result = program.compiled(holder[0], *arguments)
         return result
 
-    return compiled, call
+    return program, call
 
 
 def main(config):

@@ -107,9 +107,8 @@ def test_each_file_of_a_checkpoint(place, subset, time):
     names = place.files("run/checkpoints/2/**/*")[subset::SUBSETS]
     lines = []
     for number, name in enumerate(names, time):
-        # Two of the three kinds, in turns; resuming takes longer than exporting.
-        for kind, mode in enumerate(("export", "resume") if number % 2 else ("export",) * 2):
-            damage = ALL[(number + kind) % len(ALL)]
+        for kind, damage in enumerate(ALL, number):
+            mode = "export" if kind % 3 else "resume"  # which takes longer
             lines += faults(place, [name], (mode,), (damage,), time)
     assert lines == []
 

@@ -34,11 +34,9 @@ from elf_jax.commands.training import (
     train_scorer,
 )
 from elf_jax.commands.watching import trajectories, watch
-from elf_jax.core import host_memory, processes
+from elf_jax.core import processes
 
-# Both are here, because they must come before the first computation.
-processes.skip_missing_tpu()
-host_memory.keep_freed()
+processes.skip_missing_tpu()  # here, because it must come before the first computation
 
 __all__ = [
     "compare",

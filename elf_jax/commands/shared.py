@@ -4,7 +4,7 @@ import contextlib
 import pathlib
 import sys
 
-from elf_jax.core import compile_cache, defaults, processes, store
+from elf_jax.core import compile_cache, defaults, host_memory, processes, store
 from elf_jax.core import config as config_module
 from elf_jax.core.errors import UserError
 from elf_jax.core.files import check_directory
@@ -33,7 +33,7 @@ def open_workdir(path, flag="--workdir"):
     """Yields the local directory of a workdir. A workdir in a store is uploaded at the end."""
     if path is None:
         raise UserError("--workdir is missing: name the directory of a trained model")
-    compile_cache.turn_on(path)
+    _begin(path)
     directory = store.fetch(path)
     check_directory(directory, flag)
     yield directory
@@ -44,6 +44,12 @@ def check_format(format, known):
     """Raises UserError if the value of --format is not one of those that a command has."""
     if format not in known:
         raise UserError(f"--format is {format!r}; use one of {', '.join(known)} with this mode")
+
+
+def _begin(workdir):
+    """What comes before the first computation of a command."""
+    host_memory.keep_freed()
+    compile_cache.turn_on(workdir)
 
 
 def say_unused(method, given):
@@ -65,7 +71,7 @@ def model_of(workdir, config, checkpoint, steps=None):
     """
     from elf_jax.checkpoints.origins import find_origin, load_config, workdir_origin
 
-    compile_cache.turn_on(workdir)
+    _begin(workdir)
     if checkpoint:
         checkpoint = student_of(checkpoint, steps, "--checkpoint")
     elif workdir is not None:

@@ -31,6 +31,7 @@ LONG = 10.0  # seconds of a compilation after which a line says that it is going
 SETTLED = 60.0  # seconds after which nobody writes a file any more
 CHECKED = "checked"  # a file; what is older than it is whole
 STORES = ("gs://", "s3://", "az://")  # where JAX can keep programs
+ZSTD = b"\x28\xb5\x2f\xfd"  # the first bytes of what Zstandard has compressed
 MIN_SECONDS = "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"
 _COMPILING = "/jax/core/compile/backend_compile_duration"  # JAX's name of a compilation
 _STARTED = threading.Lock()  # held by the first call of `turn_on`
@@ -171,16 +172,16 @@ def _remove_damaged(directory):
 
 def _is_whole(data):
     """Whether the bytes are of a file that JAX has written completely."""
-    try:
-        if data.startswith(b"\x28\xb5\x2f\xfd"):
+    decompress, error = zlib.decompress, zlib.error
+    if data.startswith(ZSTD):
+        try:
             import zstandard  # JAX uses it where it is installed
-
-            zstandard.ZstdDecompressor().decompress(data)
-        else:
-            zlib.decompress(data)
-    except ImportError:
-        return True
-    except Exception:  # the libraries have errors of their own
+        except ImportError:
+            return True
+        decompress, error = zstandard.ZstdDecompressor().decompress, zstandard.ZstdError
+    try:
+        decompress(data)
+    except error:
         return False
     return True
 

@@ -6,33 +6,29 @@ touched again. For the quickstart's step that is 30,000 pages, a fifth of its ti
 """
 
 import ctypes
-import os
-import sys
 
 # Of malloc.h. A block up to LARGE comes from the heap and is not given back to the kernel.
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 LARGE = 2**30  # bytes
-MOST_CORES = 8  # threads of more cores might wait for each other in the one heap
 
 
 def keep_freed():
-    """Sets the limits of glibc's malloc for this process. Call it before JAX starts its threads,
-    each of which would get a small heap of its own, which a large block does not fit into.
+    """Sets the limits of glibc's malloc for this process, and lets a program run in the thread that
+    calls it, because only the heap of the main thread grows to any size. Call it before the first
+    array: later programs still run in threads of JAX.
 
-    It does nothing with another C library, on an accelerator, and on many cores.
+    One heap for all threads would do as well, but then the threads of a tokenizer wait for each
+    other. It does nothing with another C library, and on an accelerator.
     """
-    if _platforms() != "cpu" or (os.cpu_count() or 1) > MOST_CORES:
+    import jax  # here, because the command line imports this module to answer --help
+
+    if jax.config.jax_platforms != "cpu":
         return
     try:
         library = ctypes.CDLL(None)
         mallopt, _ = library.mallopt, library.gnu_get_libc_version  # only glibc has both
     except (AttributeError, OSError, TypeError):
         return
-    mallopt(M_ARENA_MAX, 1)
     mallopt(M_MMAP_THRESHOLD, LARGE)
     mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
-
-
-def _platforms():
-    jax = sys.modules.get("jax")
-    return os.environ.get("JAX_PLATFORMS") if jax is None else jax.config.jax_platforms
+    jax.config.update("jax_cpu_enable_async_dispatch", False)

@@ -183,7 +183,7 @@ def update(carry, scores, v):
     p = jnp.exp2(scores - higher[:, None])
     shrink = jnp.exp2(largest - higher)
     values = [part * shrink[:, None] for part in values]
-    values = parts.add_products(values, p.astype(v[0].dtype), v, axis=1)
+    values = parts.add_products(values, p.astype(v[0].dtype), v)
     return values, higher, total * shrink + jnp.sum(p, axis=1)
 
 
@@ -230,7 +230,7 @@ def _queries_kernel(q, k, v, out, d_out, lse, d_q, delta, *, head, sizes, causal
         p = jnp.exp2(scores - lse[:, None])
         d_p = parts.dot_of_parts(d_out, head.load(v, key, count))
         d_scores = (p * (d_p - found[:, None])).astype(keys[0].dtype)
-        return parts.add_products(carry, d_scores, keys, axis=1)
+        return parts.add_products(carry, d_scores, keys)
 
     carry = head.zeros(sizes.own)
     carry = over_keys(step, carry, first, length, sizes, causal)
@@ -252,10 +252,10 @@ def _keys_kernel(q, k, v, d_out, lse, delta, d_k, d_v, *, head, sizes, causal):
         if masked and causal:
             own = first + jnp.arange(sizes.own)[:, None]
             p = jnp.where(own <= query + jnp.arange(count)[None], p, 0.0)
-        d_values = parts.add_products(d_values, p.astype(d_rows[0].dtype), d_rows, axis=1)
+        d_values = parts.add_products(d_values, p.astype(d_rows[0].dtype), d_rows)
         d_p = parts.dot_of_parts(v, d_rows)
         d_scores = (p * (d_p - head.load_row(delta, query, count)[None])).astype(queries[0].dtype)
-        return parts.add_products(d_keys, d_scores, queries, axis=1), d_values
+        return parts.add_products(d_keys, d_scores, queries), d_values
 
     carry = head.zeros(sizes.own), head.zeros(sizes.own)
     d_keys, d_values = _over_queries(step, carry, first, length, sizes, causal)

@@ -190,16 +190,14 @@ def dot_of_parts(a, b):
     return sum(dot(one, two, (1, 1)) for one, two in zip(a, b, strict=True))
 
 
-def add_products(totals, weights, parts, axis):
+def add_products(totals, weights, parts):
     """totals + weights parts, part by part.
 
     Args:
-      totals: list of [m, size] float32. weights: [m, n], or [n, m] with axis 0, in the dtype of the
-        parts. parts: list of [n, size]. axis: of the weights, the one that is summed over.
+      totals: list of [m, size] float32. weights: [m, n] in the dtype of the parts.
+      parts: list of [n, size].
     """
-    return [
-        total + dot(weights, part, (axis, 0)) for total, part in zip(totals, parts, strict=True)
-    ]
+    return [total + dot(weights, part, (1, 0)) for total, part in zip(totals, parts, strict=True)]
 
 
 def whole_head(length, width):
