@@ -10,8 +10,8 @@ import pytest
 
 from tests.command import ROOT
 
-# A program with blocks of 100 MB between input and output runs twenty times. The page faults of a run
-# are printed. Small arrays may come to lie in a freed block; then some runs take another one.
+# A program with blocks of 100 MB between input and output runs twenty times, and the page faults of
+# a run are printed. Small arrays may come to lie in a freed block; then some runs take another one.
 PROGRAM = """
 import resource
 import jax, jax.numpy as jnp
