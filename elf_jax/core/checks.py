@@ -18,7 +18,7 @@ CHOICES = {
     "data.bad_lines": ("error", "skip"),
     "data.packing": ("auto", "rows", "stream", "documents"),
     "data.pad": ("pad", "eos"),
-    "encoder.kind": ("gaussian", "cooccurrence", "t5"),
+    "encoder.kind": ("gaussian", "cooccurrence", "aligned", "t5"),
     "model.dtype": ("auto", "float32", "bfloat16"),
     "model.remat": ("none", "matmuls", "full"),
     "model.attention": ("auto", "xla", "cudnn", "fused"),
@@ -102,6 +102,7 @@ SMALLEST = {
     "sample.beams": 1,
     "sample.length_penalty": 0,
     "sample.block_length": 0,
+    "objective.token_weight": 0,
     "cdcd.embedding_width": 1,
     "cdcd.bins": 1,
     "evaluate.num_samples": 0,
@@ -222,7 +223,7 @@ def check_model(config):
     check_data(config.data)
     _check_given_of_method(config.method, config.data.given)
     _check_cdcd(config.cdcd)
-    _check_encoder(config.encoder)
+    _check_encoder(config.encoder, config.data)
     _check_heads(config.model)
 
 
@@ -331,6 +332,11 @@ def check_data(data):
             f"config.data.source_length is {data.source_length}: for pairs it must be between "
             f"2 and config.data.length - 2 = {data.length - 2}"
         )
+    if data.pad_source and not conditional:
+        raise UserError(
+            "config.data.pad_source is True, and without config.data.source_field there are no "
+            "sources: set it to False, or name the field of the sources"
+        )
     _check_given(data.given, data.length)
 
 
@@ -377,7 +383,12 @@ def _check_durations(config):
             raise UserError(f"config.{name} is 0: set one of its steps, epochs, examples")
 
 
-def _check_encoder(encoder):
+def _check_encoder(encoder, data):
+    if encoder.kind == "aligned" and not data.source_field:
+        raise UserError(
+            "config.encoder.kind is aligned, and without config.data.source_field there are no "
+            "sources to align: set config.encoder.kind=cooccurrence, or name the field"
+        )
     if encoder.mean and not encoder.std:
         raise UserError(
             f"config.encoder.mean is {encoder.mean} but config.encoder.std is 0, so that "

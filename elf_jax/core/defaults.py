@@ -76,6 +76,9 @@ def _data():
     data.length = 1024  # L: positions of a row; for pairs, of source and target together
     # pairs: the greatest length of a source in tokens, with its EOS; longer sources are cut
     data.source_length = 0
+    # pairs: every source is padded to source_length, so that all targets begin at the same place. A
+    # small network then soon learns which part of a source belongs to which part of a target.
+    data.pad_source = False
     # rows: one text in each row | stream: all texts as one stream, cut into rows
     # documents: as many whole documents as fit in a row
     # auto: rows for names and pairs, stream for other text
@@ -117,17 +120,18 @@ def _encoder():
     """The frozen encoder. The latents are (its output - mean) / std."""
     encoder = ConfigDict()
     # gaussian: a random embedding | cooccurrence: an embedding made from co-occurrences in the
-    # training data | t5: a pretrained T5 encoder
+    # training data | aligned: the same, and a token of a source has the mean vector of the target
+    # tokens that translate it | t5: a pretrained T5 encoder
     encoder.kind = "gaussian"
     # t5: a directory with config.json and model.safetensors, or a name on the Hugging Face hub
     encoder.path = ""
     encoder.width = 512  # C; a T5 has its own width
-    # cooccurrence: this part of the width comes from co-occurrences. The rest is random, so that
+    # cooccurrence, aligned: this part of the width comes from co-occurrences. The rest is random, so that
     # tokens with the same use have different latents.
     encoder.structured = 0.75
     encoder.mean = 0.0
     # The published value for T5-small is 0.2. 0: mean and std of a T5 are measured on the training
-    # data and kept in the workdir; for the two embeddings, mean and std are 0 and 1.
+    # data and kept in the workdir; for embeddings, mean and std are 0 and 1.
     encoder.std = 0.0
     return encoder
 
@@ -159,6 +163,10 @@ def _objective():
     objective = ConfigDict()
     objective.decode_fraction = 0.2  # q: part of the examples that decode; the others denoise
     objective.self_cond_fraction = 0.5  # part of the denoising examples with self-conditioning
+    # Not published. Weight of a third loss: in the examples that denoise, the head of decode mode
+    # also reads the tokens, from noisy latents at all times. Small networks then learn faster what
+    # the noise hides. 0: no such loss, as published
+    objective.token_weight = 0.0
     objective.noise_scale = 2.0  # s
     objective.decode_noise_scale = 5.0  # s_d: 5 for text, 1 for pairs
     objective.time_mean = -1.5  # t = sigmoid(mean + std n)

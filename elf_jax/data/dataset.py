@@ -203,7 +203,9 @@ def _pack(settings, tokenizer, examples, part):
     sources = None
     if settings.source_field:
         sources = encode(tokenizer, [example.source for example in examples])
-    return pack_rows(targets, sources, length, settings.source_length, eos, pad)
+    return pack_rows(
+        targets, sources, length, settings.source_length, eos, pad, settings.pad_source
+    )
 
 
 def _load_prepared(settings, tokenizer_directory):
@@ -273,8 +275,9 @@ def _of_shards(settings, manifest, tokenizer):
 
 
 def _rows(settings, manifest, tokenizer, side):
-    pad, entries = pad_id(settings, tokenizer), shards(manifest, side)
-    return PreparedRows(settings.prepared, entries, manifest["dtype"], settings.length, pad)
+    entries, length = shards(manifest, side), settings.length
+    form = length, pad_id(settings, tokenizer), settings.source_length * settings.pad_source
+    return PreparedRows(settings.prepared, entries, manifest["dtype"], *form)
 
 
 def _cut(counts):

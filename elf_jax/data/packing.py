@@ -1,7 +1,8 @@
 """Packs token sequences into rows of equal length.
 
 There are three ways: one text in every row, whole documents, or one long stream that is cut.
-N rows, L positions. A row is [condition, EOS | target, EOS | padding].
+N rows, L positions. A row is [condition, EOS | target, EOS | padding]; with padded sources a batch
+has [condition, EOS, padding | target, EOS | padding].
 
 A packer takes one text after another and gives back the rows that are finished. So a corpus of any
 size can be packed in little memory. `pack_rows`, `pack_stream` and `pack_documents` do the same
@@ -25,12 +26,17 @@ class Rows:
       tokens: [N, L] int32.
       cond_length: [N] int32, number of positions of the condition.
       valid_length: [N] int32, number of positions of condition and target together.
+      source_width: 0: in a batch, a target follows its condition. Otherwise conditions are padded
+        to this length there, so that all targets begin at the same place.
+      pad_id: fills the rest of a row.
       read_threads: number of threads that should read batches.
     """
 
     tokens: np.ndarray
     cond_length: np.ndarray
     valid_length: np.ndarray
+    source_width: int = 0
+    pad_id: int = 0
     read_threads = 1  # more would not help in memory
 
     def __len__(self):
@@ -47,12 +53,20 @@ class Rows:
         Args:
           index: an integer, a slice or an array of integers.
         """
-        position = np.arange(self.tokens.shape[1])
-        return {
-            "tokens": self.tokens[index],
-            "is_cond": position < self.cond_length[index][..., None],
-            "is_valid": position < self.valid_length[index][..., None],
-        }
+        tokens, position = self.tokens[index], np.arange(self.length)
+        cond, valid = self.cond_length[index][..., None], self.valid_length[index][..., None]
+        if self.source_width:
+            return self._with_padded_sources(tokens, position, cond, valid)
+        return {"tokens": tokens, "is_cond": position < cond, "is_valid": position < valid}
+
+    def _with_padded_sources(self, tokens, position, cond, valid):
+        """See `take`. The padding of a condition belongs to the condition, and is not valid."""
+        is_cond = np.broadcast_to(position < self.source_width, tokens.shape)
+        moved = np.where(is_cond, 0, self.source_width - cond)
+        is_valid = position < np.where(is_cond, cond, valid + moved)
+        tokens = np.take_along_axis(tokens, np.where(is_valid, position - moved, 0), axis=-1)
+        tokens = np.where(is_valid, tokens, np.int32(self.pad_id))
+        return {"tokens": tokens, "is_cond": is_cond, "is_valid": is_valid}
 
     def batches(self, batch_size):
         """All rows once, in order.
@@ -68,7 +82,12 @@ class Rows:
         if count >= len(self):
             return self
         index = spread(len(self), count)
-        return Rows(self.tokens[index], self.cond_length[index], self.valid_length[index])
+        return dataclasses.replace(
+            self,
+            tokens=self.tokens[index],
+            cond_length=self.cond_length[index],
+            valid_length=self.valid_length[index],
+        )
 
 
 def in_batches(rows, batch_size):
@@ -104,10 +123,11 @@ class RowPacker:
     Args:
       length: L. eos_id: id of the EOS token.
       source_length: of pairs, the longest condition in tokens with its EOS.
+      pad_source: whether batches will have padded sources, so that a target has less room.
     """
 
-    def __init__(self, length, eos_id, source_length=0):
-        self.length, self.source_length = length, source_length
+    def __init__(self, length, eos_id, source_length=0, pad_source=False):
+        self.length, self.source_length, self.pad_source = length, source_length, pad_source
         self.eos = np.array([eos_id], np.int32)
         self.counts = {"targets_cut": 0, "sources_cut": 0}
 
@@ -118,8 +138,9 @@ class RowPacker:
             self.counts["sources_cut"] += len(source) >= self.source_length
             parts = [source[: self.source_length - 1], self.eos]
             start = len(parts[0]) + 1
-        self.counts["targets_cut"] += len(target) >= self.length - start
-        parts += [target[: self.length - start - 1], self.eos]
+        room = self.length - (self.source_length if self.pad_source else start)
+        self.counts["targets_cut"] += len(target) >= room
+        parts += [target[: room - 1], self.eos]
         return [Row(np.concatenate(parts), start)]
 
     def finish(self):
@@ -130,8 +151,8 @@ class RowPacker:
 class StreamPacker:
     """All texts in one stream, with EOS after each, cut into full rows. The rest is dropped."""
 
-    def __init__(self, length, eos_id, source_length=0):
-        del source_length
+    def __init__(self, length, eos_id, source_length=0, pad_source=False):
+        del source_length, pad_source
         self.length, self.eos = length, np.array([eos_id], np.int32)
         self.open, self.size = [], 0
         self.counts = {"tokens_dropped": 0}
@@ -162,8 +183,8 @@ class DocumentPacker:
     is cut into full rows; the next document may follow its rest. Nothing is dropped.
     """
 
-    def __init__(self, length, eos_id, source_length=0):
-        del source_length
+    def __init__(self, length, eos_id, source_length=0, pad_source=False):
+        del source_length, pad_source
         self.length, self.eos = length, np.array([eos_id], np.int32)
         self.open, self.size = [], 0
         self.counts = {"targets_cut": 0}
@@ -197,9 +218,9 @@ class ReadyPacker:
     only cut, to source_length and to the length of a row.
     """
 
-    def __init__(self, length, eos_id, source_length=0):
+    def __init__(self, length, eos_id, source_length=0, pad_source=False):
         del eos_id
-        self.length, self.source_length = length, source_length
+        self.length, self.source_length, self.pad_source = length, source_length, pad_source
         self.counts = {"targets_cut": 0, "sources_cut": 0}
 
     def add(self, target, source=None):
@@ -209,8 +230,9 @@ class ReadyPacker:
             self.counts["sources_cut"] += len(source) > self.source_length
             source = source[: self.source_length]
             start, row = len(source), np.concatenate([source, target])
-        self.counts["targets_cut"] += len(row) > self.length
-        return [Row(row[: self.length], start)]
+        length = self.length - (self.source_length - start if self.pad_source else 0)
+        self.counts["targets_cut"] += len(row) > length
+        return [Row(row[:length], start)]
 
     def finish(self):
         """See `RowPacker.finish`."""
@@ -228,34 +250,38 @@ def resolve_packing(settings):
     return "rows" if whole else "stream"
 
 
-def collect(rows, length, pad_id):
+def collect(rows, length, pad_id, source_width=0):
     """An iterable of `Row`s as `Rows`.
 
     Args:
       rows: `Row`s. length: L. pad_id: id that fills the rest of a row (it may be EOS).
+      source_width: see `Rows`.
     """
     rows = list(rows)
     tokens = np.full((len(rows), length), pad_id, np.int32)
     for out, row in zip(tokens, rows, strict=True):
         out[: len(row.tokens)] = row.tokens
     cond_length = np.array([row.cond_length for row in rows], np.int32)
-    return Rows(tokens, cond_length, np.array([len(row.tokens) for row in rows], np.int32))
+    valid_length = np.array([len(row.tokens) for row in rows], np.int32)
+    return Rows(tokens, cond_length, valid_length, source_width, pad_id)
 
 
-def pack_rows(targets, sources, length, source_length, eos_id, pad_id):
+def pack_rows(targets, sources, length, source_length, eos_id, pad_id, pad_source=False):
     """One text or pair in every row, see `RowPacker`.
 
     Args:
       targets: list of N int arrays. sources: list of N int arrays for pairs, otherwise None.
       length: L. source_length: longest condition in tokens with its EOS.
       eos_id: id of the EOS token. pad_id: id that fills the rest of a row (it may be EOS).
+      pad_source: whether batches have sources that are padded to source_length.
 
     Returns:
       (`Rows`, dict of how many texts and sources were cut).
     """
-    packer = RowPacker(length, eos_id, source_length)
+    packer = RowPacker(length, eos_id, source_length, pad_source)
     sources = [None] * len(targets) if sources is None else sources
-    return _pack(packer, targets, sources, length, pad_id), packer.counts
+    width = source_length if pad_source else 0
+    return _pack(packer, targets, sources, length, pad_id, width), packer.counts
 
 
 def pack_documents(texts, length, eos_id, pad_id):
@@ -299,6 +325,6 @@ def short_stream(part, size, length):
     )
 
 
-def _pack(packer, targets, sources, length, pad_id):
+def _pack(packer, targets, sources, length, pad_id, source_width=0):
     rows = [row for pair in zip(targets, sources, strict=True) for row in packer.add(*pair)]
-    return collect(rows + packer.finish(), length, pad_id)
+    return collect(rows + packer.finish(), length, pad_id, source_width)

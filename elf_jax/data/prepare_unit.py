@@ -128,7 +128,8 @@ class _Output:
     def __init__(self, plan, side, number, stack):
         settings = plan.settings
         make = ReadyPacker if plan.corpus.pretokenized else PACKERS[settings.packing]
-        self.packer = make(settings.length, plan.eos_id, settings.source_length)
+        form = settings.length, plan.eos_id, settings.source_length, settings.pad_source
+        self.packer = make(*form)
         path = pathlib.Path(settings.prepared) / f"{side}-{number:05d}.array_record"
         self.writer = stack.enter_context(open_shard(path, plan.dtype))
         self.documents = self.tokens = self.written = 0

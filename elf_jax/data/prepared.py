@@ -34,7 +34,7 @@ def describe(settings, tokenizer):
     if not settings.validation_path and not settings.validation_split:
         keys += ["validation_fraction"]
     if settings.source_field:
-        keys += ["source_length"]
+        keys += ["source_length"] + ["pad_source"] * settings.pad_source
     if settings.tokenizer in ("auto", *TRAINED):
         keys += ["vocab_size"]
     options = {key: settings[key] for key in keys}

@@ -95,14 +95,16 @@ class PreparedRows:
     Args:
       directory: of the shards. shards: their entries in the manifest, in order.
       dtype: of the stored rows. length: L. pad_id: id that fills the rest of a row.
+      source_width: see `Rows`. The shards themselves hold no padding.
     """
 
     read_threads = 8  # several threads hide the waiting for the disk
 
-    def __init__(self, directory, shards, dtype, length, pad_id):
+    def __init__(self, directory, shards, dtype, length, pad_id, source_width=0):
         import grain  # here, because the workers that write shards do not need it
 
         self.dtype, self.length, self.pad_id = np.dtype(dtype), length, pad_id
+        self.source_width = source_width
         self.total = sum(shard["rows"] for shard in shards)
         self.directory = directory = pathlib.Path(directory)
         # With the range, Grain need not open every file to count its rows.
@@ -117,7 +119,7 @@ class PreparedRows:
         if isinstance(index, slice):
             index = np.arange(len(self))[index]
         index = np.asarray(index)
-        fields = Rows(*self._read(index.ravel())).take(slice(None))
+        fields = self._rows(index.ravel()).take(slice(None))
         return {name: field.reshape(*index.shape, self.length) for name, field in fields.items()}
 
     def batches(self, batch_size):
@@ -126,7 +128,7 @@ class PreparedRows:
 
     def subset(self, count):
         """See `Rows.subset`."""
-        return Rows(*self._read(spread(len(self), count)))
+        return self._rows(spread(len(self), count))
 
     def _records(self, index):
         try:
@@ -138,8 +140,8 @@ class PreparedRows:
                 "with the same config, which finds and names the damaged ones"
             ) from error
 
-    def _read(self, index):
-        """tokens [n, L] int32, cond_length [n] int32, valid_length [n] int32."""
+    def _rows(self, index):
+        """The rows at the places `index` [n], as `Rows`."""
         index = np.where(index < 0, index + self.total, index)
         rows = self._records([int(i) for i in index]) if len(index) else []
         size = np.array([len(row) // self.dtype.itemsize for row in rows], np.int32)
@@ -148,7 +150,7 @@ class PreparedRows:
         is_head[np.cumsum(size) - size] = True
         tokens = np.full((len(rows), self.length), self.pad_id, np.int32)
         tokens[np.arange(self.length) < (size - 1)[:, None]] = flat[~is_head]
-        return tokens, flat[is_head], size - 1
+        return Rows(tokens, flat[is_head], size - 1, self.source_width, self.pad_id)
 
 
 class RowTexts(collections.abc.Sequence):

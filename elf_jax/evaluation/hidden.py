@@ -52,12 +52,12 @@ class Hidden:
         return metric_name(self.name, name)
 
     def template(self):
-        """The fields of a `Batch` for a sampler. All valid positions that are not hidden are given.
-        Padding is not: as in other samples, the model writes it. Since the length of a gap is
+        """The fields of a `Batch` for a sampler. All valid positions that are not hidden are given,
+        and so is a whole source. Other padding is not: as in other samples, the model writes it. Since the length of a gap is
         known, EOS and padding are forbidden in it. The true tokens of what is not given are not
         there.
         """
-        is_given = self.fields["is_valid"] & ~self.is_hidden
+        is_given = (self.fields["is_valid"] | self.fields["is_cond"]) & ~self.is_hidden
         never = np.repeat(self.is_hidden[..., None], len(self.special), axis=-1)
         return {
             "tokens": np.where(is_given, self.tokens, 0).astype(np.int32),

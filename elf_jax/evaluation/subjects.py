@@ -143,6 +143,7 @@ def _shared(subject):
         "config.data.source_field": data.source_field,
         "config.data.length": data.length,
         "config.data.source_length": data.source_length,
+        "config.data.pad_source": data.pad_source,
         "config.data.packing": resolve_packing(data),
         "config.data.pad": data.pad,
         "the tokenizer": fingerprint(tokenizer),

@@ -145,9 +145,8 @@ def _pack(trained, batch, size, counts):
     data, tokenizer = trained.config.data, trained.tokenizer
     ids = encode(tokenizer, batch)
     pad = tokenizer.eos_token_id if data.pad == "eos" else tokenizer.pad_token_id
-    rows, cut = pack_rows(
-        [[]] * len(batch), ids, data.length, data.source_length, tokenizer.eos_token_id, pad
-    )
+    form = data.length, data.source_length, tokenizer.eos_token_id, pad, data.pad_source
+    rows, cut = pack_rows([[]] * len(batch), ids, *form)
     counts.lines += len(batch)
     counts.empty += sum(not source.strip() for source in batch)
     counts.cut += cut["sources_cut"]

@@ -313,9 +313,10 @@ def left_aligned(fields, length):
     Returns:
       `Texts` of tokens [B, L'].
     """
-    start, end = fields["is_cond"].sum(axis=1), fields["is_valid"].sum(axis=1)
+    is_text = fields["is_valid"] & ~fields["is_cond"]
+    start = fields["is_cond"].sum(axis=1)
     last = fields["tokens"].shape[1] - 1
     index = np.minimum(start[:, None] + np.arange(length), last)
     tokens = np.take_along_axis(fields["tokens"], index, axis=1)
-    lengths = np.minimum(end - start, length)
+    lengths = np.minimum(is_text.sum(axis=1), length)
     return Texts(tokens.astype(np.int32), lengths.astype(np.int32))

@@ -101,7 +101,7 @@ def _latents(config):
     path = str(GOLDEN / "t5_tiny")
     config.encoder.update({"path": path, "width": 4, "std": 1.0})
     tokens = np.tile(np.array([3, 4, 5, 6, 3, 7, 4, 1], np.int32), (4, 1))
-    rows = Rows(tokens, np.zeros(4, np.int32), np.full(4, 8, np.int32))
+    rows = Rows(tokens, np.full(4, 4, np.int32), np.full(4, 8, np.int32))
     encoder, params = build_encoder(config.encoder, 8, rows=rows)
     assert encoder.kind == config.encoder.kind
     return tuple(float(jnp.sum(leaf)) for leaf in jax.tree.leaves(params))

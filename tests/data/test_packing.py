@@ -63,3 +63,25 @@ def test_documents_are_packed_greedily():
         assert all(
             (row[n:] == 0).all() for row, n in zip(rows.tokens, rows.valid_length, strict=True)
         )
+
+
+def test_padded_sources_let_all_targets_begin_at_one_place():
+    targets, sources = [[5, 6, 7], [5], []], [[8], [8, 9, 8, 9], [9]]
+    rows, cut = pack_rows(targets, sources, 6, 3, eos_id=1, pad_id=0, pad_source=True)
+    assert cut == {"targets_cut": 1, "sources_cut": 1}
+    batch = rows.take(slice(None))
+    assert batch["tokens"].tolist() == [
+        [8, 1, 0, 5, 6, 1],
+        [8, 9, 1, 5, 1, 0],
+        [9, 1, 0, 1, 0, 0],
+    ]
+    assert (batch["is_cond"] == (np.arange(6) < 3)).all() and batch["tokens"].dtype == np.int32
+    assert batch["is_valid"].astype(int).tolist() == [
+        [1, 1, 0, 1, 1, 1],
+        [1, 1, 1, 1, 1, 0],
+        [1, 1, 0, 1, 0, 0],
+    ]
+    one, some = rows.take(1), rows.subset(2).take(np.array([[0], [1]]))
+    for name, field in batch.items():
+        np.testing.assert_array_equal(one[name], field[1])
+        np.testing.assert_array_equal(some[name], field[[[0], [1]]])

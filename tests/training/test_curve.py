@@ -12,7 +12,7 @@ from elf_jax.methods.ar.method import AR
 from elf_jax.methods.cdcd.method import CDCD
 from elf_jax.methods.distilled.method import DistilledELF
 from elf_jax.methods.duo.method import Duo
-from elf_jax.methods.elf.method import ELFMethod
+from elf_jax.methods.elf import method as elf
 from elf_jax.methods.flm.method import FLM
 from elf_jax.methods.mdlm.method import MDLM, LLaDA
 from elf_jax.methods.registry import METHODS
@@ -109,8 +109,9 @@ def test_moving_mean():
     np.testing.assert_allclose(moving_mean(values, 1), values)
 
 
-OF_METHODS = (ELFMethod, AR, MDLM, LLaDA, Duo, CDCD, FLM)
+OF_METHODS = (AR, MDLM, LLaDA, Duo, CDCD, FLM)
 OTHERS = {
+    "elf": elf.CURVES | elf.TOKEN_CURVE,
     "distillation": DistilledELF.curves.fget(SimpleNamespace(error="velocity")),
     "encoder": encoder.CURVES,
     "scorer": scorer.CURVES,
@@ -118,7 +119,7 @@ OTHERS = {
 ALL = {method.name: method.curves for method in OF_METHODS} | OTHERS
 
 
-@pytest.mark.parametrize("name", [*METHODS, *OTHERS])
+@pytest.mark.parametrize("name", sorted({*METHODS, *OTHERS}))
 def test_every_training_has_units(figure, name):
     curves = ALL[name]
     axes = figure([{"step": 2, **dict.fromkeys(curves, 1.0), "learning_rate": 0.1}], curves).axes

@@ -12,7 +12,7 @@ from elf_jax.core import rng
 from elf_jax.core.errors import UserError
 from elf_jax.methods.distilled import objective
 from elf_jax.methods.elf import flow
-from elf_jax.methods.elf.method import ELFMethod
+from elf_jax.methods.elf.method import CURVES, ELFMethod
 from elf_jax.methods.elf.objective import loss_sums
 
 TITLES = {"x": "squared error of x", "velocity": "squared error of velocities"}
@@ -42,7 +42,7 @@ class DistilledELF(ELFMethod):
         """See `Method`."""
         title = f"distillation loss ({TITLES[self.error]})"
         return {"distill_loss": title} | {
-            name: text for name, text in ELFMethod.curves.items() if name.startswith("decode_")
+            name: text for name, text in CURVES.items() if name.startswith("decode_")
         }
 
     def loss(self, params, frozen, batch, counted, ids, context):
@@ -54,8 +54,8 @@ class DistilledELF(ELFMethod):
         inputs = frozen["teacher"], dealt, times, self.law, self.error, dropout
         target = objective.TARGETS[self.target], context.ema
         hidden, error = objective.errors(self.predictor, params, *inputs, *target)
-        tokens = dealt.batch.tokens, dealt.counted, dealt.draws, dealt.split
-        sums = loss_sums(self.predictor, params, hidden, error, *tokens)
+        rows = dealt.batch.tokens, dealt.counted, dealt.draws, dealt.split
+        sums = loss_sums(self.predictor, params, hidden, error, *rows, first=self.first)
         return sums.denoise + sums.decode, sums._asdict()
 
     def _drawn(self, dealt):
@@ -73,8 +73,11 @@ class DistilledELF(ELFMethod):
         return dealt._replace(draws=draws.replace(t=start)), times
 
     def metrics(self, loss, sums, positions):
-        """The mixed loss, its two parts, and the accuracy of decode mode."""
+        """The mixed loss, its two parts, and the accuracy of decode mode. A student has no loss of
+        noisy tokens.
+        """
         found = ELFMethod.metrics(self, loss, sums, positions)
+        found.pop("token_loss", None)
         return {name.replace("denoise", "distill"): value for name, value in found.items()}
 
     def loss_settings(self):

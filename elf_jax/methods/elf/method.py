@@ -23,6 +23,12 @@ from elf_jax.networks.elf import ELF
 from elf_jax.pretrained.t5 import copy_t5
 
 PAPER = "https://arxiv.org/abs/2605.10938"
+CURVES = {
+    "denoise_loss": "denoise loss (squared error of velocities)",
+    "decode_loss": "decode loss (cross-entropy, nats per token)",
+    "decode_accuracy": "decode accuracy (share of the tokens)",
+}
+TOKEN_CURVE = {"token_loss": "loss of noisy tokens (cross-entropy, nats per token)"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,21 +40,23 @@ class ELFMethod:
       law: config section `objective`.
       groups: number of groups that a micro-batch is dealt in, see `objective`: one for each device
         along the row axes of the mesh.
+      first: the place of the first position that can count in a loss.
     """
 
     predictor: Predictor
     encoder: Encoder
     law: FrozenConfigDict
     groups: int
+    first: int
 
     name = "elf"
     tags = ("diffusion", "flow-matching", "elf", "arxiv:2605.10938")
-    curves = {
-        "denoise_loss": "denoise loss (squared error of velocities)",
-        "decode_loss": "decode loss (cross-entropy, nats per token)",
-        "decode_accuracy": "decode accuracy (share of the tokens)",
+    shown = {
+        "denoise_loss": "denoise",
+        "token_loss": "tokens",
+        "decode_loss": "decode",
+        "decode_accuracy": "accuracy",
     }
-    shown = {"denoise_loss": "denoise", "decode_loss": "decode", "decode_accuracy": "accuracy"}
     settings = {
         "time_grid": "grid",
         "sampler": "sampler",
@@ -79,6 +87,11 @@ class ELFMethod:
     )
 
     @property
+    def curves(self):
+        """See `Method`."""
+        return CURVES | (TOKEN_CURVE if self.law.token_weight else {})
+
+    @property
     def vocab_size(self):
         """V."""
         return self.predictor.network.vocab_size
@@ -93,13 +106,18 @@ class ELFMethod:
         return self.predictor.init(key, length)
 
     def loss(self, params, frozen, batch, counted, ids, context):
-        """The mixed loss, see `objective`. The rows are divided between both losses."""
+        """The mixed loss, see `objective`. The rows are divided between both modes."""
         dealt = self.dealt(frozen, batch, counted, ids, context)
         has_dropout = context.is_training and self.predictor.network.dropout > 0
         dropout = rng.stream(context.key, "dropout") if has_dropout else None, dealt.ids
         inputs = dealt.x, dealt.batch, dealt.counted, dealt.draws, dealt.split
-        sums = objective.mixed_loss(self.predictor, params, *inputs, self.law, *dropout)
-        return sums.denoise + sums.decode, sums._asdict()
+        sums = objective.mixed_loss(
+            self.predictor, params, *inputs, self.law, *dropout, first=self.first
+        )
+        loss = sums.denoise + sums.decode
+        if self.law.token_weight:
+            loss = loss + self.law.token_weight * sums.tokens
+        return loss, sums._asdict()
 
     def dealt(self, frozen, batch, counted, ids, context):
         """The rows of a batch in the dealt order, with their latents and draws, as a `Dealt`. The
@@ -124,14 +142,17 @@ class ELFMethod:
         return objective.Dealt(batch, counted, ids, keys, x, draws, split)
 
     def metrics(self, loss, sums, positions):
-        """The mixed loss, its two parts, and the accuracy of decode mode."""
+        """The mixed loss, its parts, and the accuracy of decode mode."""
         q = self.law.decode_fraction
-        return {
+        values = {
             "loss": loss,
             "denoise_loss": sums["denoise"] / positions / max(1 - q, 1e-9),
             "decode_loss": sums["decode"] / positions / max(q, 1e-9),
             "decode_accuracy": sums["correct"] / jnp.maximum(sums["decoded"], 1.0),
         }
+        if self.law.token_weight:
+            values["token_loss"] = sums["tokens"] / positions / max(1 - q, 1e-9)
+        return values
 
     def sampler(self, settings, length, watch=None):
         """From noise to latents to tokens, see `Method.sampler`. What is seen of a step is its
@@ -243,7 +264,7 @@ class ELFMethod:
         """
         keep = jnp.zeros(len(given.tokens), bool)
         latents = self.encoder.encode(
-            encoder_params, given.tokens, given.is_cond, given.is_cond, keep
+            encoder_params, given.tokens, given.is_cond, given.is_cond & given.is_valid, keep
         )
         return Condition(jnp.where(given.is_cond[..., None], latents, 0.0), given.is_cond)
 
@@ -376,4 +397,5 @@ def _method(config, vocab_size, mesh, encoder):
         **backbone_settings(config, mesh),
     )
     law = FrozenConfigDict(ConfigDict(config.objective.to_dict()))
-    return ELFMethod(Predictor(network), encoder, law, sharding.row_shards(mesh))
+    first = config.data.source_length if config.data.pad_source else 0
+    return ELFMethod(Predictor(network), encoder, law, sharding.row_shards(mesh), first)

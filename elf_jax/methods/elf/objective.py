@@ -5,6 +5,10 @@
       the batch
     decode:  cross-entropy, the mean over all loss positions of the batch
 
+With a `token_weight` there is a third loss, which is not published: token_weight (1 - q) times the
+cross-entropy of the rows that denoise. Their tokens are read by the head of decode mode, from the
+same hidden states as the x-prediction.
+
 Every row gets one of three roles: decode, denoise with self-conditioning, or denoise without it.
 In a batch, every role gets a fixed number of rows (`make_split`). The rows draw cards
 (`rng.cards`), and the card says the role. The rows of one device are a "group" and are put into the
@@ -130,12 +134,14 @@ class Dealt(NamedTuple):
 
 
 class LossSums(NamedTuple):
-    """Weighted sums of both losses over the loss positions, and counts for the metrics: correct
-    tokens, and tokens of decode rows.
+    """Weighted sums over the loss positions: of both losses, and of the cross-entropy of rows that
+    denoise (0 without a token_weight). And counts for the metrics: correct tokens, and tokens of
+    decode rows.
     """
 
     denoise: jax.Array
     decode: jax.Array
+    tokens: jax.Array
     correct: jax.Array
     decoded: jax.Array
 
@@ -230,19 +236,22 @@ def mixed_loss(
     settings,
     dropout_key=None,
     ids=None,
+    first=0,
 ):
-    """Sums of both losses over a batch in the dealt order.
+    """Sums of the losses over a batch in the dealt order.
 
     Args:
       predictor: a `Predictor`. params: its parameters.
       x: [B, L, C], clean latents, zero at the positions of a dropped condition.
       batch: the `Batch`. loss_mask: [B, L] bool, where losses count.
       draws: the batch's `Draws`. split: the `Split` of a group.
-      settings: config section `objective` (noise_scale, decode_noise_scale, t_eps).
+      settings: config section `objective` (noise_scale, decode_noise_scale, t_eps, token_weight).
       dropout_key, ids: for dropout, see `Predictor.hidden`.
+      first: no loss position is before it, so no logits are computed there.
 
     Returns:
-      `LossSums`. The loss is (denoise + decode) / (number of loss positions in the whole batch).
+      `LossSums`. The loss is (denoise + decode + token_weight * tokens) / (number of loss positions
+      in the whole batch).
     """
     is_cond = batch.is_cond[..., None]
     self_cond = draws.self_cond[:, None, None]
@@ -267,28 +276,36 @@ def mixed_loss(
     v_c = jax.lax.stop_gradient(v_hat)
     v_target = jnp.where(self_cond, flow.guided_target(v, v_c, v_u, draws.w), v)
     error = jnp.mean((v_hat - v_target) ** 2, axis=-1)
-    return loss_sums(predictor, params, hidden, error, batch.tokens, loss_mask, draws, split)
+    args = hidden, error, batch.tokens, loss_mask, draws, split
+    return loss_sums(predictor, params, *args, settings.token_weight > 0, first)
 
 
-def loss_sums(predictor, params, hidden, error, tokens, loss_mask, draws, split):
+def loss_sums(
+    predictor, params, hidden, error, tokens, loss_mask, draws, split, reads_all=False, first=0
+):
     """`LossSums` of a batch in the dealt order.
 
     Args:
-      predictor, params, loss_mask, draws, split: see `mixed_loss`.
+      predictor, params, loss_mask, draws, split, first: see `mixed_loss`.
       hidden: [B, L, D], hidden states of rows of both modes.
       error: [B, L], of the rows that denoise. tokens: [B, L], the text.
+      reads_all: whether the tokens of rows that denoise are read too.
     """
     weight = jnp.where(draws.is_decode, 0.0, draws.weight)[:, None] * loss_mask
-    rows = split.rows - split.decode, split.rows
-    cross_entropy, correct = predictor.token_losses(
-        params, take(hidden, split, *rows), take(tokens, split, *rows), split.decode
-    )
-    counted = take(loss_mask & draws.is_decode[:, None], split, *rows)
+    arrays = hidden, tokens, loss_mask, draws.is_decode[:, None], draws.weight[:, None]
+    read = split.rows if reads_all else split.decode
+    rows = split.rows - read, split.rows
+    hidden, tokens, counted, is_decode, factor = (take(array, split, *rows) for array in arrays)
+    hidden, tokens, counted = (array[:, first:] for array in (hidden, tokens, counted))
+    cross_entropy, correct = predictor.token_losses(params, hidden, tokens, read)
+    cross_entropy = cross_entropy * factor
+    decoded = counted & is_decode
     return LossSums(
         denoise=jnp.sum(error * weight),
-        decode=jnp.sum(cross_entropy * counted * take(draws.weight, split, *rows)[:, None]),
-        correct=jnp.sum(correct & counted).astype(jnp.float32),
-        decoded=jnp.sum(counted).astype(jnp.float32),
+        decode=jnp.sum(cross_entropy * decoded),
+        tokens=jnp.sum(cross_entropy * (counted & ~is_decode)) if reads_all else jnp.zeros(()),
+        correct=jnp.sum(correct & decoded).astype(jnp.float32),
+        decoded=jnp.sum(decoded).astype(jnp.float32),
     )
 
 

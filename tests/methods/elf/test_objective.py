@@ -2,6 +2,8 @@
 values, and the mixing of both losses.
 """
 
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -134,6 +136,54 @@ def test_mixing_is_unbiased(rows, parts):
     # The check can fail: another mixture differs by more than five standard errors.
     other = (mixed - (0.5 * denoise + 0.5 * decode)) / error
     assert np.max(np.abs(other)) > 5, other
+
+
+def sums_of(predictor, params, split, weight, first=0):
+    """(`LossSums` of 12 rows with a token_weight, their `Draws`, the cross-entropies [12, 6] of all
+    tokens as they were read). Two positions at the start never count.
+    """
+    law = defaults.get_config().objective
+    law.token_weight = weight
+    batch = rows_of_any_length(12)
+    batch = batch.replace(is_cond=jnp.broadcast_to(jnp.arange(6) < 2, batch.is_cond.shape))
+    x = jax.random.normal(jax.random.key(3), (12, 6, 8))
+    keys = jax.random.split(jax.random.key(4), 12)
+    draws = objective.draw(keys, split, 6, 8, law)
+    read = []
+
+    def token_losses(*args):
+        out = Predictor.token_losses(predictor, *args)
+        read.append(out[0])
+        return out
+
+    seen = SimpleNamespace(
+        denoise=predictor.denoise,
+        hidden=predictor.hidden,
+        x_head=predictor.x_head,
+        token_losses=token_losses,
+    )
+    mask = counted_positions(batch, False)
+    args = seen, params, x, batch, mask, draws, split, law
+    return objective.mixed_loss(*args, first=first), draws, mask, read[0]
+
+
+def test_a_token_weight_adds_the_cross_entropy_of_rows_that_denoise():
+    predictor, params = tiny()
+    split = objective.make_split(12, 0.2, 0.5)
+    plain, *_ = sums_of(predictor, params, split, 0.0)
+    sums, draws, mask, cross_entropy = sums_of(predictor, params, split, 0.7)
+    assert plain.tokens == 0 and cross_entropy.shape == (12, 6)
+    noisy = ~draws.is_decode[:, None] & mask
+    expected = np.sum(cross_entropy * noisy * draws.weight[:, None])
+    np.testing.assert_allclose(sums.tokens, expected, rtol=1e-6)
+    assert sums.tokens > 10
+    for name in ("denoise", "decode", "correct", "decoded"):
+        np.testing.assert_allclose(getattr(sums, name), getattr(plain, name), rtol=1e-6)
+    # Positions that never count may be left out.
+    for weight, whole in ((0.0, plain), (0.7, sums)):
+        part, *_, read = sums_of(predictor, params, split, weight, first=2)
+        assert read.shape[1] == 4
+        np.testing.assert_allclose(part, whole, rtol=1e-6)
 
 
 def test_splits():
