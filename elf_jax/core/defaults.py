@@ -126,8 +126,8 @@ def _encoder():
     # t5: a directory with config.json and model.safetensors, or a name on the Hugging Face hub
     encoder.path = ""
     encoder.width = 512  # C; a T5 has its own width
-    # cooccurrence, aligned: this part of the width comes from co-occurrences. The rest is random, so that
-    # tokens with the same use have different latents.
+    # cooccurrence, aligned: this part of the width comes from co-occurrences. The rest is random,
+    # so that tokens with the same use have different latents.
     encoder.structured = 0.75
     encoder.mean = 0.0
     # The published value for T5-small is 0.2. 0: mean and std of a T5 are measured on the training

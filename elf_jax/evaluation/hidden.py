@@ -53,9 +53,9 @@ class Hidden:
 
     def template(self):
         """The fields of a `Batch` for a sampler. All valid positions that are not hidden are given,
-        and so is a whole source. Other padding is not: as in other samples, the model writes it. Since the length of a gap is
-        known, EOS and padding are forbidden in it. The true tokens of what is not given are not
-        there.
+        and so is a whole source. Other padding is not: as in other samples, the model writes it.
+        Since the length of a gap is known, EOS and padding are forbidden in it. The true tokens of
+        what is not given are not there.
         """
         is_given = (self.fields["is_valid"] | self.fields["is_cond"]) & ~self.is_hidden
         never = np.repeat(self.is_hidden[..., None], len(self.special), axis=-1)
