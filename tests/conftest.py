@@ -45,6 +45,10 @@ for _name, _value in {
     jax.config.update(f"jax_{_name}", _value)
 
 ahead.IN_BACKGROUND = False  # many tests build a training and make no step
+# Tracing makes many objects and little garbage. At its usual pace, the search for garbage takes a
+# tenth of the time of the tests.
+gc.set_threshold(100_000, 20, 100)
+gc.freeze()  # all modules
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 
@@ -55,6 +59,7 @@ def _rest_of_a_module():
     does not go through those of earlier modules again.
     """
     yield
+    gc.collect(1)  # what is garbage now would be kept for ever
     gc.freeze()
 
 

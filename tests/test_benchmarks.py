@@ -2,13 +2,12 @@
 
 import os
 import runpy
-import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+from tests.command import ROOT, program
+
 TINY = [
     "--config.model.depth=1",
     "--config.model.width=16",
@@ -39,10 +38,8 @@ BENCHMARKS = {
 
 
 def run(module, *arguments, cwd):
-    environ = {**os.environ, "PYTHONPATH": str(ROOT), "XLA_FLAGS": os.environ["XLA_FLAGS"]}
-    environ["XLA_FLAGS"] = environ["XLA_FLAGS"].replace("device_count=8", "device_count=1")
-    command = [sys.executable, "-m", f"benchmarks.{module}", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, env=environ, cwd=cwd)
+    flags = os.environ["XLA_FLAGS"].replace("device_count=8", "device_count=1")
+    return program([f"benchmarks.{module}", *arguments], flags, cwd)
 
 
 def test_all_are_here():

@@ -4,12 +4,10 @@ import json
 import os
 import shutil
 import socket
-import subprocess
-import sys
 
 import pytest
 
-from tests.command import QUICKSTART, ROOT, cli
+from tests.command import QUICKSTART, cli, programs
 from tests.tiny import NAMES, QUICK
 
 KEYS = {
@@ -126,20 +124,11 @@ def test_on_more_devices_and_in_two_processes(constant, straight, tmp_path):
         port = listener.getsockname()[1]
     flags = os.environ["XLA_FLAGS"].replace("device_count=8", "device_count=2")
     job = {"JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}", "JAX_NUM_PROCESSES": "2"}
-    command = [sys.executable, str(ROOT / "main.py"), *arguments(two, **MORE)]
-    processes = [
-        subprocess.Popen(
-            command,
-            env={**os.environ, **job, "JAX_PROCESS_ID": str(index), "XLA_FLAGS": flags},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for index in range(2)
-    ]
-    outputs = [process.communicate(timeout=300) for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], outputs
-    assert "4 of 4 cpu device(s)" in outputs[0][0] and "device(s)" not in outputs[1][0]
+    job["XLA_FLAGS"] = flags
+    variables = [{**job, "JAX_PROCESS_ID": str(index)} for index in range(2)]
+    done = programs(["main.py", *arguments(two, **MORE)], variables)
+    assert [process.returncode for process in done] == [0, 0], done
+    assert "4 of 4 cpu device(s)" in done[0].stdout and "device(s)" not in done[1].stdout
     alone, together = losses(one), losses(two)
     assert sorted(alone) == sorted(together) == [1, 2, 3, 4, 5, 6]
     for step, value in alone.items():

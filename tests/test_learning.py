@@ -4,16 +4,12 @@ classifier-free guidance.
 
 import itertools
 import json
-import os
-import pathlib
-import subprocess
-import sys
 
 import pytest
 
 from elf_jax.core.checks import SAMPLERS
+from tests.command import ROOT, program
 
-ROOT = pathlib.Path(__file__).parent.parent
 SETTINGS = {
     "data.kind": "jsonl",
     "data.field": "target",
@@ -77,10 +73,9 @@ def learned(tmp_path, **settings):
     lines = [json.dumps({"source": word, "target": word[::-1]}) for word in words]
     pairs.write_text("\n".join(lines))
     settings = {**settings, "data.path": str(pairs), "train.max_minutes": 2.0}
-    command = [sys.executable, "main.py", "--config=configs/base.py", f"--workdir={tmp_path}/run"]
+    command = ["main.py", f"--config={ROOT}/configs/base.py", f"--workdir={tmp_path}/run"]
     command += [f"--config.{key}={value}" for key, value in settings.items()]
-    environ = {**os.environ, "XLA_FLAGS": FLAGS}
-    done = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True)
+    done = program(command, FLAGS)
     assert done.returncode == 0, done.stderr[-2000:]
     return json.loads((tmp_path / "run" / "evaluation.json").read_text())
 

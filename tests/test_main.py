@@ -9,7 +9,7 @@ import pytest
 
 import main
 from elf_jax import command_line
-from tests.command import forked
+from tests.command import cli, forked
 from tests.tiny import write_book
 
 ROOT = Path(main.__file__).parent
@@ -29,7 +29,7 @@ TINY = [
 QUICKSTART = f"--config={ROOT}/configs/quickstart.py"
 
 
-def cli(*argv, cwd=None):
+def typed(*argv, cwd=None):
     """Runs one command as a user types it. Returns the finished process, with output as text."""
     command = [sys.executable, str(ROOT / "main.py"), *argv]
     return subprocess.run(command, capture_output=True, text=True, cwd=cwd)
@@ -41,7 +41,7 @@ def book_run(tmp_path_factory):
     root = tmp_path_factory.mktemp("book")
     book = write_book(root / "book.txt")
     own = ["--config.data.kind=text", f"--config.data.path={book}"]
-    run = cli(QUICKSTART, *TINY, *own, f"--workdir={root}/run")
+    run = typed(QUICKSTART, *TINY, *own, f"--workdir={root}/run")
     assert run.returncode == 0, run.stderr
     return root / "run"
 
@@ -56,11 +56,11 @@ def test_training_on_own_text_leaves_results(book_run):
 
 def test_sampling_takes_its_settings_from_flags(book_run):
     args = ["--mode=sample", f"--workdir={book_run}", "--num_samples=3", "--seed=5"]
-    first = cli(*args)
+    first = typed(*args)
     assert first.returncode == 0 and first.stdout, first.stderr
     assert cli(*args).stdout == first.stdout
     assert cli(*args, "--seed=6", "--sampler=ode", "--time_grid=uniform").stdout != first.stdout
-    bad = cli(*args, "--sampler=heun")
+    bad = typed(*args, "--sampler=heun")
     said = "error: config.sample.sampler is 'heun', which elf does not have: use one of sde, ode\n"
     assert bad.returncode == 2 and bad.stderr == said
 
@@ -143,7 +143,7 @@ def test_a_text_from_a_terminal_without_utf_8():
 
 
 def test_help_fits_a_screen(tmp_path):
-    run = cli("--help", cwd=tmp_path)
+    run = typed("--help", cwd=tmp_path)
     assert run.returncode == 0 and len(run.stdout.splitlines()) <= 40
     for word in ("--mode", "sample", "evaluate", "--workdir", "book.txt"):
         assert word in run.stdout

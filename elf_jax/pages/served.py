@@ -90,9 +90,10 @@ def _tab(gr, served, task):
             frame = gr.HTML(elem_id=f"{task}-frame")
             data = gr.JSON(visible=False)
     outputs = [status, texts, frame, data]
-    event = gr.on(
+    going = {}  # {session of a visitor: the `Run` that the visitor waits for}
+    gr.on(
         [start.click, *(box.submit for box in text)],
-        _function(served, task),
+        _function(gr, served, task, going),
         [*text, *controls],
         outputs,
         api_name=task,
@@ -101,14 +102,9 @@ def _tab(gr, served, task):
         concurrency_id="model",
         concurrency_limit=VISITORS,
     )
-    stop.click(
-        lambda: views.status("Stopped."),
-        outputs=status,
-        cancels=event,
-        api_visibility="private",
-        queue=False,
-        show_progress="hidden",
-    )
+    # It writes nothing: the run that is stopped has the last word. What two requests write arrives
+    # in any order, and a last step after "Stopped." would look as if the work went on for ever.
+    stop.click(_stop(gr, going), api_visibility="private", queue=False, show_progress="hidden")
 
 
 def _controls(gr, settings, task):
@@ -135,31 +131,55 @@ def _control(gr, setting, task):
 MOST_ON_A_SLIDER = 2000  # steps: a finger cannot set more
 
 
-def _function(served, task):
+def _function(gr, served, task, going):
     """The function of a task, whose arguments have the names of its settings, for programs."""
     names = ([] if task == SAMPLE else ["text"]) + [one.name for one in served.tasks[task]]
 
     def function(*sent):
-        yield from _answered(served, task, *sent)
+        *sent, request = sent
+        yield from _answered(served, task, sent, going, request.session_hash)
 
     kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
-    function.__signature__ = inspect.Signature([inspect.Parameter(one, kind) for one in names])
+    parameters = [inspect.Parameter(one, kind) for one in [*names, "request"]]
+    function.__signature__ = inspect.Signature(parameters)
+    function.__annotations__ = {"request": gr.Request}  # so Gradio gives it, and not the visitor
     function.__doc__ = TABS[task][1]
     return function
 
 
-def _answered(served, task, *sent):
+def _stop(gr, going):
+    """The function of the button that stops a visitor's work. going: see `_answered`."""
+
+    def function(request: gr.Request):
+        session = request.session_hash  # programs may have none
+        run = going.get(session) if session else None
+        if run:
+            run.cancel(0)
+
+    return function
+
+
+def _answered(served, task, sent, going, session):
     """Yields what the outputs of a tab show, while a visitor's work is done and at its end.
 
     Args:
       sent: the text, if the task has one, and the settings. Anything may be there.
+      going: {session: `Run`}, which has the run while it goes on. session: that of the visitor.
     """
     text, values = (None, sent) if task == SAMPLE else (sent[0], sent[1:])
     run, shown = served.begin(task, text, values, _shown), ""
-    for update in run.updates():
-        shown = views.cards_of(update) or shown
-        yield views.status_of(update), shown, "", None
-    yield run.result or (views.refusal(run.refusal), "", "", None)
+    going[session] = run
+    try:
+        for update in run.updates():
+            shown = views.cards_of(update) or shown
+            yield views.status_of(update), shown, "", None
+    finally:
+        if going.get(session) is run:
+            del going[session]
+    if run.refusal:
+        yield views.refusal(run.refusal), "", "", None
+    else:
+        yield run.result or (views.status("Stopped."), shown, "", None)
 
 
 def _shown(answer):

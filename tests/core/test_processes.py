@@ -17,36 +17,28 @@ import pytest
 from elf_jax.core import processes, sharding
 from elf_jax.core.errors import UserError
 from elf_jax.core.workdir import METRICS, TRAINING_SAMPLES
+from tests.command import programs
 from tests.core import processes_run
 
 ROOT = pathlib.Path(__file__).parents[2]
 
 
-def start_two(workdir):
-    """Starts both processes of a job, with four virtual devices each, at a free port."""
+def run_two(workdir):
+    """Runs both processes of a job, with four virtual devices each, at a free port."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
     flags = os.environ["XLA_FLAGS"].replace("device_count=8", "device_count=4")
     job = {"JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}", "JAX_NUM_PROCESSES": "2"}
-    return [
-        subprocess.Popen(
-            [sys.executable, "-m", "tests.core.processes_run", str(workdir)],
-            env={**os.environ, **job, "JAX_PROCESS_ID": str(index), "XLA_FLAGS": flags},
-            cwd=ROOT,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for index in range(2)
-    ]
+    job["XLA_FLAGS"] = flags
+    variables = [{**job, "JAX_PROCESS_ID": str(index)} for index in range(2)]
+    return programs(["tests.core.processes_run", str(workdir)], variables)
 
 
 def test_two_processes_equal_one(tmp_path):
     """They train, save, stop, resume and sample. Losses agree within 1e-5; samples are equal."""
-    processes = start_two(tmp_path / "two")
-    for process in processes:
-        errors = process.communicate(timeout=400)[1]
-        assert process.returncode == 0, errors[-3000:]
+    for process in run_two(tmp_path / "two"):
+        assert process.returncode == 0, process.stderr[-3000:]
     (tmp_path / "one").mkdir()
     processes_run.run(processes_run.config(), tmp_path / "one", tmp_path / "one" / "samples.json")
     logs = [

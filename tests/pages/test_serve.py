@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import contextlib
+import itertools
 import json
 import os
 import signal
@@ -11,8 +12,10 @@ import threading
 import time
 import urllib.error
 import urllib.request
+from types import SimpleNamespace
 
 import pytest
+from selenium.common.exceptions import TimeoutException
 
 from elf_jax import commands
 from elf_jax.checkpoints.rounds import Round, round_workdir, write_distillation
@@ -91,8 +94,8 @@ def values_of(served, task, **changes):
     return [changes.get(one.name, one.value) for one in served.tasks[task]]
 
 
-def click(browser, task):
-    browser.run("document.getElementById(arguments[0]).click()", f"{task}-start")
+def click(browser, task, button="start"):
+    browser.run("document.getElementById(arguments[0]).click()", f"{task}-{button}")
 
 
 def text_of(browser, place):
@@ -101,23 +104,32 @@ def text_of(browser, place):
     return browser.run(script, place)
 
 
-def wait_for(browser, task, word):
-    """Waits until the status has a word. Returns the texts that the page shows then."""
-    browser.wait(lambda: word in text_of(browser, f"{task}-status"), 60)
+def texts_of(browser, task):
+    """The texts that the page shows."""
     script = "return [...document.querySelectorAll(arguments[0])].map(one => one.textContent)"
     return browser.run(script, f"#{task}-texts .text")
+
+
+def wait_for(browser, task, word, texts):
+    """Waits until the status has a word and the page shows these texts: it draws them apart."""
+    browser.wait(lambda: word in text_of(browser, f"{task}-status"))
+    with contextlib.suppress(TimeoutException):
+        browser.wait(lambda: texts_of(browser, task) == texts, 10)
+    assert texts_of(browser, task) == texts
 
 
 def test_sampling_in_a_browser(browser, address, workdir):
     browser.open(address, width=390)
     browser.wait(lambda: browser.find_all("#sample-start"))
     click(browser, "sample")
-    texts = wait_for(browser, "sample", "Done")
-    assert texts == [text for _, text in commands.samples(workdir)]
-    browser.driver.switch_to.frame(browser.find("#sample-frame iframe"))
-    page = browser.wait(lambda: browser.run("return document.body.innerText"))
+    texts = [text for _, text in commands.samples(workdir)]
+    wait_for(browser, "sample", "Done", texts)
+    (frame,) = browser.wait(lambda: browser.find_all("#sample-frame iframe"))
+    browser.driver.switch_to.frame(frame)
+    page = "return document.body ? document.body.innerText : ''"
+    browser.wait(lambda: "step 3 of 3" in browser.run(page))  # the last one reads
+    assert all(text in browser.run(page) for text in texts)
     browser.driver.switch_to.default_content()
-    assert all(text in page for text in texts) and "step 3 of 3" in page  # the last one reads
     assert browser.overflow() <= 0
     assert not browser.errors()
     assert browser.requests() and not browser.requests_elsewhere()
@@ -130,14 +142,13 @@ def test_filling_in_a_browser_and_a_mistake_before(browser, address, workdir):
     tab.click()
     browser.wait(lambda: browser.find_all("#fill-start"))
     click(browser, "fill")
-    assert wait_for(browser, "fill", "empty") == []
+    wait_for(browser, "fill", "empty", [])
     assert text_of(browser, "fill-status") == "The template is empty: write something."
     (box,) = (one for one in browser.find_all("textarea") if one.is_displayed())
     box.send_keys(TEMPLATE)
     click(browser, "fill")
-    texts = wait_for(browser, "fill", "Done")
     records = list(commands.fills(workdir, text=TEMPLATE, num_samples=3))
-    assert texts == [record["text"] for record in records]
+    wait_for(browser, "fill", "Done", [record["text"] for record in records])
     assert not browser.errors() and not browser.requests_elsewhere()
 
 
@@ -218,10 +229,13 @@ def test_one_who_leaves_stops_at_the_next_step(served):
 
 @pytest.mark.parametrize("leave", ["stop", "close"])
 def test_stopping_and_closing_the_page_end_the_work(leave, browser, address, served, monkeypatch):
-    check, runs, begin = Run.check, [], served.begin
+    check, checks, runs, begin = Run.check, itertools.count(), [], served.begin
 
     def slow(run):
+        """So steps go on while the visitor leaves, and the work never ends by itself."""
         time.sleep(0.05)
+        if next(checks) > MANY // 2:
+            run._cancelled.wait()
         check(run)
 
     monkeypatch.setattr(Run, "check", slow)
@@ -231,16 +245,39 @@ def test_stopping_and_closing_the_page_end_the_work(leave, browser, address, ser
     box.clear()
     box.send_keys(str(MANY))
     click(browser, "sample")
-    browser.wait(lambda: "Step" in text_of(browser, "sample-status"))
-    assert len(browser.find_all("#sample-texts .text")) == 3  # they grow
-    if leave == "stop":
-        browser.find("#sample-stop").click()
-        browser.wait(lambda: text_of(browser, "sample-status") == "Stopped.")
-    else:
-        browser.open("about:blank")
+    browser.wait(lambda: f"of {MANY + 1}" in text_of(browser, "sample-status"))
+    browser.wait(lambda: len(texts_of(browser, "sample")) == 3)  # they grow
     (run,) = runs
-    browser.wait(lambda: not run.is_going_on)
+    try:
+        if leave == "stop":
+            click(browser, "sample", "stop")
+            browser.wait(lambda: text_of(browser, "sample-status") == "Stopped.")
+        else:
+            browser.open("about:blank")
+        browser.wait(lambda: not run.is_going_on)
+    finally:
+        run.cancel(0)
     assert run.result is None and not run.refusal
+    if leave == "stop":
+        assert len(texts_of(browser, "sample")) == 3
+
+
+@pytest.mark.parametrize("session, end", [("mine", "Stopped."), (None, "Done.")])
+def test_who_stops_is_told_so_last(session, end, served):
+    """No step comes after "Stopped.", however fast the steps are. Programs have no session."""
+    from elf_jax.pages.served import _answered, _stop
+
+    going, shown = {}, []
+    stop = _stop(SimpleNamespace(Request=None), going)
+    sent = values_of(served, "sample", steps=MANY)
+    for outputs in _answered(served, "sample", sent, going, session):
+        shown.append(outputs)
+        if "Step" in outputs[0]:
+            for one in ("another", session):
+                stop(SimpleNamespace(session_hash=one))
+    status, texts, *_ = shown[-1]
+    assert end in status and texts.count('class="text"') == 3 and not going
+    assert end == "Done." or len(shown) < MANY
 
 
 def test_who_comes_third_waits(served):

@@ -5,11 +5,7 @@ gap) and " " (after the text).
 """
 
 import json
-import os
-import pathlib
 import re
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -25,10 +21,10 @@ from elf_jax.training import trainer
 from elf_jax.training.begin import read_summary
 from elf_jax.training.given import BEGIN, END, SHAPES, Gaps, make_law, with_gaps
 from elf_jax.training.optimizer import make_schedule
+from tests.command import program
 from tests.tiny import tiny_config
 from tests.training.test_step import assert_same_metrics, steps_of
 
-ROOT = pathlib.Path(__file__).parents[2]
 PAD = 7
 EQUAL = {f"data.given.{name}": 0.2 for name in SHAPES}
 FIGURES = {
@@ -296,9 +292,7 @@ def test_both_sides_are_used():
     """ELF learns palindromes with gaps: the left half is read from the right one, and the end of a
     gap is found. In another process, see `test_learning.learned`.
     """
-    environ = {**os.environ, "XLA_FLAGS": "", "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "tests.training.given_run"]
-    done = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True)
+    done = program(["tests.training.given_run"], flags="")
     assert done.returncode == 0, done.stderr[-2000:]
     numbers = json.loads(done.stdout.splitlines()[-1])
     assert numbers["left half"] > 0.9 and numbers["gap"] > 0.9, numbers
