@@ -11,7 +11,8 @@ Expect:    depends on the text. Train a scorer on it (--mode=train_scorer) and c
 What differs from the published setting: instead of T5's, a tokenizer trained on your text and a
 frozen embedding from its co-occurrences (for a contextual encoder set config.encoder.kind=t5 and
 name a pretrained one, or train one with --mode=pretrain_encoder); a network of 14M parameters; a
-learning rate that falls to zero; an average of the weights that warms up.
+learning rate that falls to zero; an average of the weights that warms up; and the network also
+reads tokens from noisy latents (objective.token_weight, see docs/research.md).
 """
 
 from ml_collections import ConfigDict
@@ -29,5 +30,6 @@ def get_config(variant: str = "elf") -> ConfigDict:
     config.data.tokenizer = "bpe"
     presets.small(config)
     config.objective.decode_noise_scale = 5.0
+    config.objective.token_weight = 0.5
     presets.use_variant(config, variant)
     return config.lock()

@@ -16,6 +16,7 @@ from elf_jax.core.checksums import file_sha256
 from elf_jax.core.errors import UserError, explain
 from elf_jax.data import prepare
 from elf_jax.training import distill
+from tests.shared_programs import shared_programs
 from tests.tiny import pairs_config, tiny_config, write_pairs
 
 TEXT = {
@@ -239,7 +240,7 @@ class Place:
     def outcome(self, mode):
         """What a mode gives: its result, or a `Told`. Any other error is raised."""
         try:
-            with contextlib.chdir(self.root), silent():
+            with contextlib.chdir(self.root), silent(), shared_programs():
                 return MODES[mode]()
         except Exception as error:
             told = str(error) if isinstance(error, UserError) else explain(error)
