@@ -28,6 +28,7 @@ CURVES = {
     "decode_loss": "decode loss (cross-entropy, nats per token)",
     "decode_accuracy": "decode accuracy (share of the tokens)",
 }
+SHOWN = {"denoise_loss": "denoise", "decode_loss": "decode", "decode_accuracy": "accuracy"}
 TOKEN_CURVE = {"token_loss": "loss of noisy tokens (cross-entropy, nats per token)"}
 
 
@@ -51,12 +52,6 @@ class ELFMethod:
 
     name = "elf"
     tags = ("diffusion", "flow-matching", "elf", "arxiv:2605.10938")
-    shown = {
-        "denoise_loss": "denoise",
-        "token_loss": "tokens",
-        "decode_loss": "decode",
-        "decode_accuracy": "accuracy",
-    }
     settings = {
         "time_grid": "grid",
         "sampler": "sampler",
@@ -90,6 +85,11 @@ class ELFMethod:
     def curves(self):
         """See `Method`."""
         return CURVES | (TOKEN_CURVE if self.law.token_weight else {})
+
+    @property
+    def shown(self):
+        """See `Method`."""
+        return SHOWN | ({"token_loss": "tokens"} if self.law.token_weight else {})
 
     @property
     def vocab_size(self):
