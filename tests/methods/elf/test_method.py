@@ -13,10 +13,12 @@ from elf_jax.checkpoints.trained import TrainedModel
 from elf_jax.checkpoints.weights import params_shapes
 from elf_jax.core import sharding
 from elf_jax.core.types import Batch
+from elf_jax.data.packing import pack_rows
 from elf_jax.generation.generate import jit_sampler, scales
 from elf_jax.methods.elf.method import ELFMethod
 from elf_jax.methods.method import Method
 from elf_jax.methods.registry import METHODS, build_method, describe_method
+from tests.conftest import GOLDEN
 from tests.methods.tracing import traced_samplers
 from tests.tiny import tiny_config
 
@@ -162,3 +164,19 @@ def test_other_traced_values_compile_nothing_and_change_the_samples(built):
         for other in ({"gamma": 9.0}, {"guidance_scale": 1.0}, {"cfg_scale": 60.0}):
             assert np.any(sampled(**other) != first), other
     assert len(traced) == 1 and set(scales(method, config.sample)) == set(method.traced)
+
+
+def test_a_padded_source_is_the_same_condition_in_training_and_sampling():
+    """A T5 does not attend to the padding of a source, in neither."""
+    sources, targets = [[5, 6, 7, 8], [9]], [[10, 11], [12, 13]]
+    rows, _ = pack_rows(targets, sources, 10, 6, 1, 1, pad_source=True)
+    batch = Batch(**rows.take(slice(None)))
+    keys = {"encoder.kind": "t5", "encoder.path": str(GOLDEN / "t5_tiny"), "encoder.std": 1.0}
+    pairs = {"data.source_field": "source", "data.source_length": 6, "data.pad_source": True}
+    config = tiny_config(**keys, **pairs)
+    method, frozen = build_method(config, V, sharding.make_mesh(config.mesh))
+    assert method.first == 6
+    fields = batch.tokens, batch.is_cond, batch.is_valid, np.zeros(2, bool)
+    x = np.asarray(method.encoder.encode(frozen["encoder"], *fields))
+    sampled = method._condition(frozen["encoder"], batch).latents
+    np.testing.assert_allclose(sampled, np.where(batch.is_cond[..., None], x, 0), atol=1e-6)
