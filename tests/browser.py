@@ -172,7 +172,8 @@ def _start(chromium, driver, profile):
     for option in (*OPTIONS, f"--user-data-dir={profile}"):
         options.add_argument(option)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    started = webdriver.Chrome(options, Service(driver))
+    env = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
+    started = webdriver.Chrome(options, Service(driver, env=env))  # Chromium has its own malloc
     started.set_page_load_timeout(TIMEOUT)
     started.set_script_timeout(TIMEOUT)
     return started

@@ -94,17 +94,18 @@ def _programs(variables):
     return subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=environ, cwd=ROOT)
 
 
-def program(argv, flags, cwd=None):
+def program(argv, flags, cwd=None, env=None):
     """Runs a program in a process of its own, which has what it needs imported already.
 
     Args:
       argv: "main.py" or the name of a module, and its arguments. flags: XLA_FLAGS of the process.
       cwd: directory to run in; None is the one of the project.
+      env: further environment variables. What was read when modules were imported stays.
 
     Returns:
       The finished process, with its output as text.
     """
-    return programs(argv, [{"XLA_FLAGS": flags}], cwd)[0]
+    return programs(argv, [{"XLA_FLAGS": flags, **(env or {})}], cwd)[0]
 
 
 def programs(argv, variables, cwd=None):
@@ -168,6 +169,12 @@ for index, argv in enumerate(json.loads(sys.argv[1])):
 )
 
 
+def _in_a_directory(argv, directory, env):
+    directory.mkdir()
+    done = program(["main.py", *argv], os.environ["XLA_FLAGS"], directory, env)
+    return Finished(done.returncode, done.stdout, done.stderr, directory)
+
+
 def forked(commands, directory, prefix=(), env=None):
     """Runs many commands, each in an empty directory of its own, for the time of one.
 
@@ -179,6 +186,10 @@ def forked(commands, directory, prefix=(), env=None):
     Returns:
       A `Finished` for each command.
     """
+    if not prefix:
+        return [
+            _in_a_directory(argv, directory / f"{i}.cwd", env) for i, argv in enumerate(commands)
+        ]
     argv = [*prefix, sys.executable, "-c", _FORKING, json.dumps(commands)]
     env = {**os.environ, "PYTHONPATH": str(ROOT), **(env or {})}
     run = subprocess.run(argv, cwd=directory, env=env, capture_output=True, text=True)

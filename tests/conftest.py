@@ -87,6 +87,17 @@ def pairs_workdir(tmp_path_factory):
     return save_random_weights(pairs_config(write_pairs(root / "pairs.jsonl")), root / "run")
 
 
+@pytest.fixture(scope="module")
+def share_programs():
+    """Trainings and samplings of the module share what they compile (`tests/shared_programs.py`):
+    `pytestmark = pytest.mark.usefixtures("share_programs")`.
+    """
+    from tests.shared_programs import shared_programs
+
+    with shared_programs():
+        yield
+
+
 @pytest.fixture(scope="session")
 def golden_params(golden):
     return from_published(golden("params"))

@@ -30,7 +30,7 @@ from benchmarks.session import results
 from elf_jax.core import defaults, processes, sharding
 from elf_jax.core.types import Batch, counted_positions
 from elf_jax.latents.encoder import Encoder, attention_mask
-from elf_jax.methods.elf import flow, objective
+from elf_jax.methods.elf import flow, objective, roles
 from elf_jax.methods.elf.decode import decode_tokens
 from elf_jax.methods.elf.predictor import Condition, Predictor
 from elf_jax.methods.elf.published import from_published
@@ -163,7 +163,7 @@ def loss(how, name):
         noise=jnp.asarray(data["decoder_noise" if decode else "noise"]),
         decode_lambda=flow.logit_normal(normal, law.lambda_mean, law.lambda_std),
     )
-    split = objective.Split(*((4, 0, 0, 4, 1.0, 0.5) if decode else (4, 4, 4, 0, 0.0, 0.5)))
+    split = roles.Split(*((4, 0, 0, 4, 1.0, 0.5) if decode else (4, 4, 4, 0, 0.0, 0.5)))
     batch = Batch(*(jnp.asarray(data[key]) for key in ("input_ids", "is_cond", "is_valid")))
     mask = counted_positions(batch, pad_in_loss=name.endswith("_cond"))
 

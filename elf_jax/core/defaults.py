@@ -167,6 +167,10 @@ def _objective():
     # also reads the tokens, from noisy latents at all times. Small networks then learn faster what
     # the noise hides. 0: no such loss, as published
     objective.token_weight = 0.0
+    # Not published. The rows with self-conditioning start at an earlier time u t, u uniform on
+    # [0, 1), and go to time t by one step of the ODE. So the network also learns from latents that
+    # it made itself, as in sampling. It costs nothing
+    objective.rollout = False
     objective.noise_scale = 2.0  # s
     objective.decode_noise_scale = 5.0  # s_d: 5 for text, 1 for pairs
     objective.time_mean = -1.5  # t = sigmoid(mean + std n)

@@ -22,6 +22,8 @@ from elf_jax.data.text_files import find_files
 from elf_jax.training import trainer
 from tests.tiny import tiny_config, write_book
 
+pytestmark = pytest.mark.usefixtures("share_programs")
+
 
 @pytest.fixture
 def url(tmp_path):

@@ -28,6 +28,8 @@ from elf_jax.evaluation.scorer import find_scorer, generative_perplexity, load_s
 from elf_jax.generation.generate import generate_texts
 from tests.tiny import pairs_config, save_random_scorer, save_random_weights, tiny_config
 
+pytestmark = pytest.mark.usefixtures("share_programs")
+
 TWO = {
     "one": {"steps": 2, "gamma": 1.0},
     "two": {"steps": 2, "gamma": 0.5, "guidance_scale": 2.0},

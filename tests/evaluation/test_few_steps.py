@@ -11,6 +11,7 @@ from elf_jax.core.errors import UserError
 from elf_jax.evaluation import rounds
 from tests.tiny import QUICK
 
+pytestmark = pytest.mark.usefixtures("share_programs")
 ROOT = __file__.rsplit("/tests/", 1)[0]
 KEYS = {
     **QUICK,

@@ -22,6 +22,8 @@ from elf_jax.evaluation.protocols import protocols_of
 from elf_jax.generation.generate import whole_rows
 from tests.tiny import save_random_scorer, save_random_weights, tiny_config
 
+pytestmark = pytest.mark.usefixtures("share_programs")
+
 NAMES = "span_25,scattered_50"
 METRICS = ("exact_tokens", "exact_spans", "rouge_l", "gen_ppl")
 SAMPLERS = {"elf": "sde", "mdlm": "ancestral", "ar": "sample"}

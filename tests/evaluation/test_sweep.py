@@ -28,6 +28,8 @@ from elf_jax.methods.elf.method import ELFMethod
 from tests.methods.tracing import traced_samplers
 from tests.tiny import save_random_scorer, save_random_weights, tiny_config
 
+pytestmark = pytest.mark.usefixtures("share_programs")
+
 LISTS = {
     "sweep.guidance_scale": (1.0, 3.0),
     "sweep.steps": (1, 2),

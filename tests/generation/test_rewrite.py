@@ -18,6 +18,8 @@ from tests.generation.test_answers import command
 from tests.methods.test_every_method import SIZES, mesh_of, random_params
 from tests.tiny import save_random_weights, tiny_config, write_book
 
+pytestmark = pytest.mark.usefixtures("share_programs")
+
 NAMES = {
     "data.tokenizer": "words",
     "data.packing": "rows",

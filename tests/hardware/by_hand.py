@@ -1,6 +1,6 @@
 """Operations of ELF's matrix products, counted by hand."""
 
-from elf_jax.methods.elf import objective
+from elf_jax.methods.elf import roles
 
 CONTROLS = 12  # positions of time, guidance and mode before the text
 
@@ -26,7 +26,7 @@ def step_flops(config, rows, latent, vocab):
       rows: of one device. latent: width of the latents. vocab: size of the vocabulary.
     """
     length, width, depth = config.data.length, config.model.width, config.model.depth
-    split = objective.make_split(rows, 0.2, 0.5)
+    split = roles.make_split(rows, 0.2, 0.5)
     dense, pairs = block_flops(config)
     gradient = rows * (3 * dense + 3.5 * pairs)  # 5 products backward for 2 forward
     recomputed = rows * 2 * (length + CONTROLS) * width**2  # the attention's output projection

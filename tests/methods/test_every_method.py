@@ -26,6 +26,8 @@ from elf_jax.methods.registry import METHODS, build_method, describe_method
 from elf_jax.training import trainer
 from tests.tiny import pairs_config, save_random_weights, tiny_config, write_pairs
 
+pytestmark = pytest.mark.usefixtures("share_programs")
+
 ALL = sorted(METHODS)
 SIZES = {"cdcd.embedding_width": 8, "cdcd.bins": 10, "tokens.condition_dropout": 0.5}
 V = 20

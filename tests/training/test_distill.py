@@ -24,6 +24,7 @@ from tests.command import forked
 from tests.conftest import GOLDEN
 from tests.tiny import save_random_weights, tiny_config, write_pairs
 
+pytestmark = pytest.mark.usefixtures("share_programs")
 KEYS = {
     "optimizer.name": "adamw",
     "optimizer.learning_rate": 0.01,

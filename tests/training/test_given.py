@@ -22,6 +22,7 @@ from elf_jax.training.begin import read_summary
 from elf_jax.training.given import BEGIN, END, SHAPES, Gaps, make_law, with_gaps
 from elf_jax.training.optimizer import make_schedule
 from tests.command import program
+from tests.test_learning import FLAGS
 from tests.tiny import tiny_config
 from tests.training.test_step import assert_same_metrics, steps_of
 
@@ -292,7 +293,7 @@ def test_both_sides_are_used():
     """ELF learns palindromes with gaps: the left half is read from the right one, and the end of a
     gap is found. In another process, see `test_learning.learned`.
     """
-    done = program(["tests.training.given_run"], flags="")
+    done = program(["tests.training.given_run"], FLAGS)
     assert done.returncode == 0, done.stderr[-2000:]
     numbers = json.loads(done.stdout.splitlines()[-1])
     assert numbers["left half"] > 0.9 and numbers["gap"] > 0.9, numbers

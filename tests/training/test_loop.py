@@ -21,6 +21,8 @@ from elf_jax.training.metrics_log import MetricsLog, Window, read_metrics
 from tests.command import ROOT
 from tests.tiny import tiny_config
 
+pytestmark = pytest.mark.usefixtures("share_programs")
+
 # Lines of the log at steps 4, 5 (saved) and 8; the end is step 10.
 KEYS = {"train.duration.steps": 10, "train.log_every": 4, "train.checkpoint_every": 5}
 

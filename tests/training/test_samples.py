@@ -19,6 +19,8 @@ from tests.methods.tracing import traced_samplers
 from tests.tiny import pairs_config, tiny_config, write_pairs
 from tests.training.test_loop import events
 
+pytestmark = pytest.mark.usefixtures("share_programs")
+
 # Validations at steps 2, 4 and 6; checkpoints at 3 and 6.
 KEYS = {"train.samples": 2, "train.validate_every": 2, "optimizer.learning_rate": 0.02}
 

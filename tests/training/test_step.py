@@ -114,11 +114,9 @@ def alone():
     "keys",
     [
         {"mesh.data": 2},
-        {"mesh.data": 4},
         {"mesh.data": 8},
         {"mesh.fsdp": 2},
         {"mesh.tensor": 2},
-        {"train.accumulate": 2},
         {"train.accumulate": 4},
         {"mesh.fsdp": 4, "train.accumulate": 2},
     ],

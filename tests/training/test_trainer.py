@@ -22,6 +22,8 @@ from elf_jax.training import loop, trainer
 from elf_jax.training.begin import check_data
 from tests.tiny import tiny_config, write_book, write_pairs
 
+pytestmark = pytest.mark.usefixtures("share_programs")
+
 
 def trained_state(*args, **kwargs):
     """The state after training."""

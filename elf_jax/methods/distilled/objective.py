@@ -34,7 +34,8 @@ import jax
 import jax.numpy as jnp
 
 from elf_jax.methods.elf import flow
-from elf_jax.methods.elf.objective import noisy, spread, take
+from elf_jax.methods.elf.objective import noisy
+from elf_jax.methods.elf.roles import spread, take
 
 LOSSES = ("x", "velocity")
 TIMES = ("logit_normal", "grid")

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict, FrozenConfigDict
 from elf_jax.core import rng, sharding, workdir
 from elf_jax.latents.build import build_encoder, describe_encoder, kept_statistics, save_encoder
 from elf_jax.latents.encoder import Encoder
-from elf_jax.methods.elf import flow, objective, published
+from elf_jax.methods.elf import flow, objective, published, roles
 from elf_jax.methods.elf.decode import decode_tokens, decode_with_entropy
 from elf_jax.methods.elf.predictor import Condition, Predictor
 from elf_jax.methods.elf.sampler import sample
@@ -125,14 +125,14 @@ class ELFMethod:
         """
         law, rows = self.law, len(ids) // self.groups
         deck = rng.deck(context.rows or len(ids), rows)
-        whole = objective.make_split(deck[0], law.decode_fraction, law.self_cond_fraction)
-        split = objective.part_of(whole, deck[0] // rows)
+        whole = roles.make_split(deck[0], law.decode_fraction, law.self_cond_fraction)
+        split = roles.part_of(whole, deck[0] // rows)
         keys = rng.per_example(context.key, ids)
         deal_keys = jax.vmap(lambda k: rng.stream(k, "deal"))(keys)
         cards = rng.cards(rng.stream(context.key, "deal"), deal_keys, ids, *deck)
-        order = objective.deal(deal_keys, split, cards)
+        order = roles.deal(deal_keys, split, cards)
         batch, counted, keys, ids, cards = jax.tree.map(
-            lambda array: objective.permute(array, order), (batch, counted, keys, ids, cards)
+            lambda array: roles.permute(array, order), (batch, counted, keys, ids, cards)
         )
         drop = rng.uniform(jax.vmap(lambda k: rng.stream(k, "drop"))(keys)) < law.condition_dropout
         x = self.encoder.encode(

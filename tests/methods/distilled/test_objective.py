@@ -11,7 +11,8 @@ from elf_jax.core import defaults
 from elf_jax.core.types import Batch, counted_positions
 from elf_jax.methods.distilled import objective
 from elf_jax.methods.elf import flow
-from elf_jax.methods.elf.objective import Dealt, Draws, Split
+from elf_jax.methods.elf.objective import Dealt, Draws
+from elf_jax.methods.elf.roles import Split
 from tests.methods.stub import GOLDEN, Group, agree
 
 S = 2.0  # noise scale

@@ -13,9 +13,9 @@ from scipy import stats
 from benchmarks.session import goldens
 from elf_jax.core import defaults, rng
 from elf_jax.core.types import Batch, counted_positions
-from elf_jax.methods.elf import objective
-from elf_jax.methods.elf.objective import Split
+from elf_jax.methods.elf import objective, roles
 from elf_jax.methods.elf.predictor import Predictor
+from elf_jax.methods.elf.roles import Split
 from elf_jax.networks.elf import ELF
 
 FLOAT32 = goldens.Arithmetic(jnp.float32, None, "xla")
@@ -50,17 +50,17 @@ def mixed_gradient(predictor, params, parts, law, batch, x):
     """
     mask, rows = counted_positions(batch, False), len(batch.tokens)
     deck = rng.deck(rows, rows // parts)
-    whole = objective.make_split(deck[0], law.decode_fraction, law.self_cond_fraction)
-    split = objective.part_of(whole, deck[0] * parts // rows)
+    whole = roles.make_split(deck[0], law.decode_fraction, law.self_cond_fraction)
+    split = roles.part_of(whole, deck[0] * parts // rows)
 
     def gradient(key):
         ids = jnp.arange(rows)
         keys = rng.per_example(key, ids)
         deal_keys = jax.vmap(lambda k: rng.stream(k, "deal"))(keys)
         cards = rng.cards(rng.stream(key, "deal"), deal_keys, ids, *deck)
-        order = objective.deal(deal_keys, split, cards)
+        order = roles.deal(deal_keys, split, cards)
         dealt, latents, counted, keys, cards = jax.tree.map(
-            lambda array: objective.permute(array, order), (batch, x, mask, keys, cards)
+            lambda array: roles.permute(array, order), (batch, x, mask, keys, cards)
         )
         draws = objective.draw(keys, whole, *x.shape[1:], law, cards)
 
@@ -169,7 +169,7 @@ def sums_of(predictor, params, split, weight, first=0):
 
 def test_a_token_weight_adds_the_cross_entropy_of_rows_that_denoise():
     predictor, params = tiny()
-    split = objective.make_split(12, 0.2, 0.5)
+    split = roles.make_split(12, 0.2, 0.5)
     plain, *_ = sums_of(predictor, params, split, 0.0)
     sums, draws, mask, cross_entropy = sums_of(predictor, params, split, 0.7)
     assert plain.tokens == 0 and cross_entropy.shape == (12, 6)
@@ -190,7 +190,7 @@ def test_splits():
     """Numbers of rows for each role, for many sizes of a group. Every role has a row."""
     sizes = {}
     for rows in range(1, 40):
-        split = objective.make_split(rows, 0.2, 0.5)
+        split = roles.make_split(rows, 0.2, 0.5)
         if rows >= 3:
             assert split.denoise + split.decode == rows
             assert 0 < split.self_cond < split.denoise and split.decode > 0
@@ -198,16 +198,16 @@ def test_splits():
         sizes[rows] = (split.decode, split.self_cond, split.denoise)
     assert sizes[1] == (1, 1, 1) and sizes[2] == (1, 1, 1)
     assert sizes[5] == (1, 2, 4) and sizes[16] == (3, 6, 13)
-    assert objective.make_split(8, 0.0, 0.5).decode == 0
-    assert objective.make_split(8, 1.0, 0.5) == Split(8, 0, 0, 8, 1.0, 0.5)
-    assert objective.make_split(1, 0.0, 1.0) == Split(1, 1, 1, 0, 0.0, 1.0)
+    assert roles.make_split(8, 0.0, 0.5).decode == 0
+    assert roles.make_split(8, 1.0, 0.5) == Split(8, 0, 0, 8, 1.0, 0.5)
+    assert roles.make_split(1, 0.0, 1.0) == Split(1, 1, 1, 0, 0.0, 1.0)
 
 
 @pytest.mark.parametrize("rows", [8, 16, 40, 128, 512])
 def test_a_part_has_room_for_the_rows_of_each_role(rows):
-    whole = objective.make_split(rows, 0.2, 0.5)
+    whole = roles.make_split(rows, 0.2, 0.5)
     for parts in (1, 2, 4, 8):
-        split, ids = objective.part_of(whole, parts), jnp.arange(rows)
+        split, ids = roles.part_of(whole, parts), jnp.arange(rows)
         for seed in range(8):
             key = jax.random.key(seed)
             cards = rng.cards(key, rng.per_example(key, ids), ids, *rng.deck(rows, split.rows))
@@ -224,9 +224,9 @@ def test_the_weights_of_each_role_add_up_to_its_probability(groups):
     are dealt, on the average where the role of a lone row is drawn. So a training may go on on
     other devices.
     """
-    split = objective.make_split(48 // groups, 0.2, 0.5)
+    split = roles.make_split(48 // groups, 0.2, 0.5)
     keys = rng.per_example(jax.random.key(0), jnp.arange(48 * 400))
-    is_decode, self_cond, weight = objective.draw_roles(keys, split)
+    is_decode, self_cond, weight = roles.draw_roles(keys, split)
     shares = [
         float(jnp.mean(weight * role)) for role in (is_decode, self_cond, ~is_decode & ~self_cond)
     ]
@@ -236,7 +236,7 @@ def test_the_weights_of_each_role_add_up_to_its_probability(groups):
 def test_draws_follow_their_laws():
     law = defaults.get_config().objective
     keys = rng.per_example(jax.random.key(0), jnp.arange(20_000))
-    split = objective.make_split(20, 0.2, 0.5)
+    split = roles.make_split(20, 0.2, 0.5)
     draws = jax.jit(lambda: objective.draw(keys, split, 3, 2, law))()
 
     def p_value(values, distribution):
@@ -258,17 +258,17 @@ def test_draws_follow_their_laws():
 
 def test_roles_of_a_lone_row_follow_their_probabilities():
     keys = rng.per_example(jax.random.key(0), jnp.arange(20_000))
-    is_decode, self_cond, weight = objective.draw_roles(keys, objective.make_split(1, 0.2, 0.5))
+    is_decode, self_cond, weight = roles.draw_roles(keys, roles.make_split(1, 0.2, 0.5))
     assert abs(np.mean(is_decode) - 0.2) < 0.01 and abs(np.mean(self_cond) - 0.4) < 0.015
     assert not np.any(is_decode & self_cond) and np.all(weight == 1)
 
 
 def test_dealing_is_a_permutation_within_groups_and_follows_the_rows():
-    split = objective.make_split(5, 0.2, 0.5)
+    split = roles.make_split(5, 0.2, 0.5)
     keys = rng.per_example(jax.random.key(0), jnp.arange(4000))
-    order = objective.deal(keys, split)
+    order = roles.deal(keys, split)
     np.testing.assert_array_equal(np.sort(order, axis=1), np.tile(np.arange(5), (800, 1)))
-    dealt = objective.permute(jnp.arange(4000), order).reshape(-1, 5)
+    dealt = roles.permute(jnp.arange(4000), order).reshape(-1, 5)
     np.testing.assert_array_equal(dealt // 5, np.tile(np.arange(800)[:, None], (1, 5)))
     counts = np.bincount(np.asarray(order[:, 0]), minlength=5)
     assert stats.chisquare(counts).pvalue > 1e-3
