@@ -11,7 +11,8 @@ To fine-tune a trained model on your pairs, add --checkpoint=PATH|NAME and use i
 differs from the published setting: the same as in configs/text.py, and what docs/research.md found.
 All targets begin at the same place (data.pad_source, for all methods). Source tokens have the mean
 vectors of the target tokens that translate them (encoder.kind=aligned). The network also reads
-tokens from noisy latents (objective.token_weight). Guidance on the condition is stronger.
+tokens from noisy latents (objective.token_weight), and learns to go on from its own mistakes
+(objective.rollout). Guidance on the condition is stronger, and samples get much noise on the way.
 """
 
 from ml_collections import ConfigDict
@@ -35,8 +36,10 @@ def get_config(method: str = "elf") -> ConfigDict:
     config.objective.decode_noise_scale = 1.0
     config.objective.condition_dropout = 0.1
     config.objective.token_weight = 0.5
+    config.objective.rollout = True
     config.objective.time_mean = -1.0
-    config.sample.sampler = "ode"
+    config.sample.sampler = "sde"
+    config.sample.gamma = 4.0
     config.sample.steps = 64
     config.sample.guidance_scale = 1.0
     config.sample.cfg_scale = 3.0
