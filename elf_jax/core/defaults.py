@@ -169,7 +169,8 @@ def _objective():
     objective.token_weight = 0.0
     # Not published. The rows with self-conditioning start at an earlier time u t, u uniform on
     # [0, 1), and go to time t by one step of the ODE. So the network also learns from latents that
-    # it made itself, as in sampling. It costs nothing
+    # it made itself, as in sampling. It costs nothing, and samples repeat themselves: see
+    # docs/research.md
     objective.rollout = False
     objective.noise_scale = 2.0  # s
     objective.decode_noise_scale = 5.0  # s_d: 5 for text, 1 for pairs

@@ -65,8 +65,11 @@ class MetricSet:
         """(numbers, signatures) of the metrics that compare each sample with its reference."""
         texts, real, signatures = samples.texts, self.pairs.references, {}
         numbers = {"exact_match": text.exact_match(texts, real)}
-        lengths = [sum(map(len, rows)) for rows in (samples.tokens, encode(self.tokenizer, real))]
+        both = samples.tokens, encode(self.tokenizer, real)
+        lengths = [sum(map(len, rows)) for rows in both]
         numbers["length_ratio"] = lengths[0] / max(lengths[1], 1)
+        # BLEU does not see it: words that stand twice even make short texts longer.
+        numbers["repeated"], numbers["repeated_reference"] = map(text.repeated, both)
         for name, metric in (("bleu", references.bleu), ("rouge", references.rouge)):
             if name not in self.names:
                 continue

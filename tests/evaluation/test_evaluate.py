@@ -3,6 +3,7 @@
 import json
 import shutil
 from dataclasses import replace
+from itertools import pairwise
 
 import jax
 import numpy as np
@@ -190,6 +191,9 @@ def test_pairs_are_compared_with_their_references(pairs, capsys, monkeypatch):
         len(trained.tokenizer(one, add_special_tokens=False).input_ids) for one in real
     )
     assert numbers["length_ratio"] == pytest.approx(lengths)
+    pairs = [pair for line in lines for pair in pairwise(line["tokens"])]
+    assert numbers["repeated"] == pytest.approx(np.mean([a == b for a, b in pairs]))
+    assert 0 <= numbers["repeated_reference"] < 1
     assert "gen_ppl" not in numbers and "exact_match" in numbers
     records = {record["metric"]: record for record in read(workdir)}
     assert records["bleu"]["signature"] != records["bleu_lowercase"]["signature"]

@@ -42,6 +42,19 @@ def seq_rep(rows, n=4):
     return sum(values) / max(len(values), 1)
 
 
+def repeated(rows):
+    """The share of tokens that equal the token just before them, over all samples together.
+
+    Args:
+      rows: list of sequences of token ids.
+
+    Returns:
+      A float in [0, 1]; 0 if no sample has two tokens.
+    """
+    pairs = [pair for row in rows for pair in _ngrams(row, 2)]
+    return sum(before == after for before, after in pairs) / max(len(pairs), 1)
+
+
 def distinct_ngrams(rows, n):
     """distinct-n, the different n-grams of all samples together / all their n-grams.
 

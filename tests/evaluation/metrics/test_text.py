@@ -20,6 +20,11 @@ def test_membership_counts_unseen_texts_apart():
     assert both == {"valid": 1.0, "held_out": 0.0}
 
 
+def test_repeated():
+    assert text.repeated([[1, 1, 2, 2, 2], [3], [], [4, 5]]) == 3 / 5
+    assert text.repeated([[1, 2, 1, 2]]) == text.repeated([[7]]) == text.repeated([]) == 0
+
+
 def test_distinct_and_exact_match():
     assert text.distinct(["a", "b", "a", "a"]) == 0.5
     assert text.exact_match(["a", "b"], ["a", "c"]) == 0.5
