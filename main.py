@@ -14,8 +14,7 @@
   python main.py --mode=distill --workdir=runs/fast --teacher=runs/quickstart      few steps
 
 your own text (globs, comma-separated, .gz, .zst; jsonl and .parquet too):
-  python main.py --config=configs/quickstart.py --workdir=runs/book \\
-      --config.data.kind=text --config.data.path=book.txt
+  python main.py --config=configs/text.py --config.data.path=book.txt      sizes fit the data
 
 flags (README.md and docs/ tell more):
   --config=FILE            a config, also FILE:METHOD; --config.KEY=X sets a key (core/defaults.py)

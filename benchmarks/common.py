@@ -15,7 +15,8 @@ from absl import app, flags
 from ml_collections import config_flags
 
 from elf_jax.checkpoints.weights import params_shapes
-from elf_jax.core import checks, host_memory, processes, sharding
+from elf_jax.commands import sizes
+from elf_jax.core import checks, console, host_memory, processes, sharding
 from elf_jax.core.types import Batch
 from elf_jax.hardware.chips import CHIPS
 from elf_jax.hardware.gpu_calls import kernel_costs
@@ -47,8 +48,10 @@ def run(main, text):
     def start(_):
         processes.skip_missing_tpu()
         host_memory.keep_freed()
-        checks.check(CONFIG.value)
-        main(CONFIG.value)
+        with console.errors_as_one_line():
+            config = sizes.fitted(CONFIG.value)
+            checks.check(config)
+        main(config)
 
     app.run(start, flags_parser=parse)
 

@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 import configs
 from configs import owt
+from elf_jax.commands import sizes
 from elf_jax.core import defaults
 from elf_jax.core.checks import METHOD_SECTIONS
 from elf_jax.core.config import check_same, flatten, nearest, read_config, update, write_config
@@ -46,6 +47,7 @@ def test_every_config_makes_a_step(name, tmp_path):
         tiny["data.path"] = str(write_book(tmp_path / "book.txt"))
         tiny["data.validation_fraction"] = 0.3
     update(config, tiny)
+    config = sizes.fitted(config)
     run = trainer.build_training(config, tmp_path / "run").run
     # The step is only traced, which checks all shapes and types, but not compiled.
     state, metrics = jax.eval_shape(run.train_step, run.state, run.place(next(run.iterator), 0))

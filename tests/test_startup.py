@@ -45,6 +45,7 @@ QUICK = [
     ([QUICKSTART, "--topology=v5p:2x2x1"], 2),
     ([QUICKSTART, "--config.sample.sampler=heun"], 2),
     ([f"--config={ROOT}/configs/base.py", "--config.data.kind=jsonI"], 2),
+    ([f"--config={ROOT}/configs/text.py", "--config.data.kind=jsonI"], 2),
     (["--mode=evaluate", "--config.train.batch_size=3"], 2),
 ]
 

@@ -12,7 +12,7 @@ import transformers
 from elf_jax.checkpoints.experiment import Checkpoints
 from elf_jax.checkpoints.weights import params_shapes
 from elf_jax.core import config as config_module
-from elf_jax.core import defaults, sharding
+from elf_jax.core import defaults, fitting, sharding
 from elf_jax.core.files import write_json
 from elf_jax.core.workdir import DATASET, TOKENIZER
 from elf_jax.data.dataset import load_dataset
@@ -76,6 +76,13 @@ def tiny_config(**keys):
         "evaluate.num_samples": 5,
     }
     config_module.update(config, {**values, **keys})
+    return config
+
+
+def with_sizes(config):
+    """The config, with what the rule of sizes chooses for a small corpus."""
+    facts = fitting.Facts(texts=1000, tokens=30_000, target=30, source=30, source_tokens=30_000)
+    config_module.update(config, fitting.choose(config_module.flatten(config), facts, True))
     return config
 
 

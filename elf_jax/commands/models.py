@@ -2,6 +2,7 @@
 
 import pathlib
 
+from elf_jax.commands import sizes
 from elf_jax.commands.shared import model_of
 from elf_jax.core import config as config_module
 from elf_jax.core import store
@@ -59,4 +60,4 @@ def compile_report(config, topology="", program="train", output=None):
 
     if output:
         check_file(output, "--output")
-    return run(config, topology, program, output)
+    return run(sizes.fitted(config, topology=topology), topology, program, output)

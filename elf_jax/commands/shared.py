@@ -4,6 +4,7 @@ import contextlib
 import pathlib
 import sys
 
+from elf_jax.commands import sizes
 from elf_jax.core import compile_cache, defaults, host_memory, processes, store
 from elf_jax.core import config as config_module
 from elf_jax.core.errors import UserError
@@ -79,12 +80,15 @@ def model_of(workdir, config, checkpoint, steps=None):
     if checkpoint:
         origin = find_origin(checkpoint)
         config = load_config(origin) if config is None else config
+        if sizes.is_open(config):
+            config = sizes.filled(config, load_config(origin))
         return origin, config.copy_and_resolve_references()
     if workdir is None:
         raise UserError("--workdir is missing: name the directory of a trained model")
     directory = store.fetch(workdir)
     kept = config_module.read_config(directory)
     if config is not None:
+        config = sizes.filled(config, kept)
         asked, config = config, config_module.followed(directory, config)
         changed = config_module.check_same(directory, config)
         config_module.say_followed(asked, config)

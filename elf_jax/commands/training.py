@@ -1,5 +1,6 @@
 """Commands that train, or prepare data for it."""
 
+from elf_jax.commands import sizes
 from elf_jax.commands.shared import open_workdir
 from elf_jax.core import checks
 from elf_jax.core import config as config_module
@@ -12,6 +13,9 @@ from elf_jax.core.workdir import ENCODER
 @expanding
 def load_config(path, **keys):
     """The config in a file, such as configs/owt.py or configs/owt.py:elf_l, locked.
+
+    Of configs/text.py and configs/seq2seq.py, values are None that the commands choose by the size
+    of the data.
 
     Args:
       path: of a Python file with get_config(). Text after a colon is the argument of get_config.
@@ -33,15 +37,26 @@ def train(config, workdir, checkpoint=None):
     Args:
       config, workdir: see the package. checkpoint: the training starts from its weights.
     """
-    checks.check(config)  # before the libraries are imported, which takes seconds
+    check_soon(config)
     from elf_jax.training import trainer
 
     with open_workdir(workdir) as directory:
+        config = sizes.fitted(config, directory, checkpoint)
         if config.evaluate.after_training:
             check_file(directory / config.evaluate.output, "config.evaluate.output")
         training, done = trainer.train(config, directory, checkpoint=checkpoint)
         if done and config.evaluate.after_training:
             _sample_and_evaluate(training)
+
+
+def check_soon(config):
+    """Checks a config before the libraries are imported, which takes seconds. What is still to be
+    chosen by rule is checked later.
+    """
+    if sizes.is_open(config):
+        checks.check_values(config)
+    else:
+        checks.check(config)
 
 
 def _sample_and_evaluate(training):
@@ -80,6 +95,8 @@ def distill(workdir, teacher=None, config=None, keys=None):
     with open_workdir(workdir) as directory:
         origin = teacher_origin(directory, teacher)
         config = config_of(origin) if config is None else config
+        if sizes.is_open(config):
+            config = sizes.filled(config, config_of(origin))
         config = config.copy_and_resolve_references()
         config_module.update_from_text(config, config_module.translate(keys or {}))
         return run(config_module.expanded(config), directory, origin)
@@ -94,6 +111,7 @@ def prepare(config):
     """
     from elf_jax.data.prepare import prepare as run
 
+    config = sizes.fitted(config)
     checks.check_data(config.data)
     return run(config.data)
 
@@ -108,7 +126,7 @@ def pretrain_encoder(config, workdir):
     from elf_jax.training.encoder import pretrain_encoder as run
 
     with open_workdir(workdir) as directory:
-        return run(config, directory / ENCODER)
+        return run(sizes.fitted(config, directory), directory / ENCODER)
 
 
 @expanding
@@ -122,6 +140,7 @@ def train_scorer(workdir, config=None):
 
     with open_workdir(workdir) as directory:
         config = config_module.read_config(directory) if config is None else config
+        config = sizes.fitted(config, directory)
         config = config_module.followed(directory, config)
         config_module.check_same(directory, config, config_module.is_of_data)
         return run(config, directory)

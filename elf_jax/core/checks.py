@@ -207,12 +207,23 @@ INFILL = re.compile(r"(span|scattered)_([1-9][0-9]?)")
 def check(config):
     """Raises UserError for the first value in a whole config that is not allowed; names the key."""
     check_values(config)
+    _check_set(config)
     check_model(config)
     _check_durations(config)
     _check_duo(config.duo)
     check_distill(config.distill)
     check_evaluation(config)
     _check_scorer(config)
+
+
+def _check_set(config, prefix=""):
+    for key, value in config.items():
+        if hasattr(value, "items"):
+            _check_set(value, f"{prefix}{key}.")
+        elif value is None:
+            raise UserError(
+                f"config.{prefix}{key} has no value: set it, or let commands/sizes.py choose it"
+            )
 
 
 def check_model(config):
@@ -296,7 +307,11 @@ def check_values(config, prefix=""):
 
 
 def _check_value(name, value, rule=None):
-    """Checks a value of the key `name` by the rule of this key, or by that of the key `rule`."""
+    """Checks a value of the key `name` by the rule of this key, or by that of the key `rule`. None
+    is a value that is still to be chosen.
+    """
+    if value is None:
+        return
     rule = rule or name
     if rule in CHOICES and value not in CHOICES[rule]:
         known = CHOICES[rule]

@@ -143,7 +143,7 @@ def _set(config, name, value):
             value = _values(config, name, leaf, value)
         section[leaf] = value
     except TypeError:
-        wanted = type(section[leaf]).__name__
+        wanted = section.get_type(leaf).__name__
         raise UserError(f"config.{name} must be of type {wanted}, not {value!r}") from None
 
 

@@ -1,7 +1,8 @@
 """Settings that several configs share. Each function changes a config in place."""
 
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, config_dict
 
+from elf_jax.core import fitting
 from elf_jax.core.checks import CHOICES, SAMPLERS
 from elf_jax.core.defaults import duration
 
@@ -33,23 +34,28 @@ def conditional(config):
 
 
 def small(config):
-    """Sets a small network on a frozen embedding of the data, for a corpus of a few megabytes."""
+    """Sets a network on a frozen embedding of the data. Its sizes and the length of its training
+    are left to the rule of `fitting.py`, which looks at the data and at the machine.
+    """
+    leave_to_rule(config)
     config.encoder.kind = "cooccurrence"
-    config.encoder.width = 256
-    config.model.depth = 6
-    config.model.width = 384
-    config.model.heads = 6
-    config.optimizer.learning_rate = 0.01
     config.optimizer.adam_scale = 0.3
     config.optimizer.adam_kernels = "unembed"
     config.optimizer.schedule = "linear"
     config.optimizer.warmup = duration(steps=100)
-    config.optimizer.ema = 0.999
     config.optimizer.ema_warmup = True  # 20 epochs of a small corpus are few steps
-    config.train.batch_size = 128
-    config.train.duration = duration(epochs=20.0)
-    config.train.validate_every = 1000
-    config.train.checkpoint_every = 1000
+
+
+def leave_to_rule(config):
+    """Makes the keys of `fitting.KEYS` placeholders. They keep their types and have no value until
+    the user, or the command that uses the config, sets them.
+    """
+    for key in fitting.KEYS:
+        *parents, leaf = key.split(".")
+        section = config
+        for parent in parents:
+            section = section[parent]
+        section[leaf] = config_dict.placeholder(type(section[leaf]))
 
 
 def use_method(config, method):
@@ -86,8 +92,8 @@ def fill_in(config):
     config.evaluate.infill = "span_25,span_50,scattered_25"
     given = config.data.given
     given.prefix = 0.1
-    # In short rows, long gaps would push out what comes after them.
-    given.slack = min(8, max(config.data.length // 8, 1))
+    # In short rows, long gaps would push out what comes after them. Rows by rule are not so short.
+    given.slack = min(8, max((config.data.length or 64) // 8, 1))
     if config.method == "ar":
         return
     given.suffix, given.ends, given.spans = 0.05, 0.05, 0.3

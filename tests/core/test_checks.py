@@ -39,7 +39,7 @@ from elf_jax.networks.backbone import REMAT
 from elf_jax.training.encoder_objective import t5_config
 from elf_jax.training.optimizer import make_optimizer, make_schedule
 from tests.conftest import GOLDEN
-from tests.tiny import tiny_config
+from tests.tiny import tiny_config, with_sizes
 
 # The choices that the code has in a table, for keys with such a table.
 TABLES = {
@@ -277,7 +277,7 @@ SHIPPED = [
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: Path(path).name)
 def test_what_is_shipped_passes(path):
-    config = run_config_file(path)
+    config = with_sizes(run_config_file(path))
     checks.check(config)
     update(config, {"train.log_every": 0})
     with pytest.raises(UserError, match="config.train.log_every is 0"):

@@ -23,7 +23,7 @@ from elf_jax.training.given import BEGIN, END, SHAPES, Gaps, make_law, with_gaps
 from elf_jax.training.optimizer import make_schedule
 from tests.command import program
 from tests.test_learning import FLAGS
-from tests.tiny import tiny_config
+from tests.tiny import tiny_config, with_sizes
 from tests.training.test_step import assert_same_metrics, steps_of
 
 PAD = 7
@@ -230,7 +230,8 @@ def test_the_variants_that_fill(file, method):
     )
     if file == "text":
         config_module.update(fill, {"data.path": "book.txt"})
-    checks.check(fill)
+    checks.check(with_sizes(fill))
+    with_sizes(plain)
     shares = [fill.data.given[name] for name in SHAPES]
     assert sum(shares) == pytest.approx(0.1 if method == "ar" else 0.5)
     one, two = config_module.flatten(plain), config_module.flatten(fill)
