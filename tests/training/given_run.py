@@ -13,7 +13,7 @@ from elf_jax.training import trainer
 from tests.test_learning import SETTINGS
 from tests.tiny import tiny_config
 
-STEPS = int(sys.argv[1]) if len(sys.argv) > 1 else 500
+STEPS = int(sys.argv[1]) if len(sys.argv) > 1 else 700
 
 
 def settings(path):

@@ -149,22 +149,28 @@ def sums_of(predictor, params, split, weight, first=0):
     x = jax.random.normal(jax.random.key(3), (12, 6, 8))
     keys = jax.random.split(jax.random.key(4), 12)
     draws = objective.draw(keys, split, 6, 8, law)
-    read = []
-
-    def token_losses(*args):
-        out = Predictor.token_losses(predictor, *args)
-        read.append(out[0])
-        return out
-
-    seen = SimpleNamespace(
-        denoise=predictor.denoise,
-        hidden=predictor.hidden,
-        x_head=predictor.x_head,
-        token_losses=token_losses,
-    )
     mask = counted_positions(batch, False)
-    args = seen, params, x, batch, mask, draws, split, law
-    return objective.mixed_loss(*args, first=first), draws, mask, read[0]
+
+    @jax.jit
+    def run(params):
+        read = []
+
+        def token_losses(*args):
+            out = Predictor.token_losses(predictor, *args)
+            read.append(out[0])
+            return out
+
+        seen = SimpleNamespace(
+            denoise=predictor.denoise,
+            hidden=predictor.hidden,
+            x_head=predictor.x_head,
+            token_losses=token_losses,
+        )
+        args = seen, params, x, batch, mask, draws, split, law
+        return objective.mixed_loss(*args, first=first), read[0]
+
+    sums, cross_entropy = run(params)
+    return sums, draws, mask, cross_entropy
 
 
 def test_a_token_weight_adds_the_cross_entropy_of_rows_that_denoise():
