@@ -231,3 +231,4 @@ def test_texts_of_a_log_that_does_not_write(tmp_path, monkeypatch):
     """Only the first of several processes has a board."""
     monkeypatch.setattr(MetricsLog, "_open", lambda self, workdir, step: None)
     MetricsLog(tmp_path, 0).write_texts({"samples/0": "text"}, 1)
+    assert not list(tmp_path.iterdir())
