@@ -4,7 +4,7 @@ import importlib.util
 import os
 import pathlib
 
-from elf_jax.commands.shared import model_of, say_unused
+from elf_jax.commands.shared import check_one_candidate, model_of, say_unused
 from elf_jax.core import config as config_module
 from elf_jax.core import processes, store
 from elf_jax.core.arguments import expanding
@@ -91,6 +91,7 @@ def _loaded(workdir, config, checkpoint, settings):
 
     origin, config = model_of(workdir, config, checkpoint)
     config_module.update(config, {f"sample.{name}": value for name, value in settings.items()})
+    check_one_candidate(config, "--mode=serve")
     trained = load_trained(origin, config)
     say_unused(trained.method, settings)
     warn_of_first_weights(trained.config, trained.step)

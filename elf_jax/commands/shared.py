@@ -26,7 +26,7 @@ LISTS = {
 }
 SEVERAL = LISTS["sweep"]
 # Settings of section `sample` that do not depend on the method.
-OF_ALL = {"num_samples", "batch_size", "weights", "seed"}
+OF_ALL = {"num_samples", "batch_size", "candidates", "weights", "seed"}
 
 
 @contextlib.contextmanager
@@ -60,6 +60,15 @@ def say_unused(method, given):
     if unused and processes.is_first():
         flags = ", ".join(f"--{name}" for name in unused)
         print(f"note: {flags} changes nothing: {method.name} has no such setting", file=sys.stderr)
+
+
+def check_one_candidate(config, what):
+    """Raises UserError if the config asks for several candidates. what: shows how one is made."""
+    if config.sample.candidates > 1:
+        raise UserError(
+            f"{what} shows how one sample is made, and config.sample.candidates is "
+            f"{config.sample.candidates}: add --candidates=1"
+        )
 
 
 def model_of(workdir, config, checkpoint, steps=None):

@@ -9,7 +9,14 @@ import sys
 
 from elf_jax.commands.filling import check_one, template_lines
 from elf_jax.commands.sampling import write_lines
-from elf_jax.commands.shared import check_format, held_out, model_of, open_workdir, say_unused
+from elf_jax.commands.shared import (
+    check_format,
+    check_one_candidate,
+    held_out,
+    model_of,
+    open_workdir,
+    say_unused,
+)
 from elf_jax.core import config as config_module
 from elf_jax.core import processes, store
 from elf_jax.core.arguments import expanding
@@ -123,6 +130,7 @@ def trajectories(
     keys = {"num_samples": SAMPLES} | settings
     config_module.update(config, {f"sample.{name}": value for name, value in keys.items()})
     config_module.update(config, {} if gap is None else {"fill.gap": gap})
+    check_one_candidate(config, "--mode=watch")
     trained = load_trained(origin, config)
     say_unused(trained.method, settings)
     shown = {} if strength is None else {"strength": strength}

@@ -102,6 +102,7 @@ SMALLEST = {
     "sample.beams": 1,
     "sample.length_penalty": 0,
     "sample.block_length": 0,
+    "sample.candidates": 1,
     "objective.token_weight": 0,
     "cdcd.embedding_width": 1,
     "cdcd.bins": 1,
@@ -229,6 +230,7 @@ def _check_set(config, prefix=""):
 def check_model(config):
     """`check` of what a trained model and its samples depend on."""
     check_sampler(config.method, config.sample.sampler)
+    _check_candidates(config.sample.candidates, config.data)
     for name in ("encoder", "model", "objective", *METHOD_SECTIONS, "sample", "fill", "mesh"):
         check_values(config[name], f"{name}.")
     check_data(config.data)
@@ -245,6 +247,14 @@ def check_sampler(method, sampler, name="sample.sampler"):
         raise UserError(
             f"config.{name} is {sampler!r}, which {method} does not have: use one of "
             f"{', '.join(SAMPLERS[method])}{hint if sampler in CHOICES['sample.sampler'] else ''}"
+        )
+
+
+def _check_candidates(candidates, data, name="sample.candidates"):
+    if candidates > 1 and not data.source_field:
+        raise UserError(
+            f"config.{name} is {candidates}, but only samples of the same source can agree, and "
+            "without config.data.source_field there are no sources: make it 1"
         )
 
 
@@ -404,6 +414,12 @@ def _check_encoder(encoder, data):
             "config.encoder.kind is aligned, and without config.data.source_field there are no "
             "sources to align: set config.encoder.kind=cooccurrence, or name the field"
         )
+    if encoder.kind == "aligned" and any(data.given[name] for name in GIVEN):
+        raise UserError(
+            "config.encoder.kind is aligned, and config.data.given makes a part of the target a "
+            "condition, whose tokens would get the vectors of source tokens: set "
+            "config.encoder.kind=cooccurrence"
+        )
     if encoder.mean and not encoder.std:
         raise UserError(
             f"config.encoder.mean is {encoder.mean} but config.encoder.std is 0, so that "
@@ -435,6 +451,8 @@ def check_evaluation(config):
             _check_value(f"{PROTOCOLS}.{name}.{key}", value, f"sample.{key}")
             if key == "sampler":
                 check_sampler(config.method, value, f"{PROTOCOLS}.{name}.{key}")
+            if key == "candidates":
+                _check_candidates(value, config.data, f"{PROTOCOLS}.{name}.{key}")
     for name in ("sweep", "compare"):
         _check_lists(config[name], name)
 

@@ -330,6 +330,9 @@ def _sample():
     sample.length_penalty = 1.0  # ar, beam: log-probabilities are divided by length ** this
     # mdlm, llada, confidence: masks are unmasked in blocks of so many, from the left; 0: one block
     sample.block_length = 0
+    # For pairs: so many samples of each source are made, and the one that the others agree with
+    # most is kept (generation/consensus.py). It takes as many times as long
+    sample.candidates = 1
     sample.weights = "ema"  # ema | live
     sample.seed = 0
     return sample

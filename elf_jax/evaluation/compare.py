@@ -17,7 +17,7 @@ from elf_jax.evaluation.comparison_picture import draw_frontiers, draw_quality
 from elf_jax.evaluation.comparison_table import comparison_text
 from elf_jax.evaluation.evaluate import Evaluation
 from elf_jax.evaluation.model_size import parameter_counts
-from elf_jax.evaluation.protocols import combinations
+from elf_jax.evaluation.protocols import combinations, effective
 from elf_jax.evaluation.real_entropy import AXES, at_entropy, lines_of
 from elf_jax.evaluation.records import environment, now
 from elf_jax.evaluation.sampling_time import seconds_per_1000
@@ -117,12 +117,13 @@ def score_point(run, protocol, seeds):
     """The settings, network evaluations and scores of a protocol."""
     method, first = run.trained.method, protocol.sample.seed
     results = [run.score(protocol, seed) for seed in range(first, first + seeds)]
-    effective = method.effective(protocol.sample)
+    used, sample = effective(method, protocol.sample), protocol.sample
+    passes = method.evaluations(sample, run.trained.config.data.length)
     return {
         "protocol": protocol.name,
-        "steps": effective.get("steps"),
-        "settings": effective,
-        "evaluations": method.evaluations(protocol.sample, run.trained.config.data.length),
+        "steps": used.get("steps"),
+        "settings": used,
+        "evaluations": sample.candidates * passes,
         "n": run.count,
         "seeds": list(range(first, first + seeds)),
         "scores": tables.summarise([numbers for numbers, _, _ in results]),

@@ -21,7 +21,7 @@ from elf_jax.evaluation.hidden import hide
 from elf_jax.evaluation.kept_samples import KeptSamples
 from elf_jax.evaluation.metric_set import MetricSet
 from elf_jax.evaluation.pairs import held_out_pairs
-from elf_jax.evaluation.protocols import protocols_of
+from elf_jax.evaluation.protocols import effective, protocols_of
 from elf_jax.evaluation.records import Records, environment, now
 from elf_jax.evaluation.scorer import find_scorer
 from elf_jax.training.validation import held_out_losses, jit_eval_step
@@ -245,7 +245,7 @@ def _provenance(run, protocol, seeds):
         "data": run.dataset.summary,
         "compute_dtype": np.dtype(trained.method.dtype).name,
         "device": jax.devices()[0].device_kind,
-        **trained.method.effective(protocol.sample),
+        **effective(trained.method, protocol.sample),
         "weights": protocol.sample.weights,
         **run.metrics.provenance(),
     }

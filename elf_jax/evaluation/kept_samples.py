@@ -21,6 +21,7 @@ from elf_jax.core.files import open_text, read_json, write_json
 from elf_jax.core.workdir import SAMPLES
 from elf_jax.data.tokenizer import decode
 from elf_jax.evaluation.hidden import Hidden
+from elf_jax.evaluation.protocols import effective
 from elf_jax.evaluation.records import CHECK, digest, environment, now
 from elf_jax.generation.generate import generate, jit_sampler, whole_rows
 
@@ -148,7 +149,7 @@ class KeptSamples:
             "step": self.trained.step,
             "weights": protocol.sample.weights,
             "weights_fingerprint": self.weights,
-            **method.effective(protocol.sample),
+            **effective(method, protocol.sample),
             "seed": seed,
             "n": count,
             "length": config.data.length,

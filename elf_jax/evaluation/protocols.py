@@ -42,6 +42,14 @@ def make_protocol(name, sample, values):
     return Protocol(name, sample)
 
 
+def effective(method, sample):
+    """The settings of a section `sample` that a number depends on: those of `Method.effective`, and
+    the number of candidates if there are several.
+    """
+    candidates = {"candidates": sample.candidates} if sample.candidates > 1 else {}
+    return method.effective(sample) | candidates
+
+
 def combinations(sample, values, method, section="sweep"):
     """A `Protocol` for each combination of values.
 
@@ -64,8 +72,8 @@ def combinations(sample, values, method, section="sweep"):
     protocols = {}
     for combination in itertools.product(*lists):
         protocol = make_protocol("", sample, dict(combination))
-        effective = method.effective(protocol.sample)
-        name = _name(method, {k: effective[k] for k, _ in combination if k in effective}) or PLAIN
+        used = effective(method, protocol.sample)
+        name = _name(method, {k: used[k] for k, _ in combination if k in used}) or PLAIN
         # Combinations that differ only in settings which the sampler does not use are one.
         protocols.setdefault(name, dataclasses.replace(protocol, name=name))
     return list(protocols.values())

@@ -7,6 +7,7 @@ import time
 import numpy as np
 
 from elf_jax.core import sharding
+from elf_jax.evaluation.protocols import effective
 from elf_jax.evaluation.records import environment, now
 from elf_jax.generation.generate import batch_rows, stream, take
 
@@ -26,7 +27,7 @@ def seconds_per_1000(run, protocol, seed=0):
     trained = run.trained.with_settings(protocol.sample)
     method, size = trained.method, batch_rows(trained, run.count)
     about = {
-        **method.effective(protocol.sample),
+        **effective(method, protocol.sample),
         "weights": protocol.sample.weights,
         "weights_fingerprint": run.kept.weights,
         "length": trained.config.data.length,

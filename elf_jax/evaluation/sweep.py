@@ -17,7 +17,7 @@ from elf_jax.core.workdir import FRONTIER, SWEEP
 from elf_jax.evaluation import tables
 from elf_jax.evaluation.evaluate import Evaluation
 from elf_jax.evaluation.frontier import draw_frontier
-from elf_jax.evaluation.protocols import combinations
+from elf_jax.evaluation.protocols import combinations, effective
 from elf_jax.evaluation.records import environment, now
 
 
@@ -83,7 +83,7 @@ def _varies(protocols, setting):
 def _point(method, protocol, summary):
     errors = {f"{name}_standard_error": one["standard_error"] for name, one in summary.items()}
     settings = {name: protocol.sample[name] for name in method.settings}
-    settings |= method.effective(protocol.sample)
+    settings |= effective(method, protocol.sample)
     return {**settings, **tables.means(summary), **errors}
 
 

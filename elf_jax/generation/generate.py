@@ -1,16 +1,19 @@
 """Generates text with a trained model, batch by batch.
 
-Sample i depends only on the seed and on i, not on the batch that it is made in.
+Sample i depends only on the seed and on i, not on the batch that it is made in. With
+config.sample.candidates there are several candidates for each sample. The first one is what would
+be made without them, and `consensus.choose` says which one is kept.
 """
 
 import jax
 import numpy as np
 
-from elf_jax.core import sharding
+from elf_jax.core import rng, sharding
 from elf_jax.core.ahead import compiled_ahead
 from elf_jax.core.averaging import warn_of_first_weights
 from elf_jax.core.types import Batch
 from elf_jax.data.tokenizer import decode
+from elf_jax.generation.consensus import choose
 
 
 def jit_sampler(trained):
@@ -107,10 +110,26 @@ def stream(trained, conditions, size, seed, run=None):
       A list of `size` integer arrays, each cut at its EOS.
     """
     run = jit_sampler(trained) if run is None else run
-    eos = trained.tokenizer.eos_token_id
     for index, fields in enumerate(conditions):
-        tokens = run_batch(trained, run, fields, np.arange(index * size, (index + 1) * size), seed)
-        yield cut(tokens, eos, fields.get("is_cond"))
+        yield _samples(trained, run, fields, np.arange(index * size, (index + 1) * size), seed)
+
+
+def _samples(trained, run, fields, ids, seed):
+    """The samples of a batch, each cut at its EOS. Arguments: see `run_batch`."""
+    eos, is_cond = trained.tokenizer.eos_token_id, fields.get("is_cond")
+    made = [
+        cut(run_batch(trained, run, fields, ids, key), eos, is_cond)
+        for key in _keys(seed, trained.config.sample.candidates)
+    ]
+    if len(made) == 1:
+        return made[0]
+    return [candidates[choose(candidates)] for candidates in zip(*made, strict=True)]
+
+
+def _keys(seed, candidates):
+    """A key for each candidate. The first is that of samples without further candidates."""
+    first = jax.random.key(seed)
+    return [first, *(rng.stream(first, "candidate", place) for place in range(1, candidates))]
 
 
 def whole_rows(trained, fields, seed, progress=lambda count: None, run=None):
@@ -143,14 +162,14 @@ def run_batch(trained, run, fields, ids, seed, *more):
     Args:
       trained: a `TrainedModel`. run: a `jit_sampler`, or another such function of its method.
       fields: of a `Batch`; {}: nothing is given. ids: [B] integers that name the samples.
-      seed: of all randomness. more: further arguments of `run`.
+      seed: of all randomness, an integer or a JAX key. more: further arguments of `run`.
     """
     tokens = run(
         trained.params,
         trained.frozen,
         sharding.share_rows(ids.astype(np.int32), trained.mesh),
         sharding.share_rows(Batch(**fields), trained.mesh) if fields else None,
-        jax.random.key(seed),
+        jax.random.key(seed) if isinstance(seed, int | np.integer) else seed,
         scales(trained.method, trained.config.sample),
         *more,
     )

@@ -6,7 +6,7 @@ from configs import owt, wmt14_de_en, xsum
 from elf_jax.core import checks, sharding
 from elf_jax.core import config as config_module
 from elf_jax.core.errors import UserError
-from elf_jax.evaluation.protocols import combinations, protocols_of
+from elf_jax.evaluation.protocols import combinations, effective, protocols_of
 from elf_jax.methods.registry import build_method
 from tests.tiny import tiny_config
 
@@ -43,12 +43,21 @@ def test_protocols(method):
         ("a", 3, "write evaluate.protocols.NAME.KEY"),
         ("a b.steps", 3, "a protocol named 'a b'"),
         ("a.sampler", "heun", "config.evaluate.protocols.a.sampler is 'heun': use one of ode, sde"),
+        ("a.candidates", 3, "config.evaluate.protocols.a.candidates is 3, but only samples of the"),
         ("a.steps", 0, "config.evaluate.protocols.a.steps is 0; it must be 1 or more"),
     ],
 )
 def test_protocols_that_cannot_be(key, value, message):
     with pytest.raises(UserError, match=message):
         checks.check(tiny_config(**{f"evaluate.protocols.{key}": value}))
+
+
+def test_several_candidates_are_another_setting(method):
+    """One candidate leaves no trace, so that the records of earlier versions are found again."""
+    sample = tiny_config().sample
+    assert effective(method, sample) == method.effective(sample)
+    several = tiny_config(**{"sample.candidates": 3}).sample
+    assert effective(method, several) == method.effective(sample) | {"candidates": 3}
 
 
 def test_published_protocols():

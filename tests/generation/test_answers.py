@@ -10,6 +10,7 @@ import pyarrow
 import pytest
 from absl import flags
 from absl.testing import flagsaver
+from ml_collections import ConfigDict
 from pyarrow import parquet
 
 import main
@@ -18,6 +19,8 @@ from elf_jax.checkpoints.trained import load_trained
 from elf_jax.core.errors import UserError
 from elf_jax.core.workdir import TOKENIZER
 from elf_jax.data.dataset import load_dataset
+from elf_jax.data.tokenizer import decode
+from elf_jax.generation import generate
 from elf_jax.generation.answers import (
     Counts,
     check_takes_sources,
@@ -64,6 +67,27 @@ def test_targets_are_those_of_the_same_rows(trained, pairs_workdir):
     pairs, _ = targets(trained, [example.source for example in dataset.validation_examples], 3)
     assert [target for _, target in pairs] == expected
     assert len(set(expected)) > 1
+
+
+def test_the_candidate_that_others_agree_with(trained):
+    """What `choose` says is kept. The first candidate is the sample without others."""
+    config, made = trained.config, []
+
+    def recorded(candidates):
+        made.append(candidates)
+        return len(candidates) - 1
+
+    sample = ConfigDict(config.sample.to_dict() | {"candidates": 3})
+    with pytest.MonkeyPatch.context() as patch, traced_samplers() as traced:
+        patch.setattr(generate, "choose", recorded)
+        pairs, _ = targets(trained.with_settings(sample), LINES)
+    assert len(traced) == 1
+    made = [decode(trained.tokenizer, candidates) for candidates in made[: len(LINES)]]
+    alone, _ = targets(trained, LINES)
+    written = [place for place, line in enumerate(LINES) if line.strip()]
+    assert [made[place][0] for place in written] == [alone[place][1] for place in written]
+    assert [made[place][2] for place in written] == [pairs[place][1] for place in written]
+    assert any(len(set(made[place])) > 1 for place in written)
 
 
 def test_one_compilation_and_each_batch_at_once(trained):

@@ -95,6 +95,19 @@ def test_a_description_has_the_shapes(rows):
     assert described == {name: (one.shape, one.dtype) for name, one in params.items()}
 
 
+def test_given_targets_cannot_be_aligned():
+    """A given token of the target is no token of a source, but the encoder could not tell."""
+    values = {
+        "encoder.kind": "aligned",
+        "data.source_field": "source",
+        "data.source_length": 3,
+        "data.given.slack": 1,
+    }
+    checks.check(tiny_config(**values))
+    with pytest.raises(UserError, match="would get the vectors of source tokens"):
+        checks.check(tiny_config(**values, **{"data.given.prefix": 0.5}))
+
+
 def test_text_without_sources_cannot_be_aligned():
     with pytest.raises(UserError, match="no sources to align: set config.encoder.kind=cooccurr"):
         checks.check(tiny_config(**{"encoder.kind": "aligned"}))
