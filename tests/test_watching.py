@@ -170,6 +170,10 @@ def test_what_cannot_be_watched_is_said(workdir, masked, pairs_workdir, tmp_path
         ({"workdir": workdir, "strength": 0.4, "text": "a", "gap": 2}, "--gap is for templates"),
         ({"workdir": pairs_workdir, "strength": 0.4, "text": "a"}, "takes no single texts"),
         ({"workdir": pairs_workdir, "text": "a ___"}, "takes no templates"),
+        (
+            {"workdir": pairs_workdir, "candidates": 2},
+            "is made, and .* add --candidates=1",
+        ),
         ({"workdir": workdir, "output": tmp_path}, "is a directory: name a file"),
         ({"workdir": tmp_path}, "no trained model in"),
         ({}, "--workdir is missing"),

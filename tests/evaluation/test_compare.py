@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import matplotlib.image
 import numpy as np
@@ -16,10 +17,12 @@ from elf_jax.core import defaults, sharding
 from elf_jax.core.errors import UserError
 from elf_jax.data.tokenizer import load_tokenizer
 from elf_jax.evaluation import kept_samples, sampling_time
+from elf_jax.evaluation.compare import score_point
 from elf_jax.evaluation.comparison_picture import draw_frontiers, draw_quality, panels
 from elf_jax.evaluation.comparison_table import comparison_text, markdown, number
 from elf_jax.evaluation.looks import COLOURS, looks
 from elf_jax.evaluation.model_size import VOCABULARY, parameter_counts
+from elf_jax.evaluation.protocols import Protocol
 from elf_jax.evaluation.real_entropy import Point, at_entropy, frontier_lines
 from elf_jax.evaluation.subjects import check_comparable, find_subjects, short_names
 from elf_jax.methods.registry import METHODS, build_method
@@ -83,6 +86,19 @@ def test_a_comparison_without_a_scorer(runs):
     height, width, _ = matplotlib.image.imread(runs / "first" / "comparison.png").shape
     assert height > 400 and width > 1200  # three panels
     assert not (runs / "first" / "frontier.png").exists()
+
+
+def test_each_candidate_costs_its_evaluations():
+    config = tiny_config(**{"sample.candidates": 3, "sample.steps": 2})
+    method = build_method(config, 32, sharding.make_mesh(config.mesh))[0]
+    made = SimpleNamespace(file="samples.jsonl")
+    run = SimpleNamespace(
+        trained=SimpleNamespace(method=method, config=config),
+        count=1,
+        score=lambda protocol, seed: ({"bleu": 1.0}, {}, made),
+    )
+    point = score_point(run, Protocol("sample", config.sample), 1)
+    assert point["evaluations"] == 3 * (2 + 1) and point["settings"]["candidates"] == 3
 
 
 def test_nothing_is_made_twice(runs, monkeypatch):

@@ -15,7 +15,7 @@ from elf_jax.checkpoints.trained import load_trained
 from elf_jax.commands import scoring
 from elf_jax.core import config as config_module
 from elf_jax.core.errors import UserError
-from elf_jax.core.workdir import TOKENIZER
+from elf_jax.core.workdir import RECORDS, TOKENIZER
 from elf_jax.data.dataset import load_dataset
 from elf_jax.evaluation import evaluate as evaluate_module
 from elf_jax.evaluation import kept_samples
@@ -106,6 +106,15 @@ def test_pairs_are_drawn_over_their_guidance(pairs_workdir, tmp_path):
     points = sweep(trained, dataset, workdir)["points"]
     assert [point["cfg_scale"] for point in points] == [1.5, 2.0] and "bleu" in points[0]
     assert (workdir / "sweep.png").is_file()
+    # Samples chosen among several are other samples, and their records say so.
+    config_module.update(trained.config, {"sample.candidates": 2, "sweep.cfg_scale": (2.0,)})
+    (chosen,) = sweep(trained, dataset, workdir)["points"]
+    assert chosen["candidates"] == 2 and "candidates" not in points[1]
+    records = [json.loads(line) for line in (workdir / RECORDS).read_text().splitlines()]
+    assert {record.get("candidates") for record in records if record["metric"] == "bleu"} == {
+        None,
+        2,
+    }
 
 
 def test_a_point_without_a_number_is_left_out(tmp_path):

@@ -198,6 +198,8 @@ def test_pairs(pairs_workdir):
     assert run.result.sources == ["abc", "fe"] and len(steps[-1].texts) == 2
     run = served.begin("answer", "a\nb\nc", values_of(served, "answer"))
     assert not list(run.updates()) and "at most 2: send fewer" in run.refusal
+    with pytest.raises(UserError, match="--mode=serve shows how one sample is made"):
+        commands.served_model(pairs_workdir, candidates=2)
 
 
 def test_two_people_at_a_time(address, served, workdir):
