@@ -7,12 +7,14 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from elf_jax.core import checksums
 from elf_jax.core.averaging import warn_of_first_weights
+from elf_jax.core.errors import UserError
 from elf_jax.core.files import read_json
 from elf_jax.core.workdir import DATASET
 from elf_jax.evaluation.tables import REAL, cell, summary_cell
 
 _NO_METRICS = ("steps", "train_seconds")  # numbers in a summary that are no metrics
 _PRIVATE = ("checkpoint",)  # a path on this disk
+_SECTIONS = ("protocols", "real", "signatures", "provenance")  # of a summary
 
 
 def model_card(trained, name, workdir=None):
@@ -57,11 +59,32 @@ def read_results(path):
     """The summary that --mode=evaluate wrote to `path`; an empty dict if there is none.
 
     Raises:
-      UserError: the file is no JSON object.
+      UserError: the file is no JSON object, or no summary.
     """
     if not path.is_file():
         return {}
-    return read_json(path, remedy="remove it and run --mode=evaluate again")
+    remedy = "remove it and run --mode=evaluate again"
+    results = read_json(path, remedy=remedy)
+    if not _is_summary(results):
+        raise UserError(f"{path} is damaged (it is no summary of an evaluation): {remedy}")
+    return results
+
+
+def _is_summary(results):
+    """Whether what is shown of a summary has the form that `evaluate` writes."""
+    sections = [results.get(name, {}) for name in _SECTIONS]
+    if not all(isinstance(section, dict) for section in sections):
+        return False
+    summaries = results.get("protocols", {}).values()
+    if not all(isinstance(summary, dict) for summary in summaries):
+        return False
+    return all(
+        isinstance(one, dict)
+        and "mean" in one
+        and isinstance(one.get("standard_error", ""), float | int | None)
+        for summary in summaries
+        for one in summary.values()
+    )
 
 
 def _metrics(results):

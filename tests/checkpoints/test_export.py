@@ -19,7 +19,7 @@ from elf_jax.core.config import read_config
 from elf_jax.core.errors import UserError
 from elf_jax.core.workdir import TOKENIZER
 from elf_jax.data.dataset import load_dataset
-from elf_jax.evaluation.card import model_card
+from elf_jax.evaluation.card import model_card, read_results
 from elf_jax.generation.generate import generate
 from tests.conftest import GOLDEN
 from tests.tiny import pairs_config, save_random_weights, save_words, tiny_config, write_pairs
@@ -99,6 +99,27 @@ def test_the_card_without_and_with_results(pairs_workdir, exported, tmp_path):
     with pytest.raises(UserError, match="evaluation.json is damaged"):
         commands.export(copy, output=tmp_path / "other")
     assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize(
+    "damaged",
+    [
+        {"protocols": {"ode": {"bleu": {"meao": 1.0, "standard_error": None}}}},
+        {"protocols": {"ode": {"bleu": {"mean": 1.0, "standard_erros": None}}}},
+        {"protocols": {"ode": {"bleu": {"mean": 1.0, "standard_error": "0.1"}}}},
+        {"protocols": {"ode": {"bleu": 1.0}}},
+        {"protocols": {"ode": 1.0}},
+        {"protocols": ["ode"]},
+        {"real": 3},
+        {"signatures": None},
+        {"provenance": "here"},
+    ],
+)
+def test_a_damaged_summary_is_said(damaged, tmp_path):
+    path = tmp_path / "evaluation.json"
+    path.write_text(json.dumps({"bleu": 1.0} | damaged))
+    with pytest.raises(UserError, match="it is no summary of an evaluation.*: remove it and run"):
+        read_results(path)
 
 
 def test_live_weights_are_exported_when_asked_for(pairs_workdir, tmp_path):
