@@ -146,6 +146,9 @@ def _model():
     model.time_tokens = 4  # control tokens for the time
     model.guidance_tokens = 4  # for the self-conditioning guidance scale
     model.mode_tokens = 4  # for decode mode
+    # Not published; elf. The target is written from left to right in blocks of so many positions,
+    # and each block is denoised with the text before it as condition. 0: the whole row at once
+    model.block_length = 0
     model.dropout = 0.0  # in the middle half of the layers
     model.dtype = "auto"  # float32 | bfloat16 | auto: bfloat16 on accelerators, else float32
     # What the backward pass computes again in each block. none: nothing | matmuls: everything
@@ -167,6 +170,9 @@ def _objective():
     # also reads the tokens, from noisy latents at all times. Small networks then learn faster what
     # the noise hides. 0: no such loss, as published
     objective.token_weight = 0.0
+    # With model.block_length: weight of the cross-entropy of the next token, which the network
+    # predicts from the clean text before it
+    objective.next_weight = 1.0
     # Not published. The rows with self-conditioning start at an earlier time u t, u uniform on
     # [0, 1), and go to time t by one step of the ODE. So the network also learns from latents that
     # it made itself, as in sampling. It costs nothing, and samples repeat themselves: see

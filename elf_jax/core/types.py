@@ -79,6 +79,12 @@ class Batch:
     never: Never | None = None
 
 
+def nothing_given(rows, length):
+    """A `Batch` [rows, length] without a given token."""
+    nothing = jnp.zeros((rows, length), bool)
+    return Batch(nothing.astype(jnp.int32), nothing, nothing)
+
+
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 

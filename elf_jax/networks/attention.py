@@ -4,8 +4,8 @@
                     by XLA (anywhere), by cuDNN's flash attention (NVIDIA GPUs), or by fused
                     kernels: `fused_attention.py` (TPUs), `gpu_heads.py` and `gpu_attention.py`
                     (GPUs)
-    cached          the same, causal, for new positions after positions whose keys and values are
-                    kept, by XLA
+    cached          the same, for new positions beside positions whose keys and values are kept, by
+                    XLA
     T5              softmax(q k^T + bias, where allowed) v
                     by XLA, or by the kernels of `fused_biased_attention.py` (TPUs) and
                     `gpu_biased_attention.py` (GPUs)
@@ -72,7 +72,7 @@ def _has_cudnn():
 
 
 class Cache(NamedTuple):
-    """Keys and values of the first positions of a row, for causal attention of the next ones.
+    """Keys and values of the first positions of a row, which other positions attend to.
 
     Attributes:
       keys, values: [B, L, H, K] of one layer, or [depth, B, L, H, K] of all layers. The keys have
@@ -161,38 +161,37 @@ def self_attention(
     return checkpoint_name(out, "attended")
 
 
-def cached_attention(
-    x, kernel, bias, q_scale, k_scale, angles, heads, implementation, cache, position
-):
-    """Causal `self_attention` of new positions, which see the earlier ones in a cache.
+def cached_attention(x, kernel, bias, q_scale, k_scale, angles, heads, implementation, cache, sees):
+    """`self_attention` of new positions, which may see those of a cache too.
 
     Args:
       x: [B, T, D], the new positions. angles: [T, K / 2], theirs.
-      implementation: as for `self_attention`, of the new positions if they are the first ones;
-        "fused" means "xla". With earlier positions it is always XLA.
-      cache: `Cache` of one layer. What it has from `position` on is not seen.
-      position: integer, traced or not, of the first new position. None: there are no earlier ones.
+      implementation: as for `self_attention`, of causal attention among the new positions; "fused"
+        means "xla". With a mask it is always XLA.
+      cache: `Cache` of one layer, of S positions.
+      sees: [T, S + T] bool, which positions of the cache and which new ones each new position may
+        see. None: nothing of the cache, and the new ones causally.
       kernel, bias, q_scale, k_scale, heads: as for `self_attention`.
 
     Returns:
-      ([B, T, D] in the dtype of x, `Cache` of the T new positions, to be written at `position`).
+      ([B, T, D] in the dtype of x, `Cache` of the T new positions).
     """
     q, k, v = _heads(x, kernel, bias, q_scale, k_scale, angles, heads)
-    if position is None:
+    if sees is None:
         implementation = "xla" if implementation == "fused" else implementation
         out = softmax_attention(q, k, v, implementation, causal=True)
     else:
-        out = _attend_to_both(q, cache, Cache(k, v), position)
+        out = _attend_to_both(q, cache, Cache(k, v), sees)
     return out.reshape(x.shape), Cache(k, v)
 
 
-def _attend_to_both(q, cache, new, position):
-    """Attention to the positions of the cache before `position`, and to the new ones, causally.
+def _attend_to_both(q, cache, new, sees):
+    """Attention to the positions of the cache and to the new ones, as far as [T, S + T] says.
 
     The scores of both are joined, not their keys: new keys written into those of a layer would be a
     copy of the whole layer, in a layout that products are slow with.
     """
-    size, count = cache.keys.shape[1], q.shape[1]
+    size = cache.keys.shape[1]
     scores = jnp.concatenate(
         [
             jnp.einsum("bthk,blhk->bhtl", q, part.keys, preferred_element_type=jnp.float32)
@@ -200,9 +199,7 @@ def _attend_to_both(q, cache, new, position):
         ],
         axis=-1,
     )
-    before = jnp.broadcast_to(jnp.arange(size) < position, (count, size))
-    mask = jnp.concatenate([before, jnp.tri(count, dtype=bool)], axis=1)
-    scores = jnp.where(mask, scores * q.shape[-1] ** -0.5, -jnp.inf)
+    scores = jnp.where(sees, scores * q.shape[-1] ** -0.5, -jnp.inf)
     p = jax.nn.softmax(scores, axis=-1).astype(q.dtype)
     # A weight of zero does not hide a value that is not finite, so the cache must have none.
     return sum(

@@ -6,8 +6,9 @@
 A control token tells the network one thing about the whole row. It is a learned token plus an
 embedding of a scalar (the time), or a learned token that is switched on or off (the mode). This is
 the network of ELF (arXiv 2605.10938); without control tokens and with causal attention it is one
-for autoregression. For this one, a `Cache` keeps the keys and values of earlier positions, so that
-new positions can be computed alone.
+for autoregression. A `Cache` keeps the keys and values of positions that have been read from left
+to right. Then positions after them can be computed alone, and so can a noisy copy of them, which
+sees the text before it (`within`).
 
 B batch, L text length, T = control tokens + L, D width.
 """
@@ -56,7 +57,7 @@ class Attention(nn.Module):
     causal: bool
 
     @nn.compact
-    def __call__(self, x, angles, cache=None, position=None):
+    def __call__(self, x, angles, cache=None, sees=None):
         width = x.shape[-1]
         kernel, bias = Weights(3 * width, self.dtype, name="qkv")(width)
         scales = [Scale(width // self.heads, name=name)() for name in ("q_norm", "k_norm")]
@@ -64,7 +65,7 @@ class Attention(nn.Module):
         if cache is None:
             out, new = self_attention(*inputs, self.mesh, self.causal), None
         else:
-            out, new = cached_attention(*inputs, cache, position)
+            out, new = cached_attention(*inputs, cache, sees)
         return Dense(width, self.dtype, mesh=self.mesh, name="out")(out), new
 
 
@@ -80,12 +81,12 @@ class Block(nn.Module):
     causal: bool
 
     @nn.compact
-    def __call__(self, x, dropout_rate, angles, ids, cache, position):
+    def __call__(self, x, dropout_rate, angles, ids, cache, sees):
         has_dropout = self.has_rng("dropout")
         drop = partial(_drop, self, rate=dropout_rate, ids=ids) if has_dropout else _keep
         how = self.attention, self.mesh, self.causal
         attention = Attention(self.heads, self.dtype, *how, name="attn")
-        attended, new = attention(RMSNorm(name="norm1")(x), angles, cache, position)
+        attended, new = attention(RMSNorm(name="norm1")(x), angles, cache, sees)
         x = x + drop(attended)
         mlp = SwiGLU(int(4 * x.shape[-1] * 2 / 3), self.dtype, self.mesh, name="mlp")
         return x + mlp(RMSNorm(name="norm2")(x), drop), new
@@ -157,8 +158,8 @@ class Backbone(nn.Module):
           switches: dict of [B] bool, one for each name in `self.switches`.
           ids: [B] integers that name the rows: the dropout of a row depends on the RNG and on its
             name. None: the rows are named by their places.
-          cache: `Cache` [depth, B, positions, H, K] of the positions before the text, for a causal
-            network without control tokens; None: the text is the whole row.
+          cache: `Cache` [depth, B, positions, H, K] of the positions before the text. Text with a
+            cache is read causally, without control tokens. None: the text is the whole row.
           position: with a cache, the position of the first of the L, an integer, traced or not.
             None: the text begins the row, and what the cache has is not seen.
 
@@ -166,27 +167,57 @@ class Backbone(nn.Module):
           [B, L, D]; with a cache (this, the cache with these positions too). Dropout needs the RNG
           "dropout".
         """
+        if cache is not None and (scalars or switches):
+            raise ValueError("text with a cache is read without control tokens")
         if cache is not None:
-            return self._next(text, cache, position)
+            return self._next(text, ids, cache, position)
         control = self._control_tokens(scalars or {}, switches or {})
-        num_control = sum(tokens.shape[1] for tokens in control)
-        angles = rotary_angles(num_control, text.shape[1], self.width // self.heads)
-        x = jnp.concatenate([*control, text], axis=1)
-        ids = jnp.arange(len(x)) if ids is None and self.has_rng("dropout") else ids
-        x, _ = self.blocks(x, self._dropout_rates(), angles, ids, None, None)
-        return x[:, num_control:]
+        angles = rotary_angles(_count(control), text.shape[1], self.width // self.heads)
+        x, _ = self._run([*control, text], angles, ids)
+        return x[:, _count(control) :]
 
-    def _next(self, text, cache, position):
+    def _next(self, text, ids, cache, position):
         """`__call__` with a cache."""
-        if not self.causal or self.scalars or self.switches:
-            raise ValueError("only a causal network without control tokens can have a cache")
-        angles = rotary_angles(0, cache.keys.shape[2], self.width // self.heads)
+        size, count = cache.keys.shape[2], text.shape[1]
         start = 0 if position is None else position
-        angles = jax.lax.dynamic_slice_in_dim(jnp.asarray(angles), start, text.shape[1])
+        angles = rotary_angles(0, size, self.width // self.heads)
+        angles = jax.lax.dynamic_slice_in_dim(jnp.asarray(angles), start, count)
+        sees = None
+        if position is not None:
+            before = jnp.broadcast_to(jnp.arange(size) < position, (count, size))
+            sees = jnp.concatenate([before, jnp.tri(count, dtype=bool)], axis=1)
         # The layers only read the cache. It is written once, outside their loop, so that a loop
         # over positions can reuse its memory.
-        x, new = self.blocks(text, self._dropout_rates(), angles, None, cache, position)
+        x, new = self._run([text], angles, ids, cache, sees)
         return x, cache.write(new, start)
+
+    def within(self, text, scalars, switches, ids, cache, places, sees):
+        """Hidden states [B, L, D] of a text beside the text of a cache, which it may see.
+
+        Args:
+          text, scalars, switches, ids: as for `__call__`.
+          cache: `Cache` [depth, B, S, H, K]. It does not see the control tokens or this text.
+          places: [L], the place of each position in its row, traced or not.
+          sees: [L, S + L] bool, which positions of the cache and of the text each position may see.
+            All positions of the text see the control tokens, which see only each other.
+        """
+        control = self._control_tokens(scalars, switches)
+        count, size, length = _count(control), cache.keys.shape[2], text.shape[1]
+        angles = rotary_angles(count, places, self.width // self.heads)
+        of_cache, of_text = sees[:, :size], sees[:, size:]
+        of_text = jnp.concatenate([of_cache, jnp.ones((length, count), bool), of_text], axis=1)
+        is_control = jnp.arange(size + count + length)[None] - size
+        is_control = (is_control >= 0) & (is_control < count)
+        of_control = jnp.broadcast_to(is_control, (count, size + count + length))
+        sees = jnp.concatenate([of_control, of_text])
+        x, _ = self._run([*control, text], angles, ids, cache, sees)
+        return x[:, count:]
+
+    def _run(self, parts, angles, ids, cache=None, sees=None):
+        """What the blocks return of the parts [B, ..., D] of a row."""
+        x = jnp.concatenate(parts, axis=1)
+        ids = jnp.arange(len(x)) if ids is None and self.has_rng("dropout") else ids
+        return self.blocks(x, self._dropout_rates(), angles, ids, cache, sees)
 
     def _control_tokens(self, scalars, switches):
         """List of [B, count, D], one for each signal."""
@@ -203,6 +234,11 @@ class Backbone(nn.Module):
         layer = np.arange(self.depth)
         middle = (layer >= self.depth // 4) & (layer < self.depth // 4 * 3)
         return jnp.where(middle, self.dropout, 0.0)
+
+
+def _count(control):
+    """Number of control tokens."""
+    return sum(tokens.shape[1] for tokens in control)
 
 
 def _drop(module, x, rate, ids):

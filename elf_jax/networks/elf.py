@@ -6,17 +6,49 @@
     x_hat   Dense(RMSNorm(hidden))              to predict clean latents
     logits  Dense(GELU(Dense(hidden)))          to read tokens, in decode mode
 
+A network with blocks also reads clean text from left to right, with the same Transformer (`read`).
+Noisy text then sees the clean text before its block, as in block diffusion (BD3-LM, arXiv
+2503.09573), and what the last position of it knows:
+
+    clean   Dense(C -> D), `Backbone` without control tokens, causal
+    known   Dense_k(RMSNorm(hidden of the clean text before the block)), k the place in the block
+    text    as above + known, and hidden + known before the heads
+    logits  as above, of known, k = 0           to predict the next token of clean text
+
 B batch, L text length, C latent width, D network width, V vocabulary.
 """
 
 from functools import partial
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from elf_jax.networks.attention import Cache
 from elf_jax.networks.backbone import Backbone
 from elf_jax.networks.layers import Dense, RMSNorm
+
+
+class Before(NamedTuple):
+    """The clean text before blocks of noisy text, as a network with blocks has read it.
+
+    Attributes:
+      hidden: [B, N, D], what the clean text before each of the N blocks says.
+      cache: `Cache` [depth, B, S, H, K] of the clean text.
+      places: [L], the place in its row of each noisy position.
+      sees: [L, S + L] bool, which clean positions and which noisy ones each noisy position sees.
+    """
+
+    hidden: jax.Array
+    cache: Cache
+    places: jax.Array
+    sees: jax.Array
+
+    def rows(self, choose):
+        """The text before some of the rows. choose: function of an array [B, ...]."""
+        cache = jax.tree.map(jax.vmap(choose), self.cache)
+        return self._replace(hidden=choose(self.hidden), cache=cache)
 
 
 class ELF(nn.Module):
@@ -28,6 +60,7 @@ class ELF(nn.Module):
       depth, width (D), heads: the size of the Transformer.
       bottleneck: width between the two input projections.
       time_tokens, guidance_tokens, mode_tokens: how many control tokens carry each signal.
+      block_length: number of positions of a block; 0: there are no blocks.
       dropout, remat, unroll, attention, dtype, mesh: see `Backbone`.
     """
 
@@ -40,6 +73,7 @@ class ELF(nn.Module):
     time_tokens: int = 4
     guidance_tokens: int = 4
     mode_tokens: int = 4
+    block_length: int = 0
     dropout: float = 0.0
     remat: str = "none"
     unroll: int = 1
@@ -71,8 +105,28 @@ class ELF(nn.Module):
         self.x_out = dense(self.latent_width, kernel_init=nn.initializers.zeros)
         self.decode_proj = dense(self.latent_width)
         self.unembed = dense(self.vocab_size)
+        if self.block_length:
+            self.clean_in = dense(self.width)
+            self.known_norm = RMSNorm()
+            self.known_first = dense(self.width)
+        if self.block_length > 1:
+            self.known_rest = dense((self.block_length - 1) * self.width)
 
-    def __call__(self, inputs, t, w, is_decode, ids=None):
+    def read(self, latents, ids=None, cache=None, position=None):
+        """Reads clean text from left to right.
+
+        Args:
+          latents: [B, T, C], of the token before each position; zero before the first one.
+          ids: [B] integers that name the rows for dropout. None: their places.
+          cache, position: see `Backbone`.
+
+        Returns:
+          (hidden states [B, T, D], the cache with these positions too).
+        """
+        text = self.clean_in(latents.astype(self.dtype))
+        return self.backbone(text, None, None, ids, cache, position)
+
+    def __call__(self, inputs, t, w, is_decode, ids=None, before: Before | None = None):
         """Hidden states of the text before the final norm. Dropout needs the RNG "dropout".
 
         Args:
@@ -80,12 +134,26 @@ class ELF(nn.Module):
           t, w: [B] float32, time and guidance scale.
           is_decode: [B] bool, the mode of each row.
           ids: [B] integers that name the rows for dropout. None: their places.
+          before: for a network with blocks, the clean text; None: the text is a whole row.
 
         Returns:
           [B, L, D].
         """
         text = self.text_out(self.text_in(self.self_cond_proj(inputs.astype(self.dtype))))
-        return self.backbone(text, {"time": t, "guidance": w}, {"mode": is_decode}, ids)
+        signals = {"time": t, "guidance": w}, {"mode": is_decode}, ids
+        if before is None:
+            return self.backbone(text, *signals)
+        known = self._known(before.hidden)
+        inputs = text + known, *signals, before.cache, before.places, before.sees
+        return self.backbone.within(*inputs) + known
+
+    def _known(self, hidden):
+        """[B, N b, D] for the positions of N blocks, of `Before.hidden` [B, N, D]."""
+        hidden = self.known_norm(hidden)
+        known = self.known_first(hidden)
+        if self.block_length > 1:
+            known = jnp.concatenate([known, self.known_rest(hidden)], axis=-1)
+        return known.reshape(len(hidden), -1, self.width)
 
     def x_head(self, hidden):
         """x-prediction in float32, [B, L, C], from hidden states [B, L, D]."""
@@ -95,7 +163,17 @@ class ELF(nn.Module):
         """Token logits in float32, [B, L, V], from hidden states [B, L, D]."""
         return self.unembed(nn.gelu(self.decode_proj(hidden), approximate=True)).astype(jnp.float32)
 
+    def next_logits(self, hidden):
+        """Logits in float32, [B, T, V], of the token at each position of clean text, from the
+        hidden states [B, T, D] of `read`.
+        """
+        return self.logit_head(self.known_first(self.known_norm(hidden)))
+
     def everything(self, inputs, t, w, is_decode):
-        """Both heads at once. Initialisation calls it, so that all parameters are made."""
+        """All parts at once. Initialisation calls it, so that all parameters are made."""
         hidden = self(inputs, t, w, is_decode)
-        return self.x_head(hidden), self.logit_head(hidden)
+        heads = self.x_head(hidden), self.logit_head(hidden)
+        if not self.block_length:
+            return heads
+        clean = self.clean_in(inputs[..., : self.latent_width].astype(self.dtype))
+        return *heads, self._known(clean)

@@ -148,17 +148,26 @@ class SwiGLU(nn.Module):
         return out(dropout(nn.silu(gate) * value))
 
 
-def rotary_angles(num_control, length, head_width, base=10000.0):
+def rotary_angles(num_control, places, head_width, base=10000.0):
     """Angles of the rotary embedding (arXiv 2104.09864).
 
-    Control positions have angle 0, so they are not rotated. Text positions count from 0.
+    Control positions have angle 0, so they are not rotated.
+
+    Args:
+      num_control: number of control positions.
+      places: [L] numbers, the places of the text positions in their row, traced or not; or the
+        number L of positions, which count from 0.
+      head_width: K.
 
     Returns:
-      [num_control + length, head_width / 2] float32, radians.
+      [num_control + L, K / 2] float32, radians.
     """
     rates = base ** (-np.arange(0, head_width, 2, dtype=np.float32) / head_width)
-    angles = np.arange(length, dtype=np.float32)[:, None] * rates
-    return np.concatenate([np.zeros((num_control, head_width // 2), np.float32), angles])
+    if isinstance(places, int):
+        places = np.arange(places)
+    angles = places.astype(np.float32)[:, None] * rates
+    numbers = jnp if isinstance(angles, jax.Array) else np
+    return numbers.concatenate([np.zeros((num_control, head_width // 2), np.float32), angles])
 
 
 def rotate(x, angles):

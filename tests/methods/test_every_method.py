@@ -29,12 +29,19 @@ from tests.tiny import pairs_config, save_random_weights, tiny_config, write_pai
 pytestmark = pytest.mark.usefixtures("share_programs")
 
 ALL = sorted(METHODS)
+BLOCKS = "elf in blocks"
+EVERY = [*ALL, BLOCKS]
 SIZES = {"cdcd.embedding_width": 8, "cdcd.bins": 10, "tokens.condition_dropout": 0.5}
 V = 20
 
 
-def settings(method, **keys):
-    return {"method": method, "sample.sampler": SAMPLERS[method][0], **SIZES, **keys}
+def samplers_of(name):
+    return SAMPLERS["elf" if name == BLOCKS else name]
+
+
+def settings(name, **keys):
+    own = {"model.block_length": 2, "method": "elf"} if name == BLOCKS else {"method": name}
+    return {**own, "sample.sampler": samplers_of(name)[0], **SIZES, **keys}
 
 
 def mesh_of(count):
@@ -63,10 +70,10 @@ def some_given(rows=8, length=8):
     return Batch(tokens, is_cond, (place < end) & ~is_filler, is_filler)
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", EVERY)
 def test_it_has_every_member_of_the_protocol(name):
     method, _ = build_method(tiny_config(**settings(name)), V, mesh_of(1))
-    assert dataclasses.is_dataclass(method) and method.name == name
+    assert dataclasses.is_dataclass(method) and method.name == settings(name)["method"]
     for member in Method.__annotations__:
         assert hasattr(method, member), member
     functions = [n for n, value in vars(Method).items() if inspect.isfunction(value)]
@@ -95,7 +102,7 @@ def test_the_published_size(name):
     assert size(name) == pytest.approx(size("elf"), rel=0.02)
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", EVERY)
 def test_eight_devices_equal_one(name):
     """The loss, all its parts and the gradient; with given positions, some of them dropped."""
 
@@ -119,7 +126,7 @@ def test_eight_devices_equal_one(name):
         np.testing.assert_allclose(np.asarray(b) / scale, np.asarray(a) / scale, atol=2e-4)
 
 
-CASES = [(name, sampler) for name in ALL for sampler in SAMPLERS[name]]
+CASES = [(name, sampler) for name in EVERY for sampler in samplers_of(name)]
 
 
 @pytest.mark.parametrize("name, sampler", CASES)
@@ -147,7 +154,7 @@ def source(tmp_path_factory):
     return write_pairs(tmp_path_factory.mktemp("data") / "pairs.jsonl")
 
 
-@pytest.mark.parametrize("name", ["elf", "ar", "cdcd", "duo"])  # those with a state of their own
+@pytest.mark.parametrize("name", ["elf", BLOCKS, "ar", "cdcd", "duo"])  # those with a state of their own
 def test_resuming_is_the_same_to_the_last_bit(name, source, tmp_path):
     def train(workdir, *stops):
         keys = settings(name, **{"train.batch_size": 8, "optimizer.name": "adamw"})
@@ -163,7 +170,7 @@ def test_resuming_is_the_same_to_the_last_bit(name, source, tmp_path):
     assert int(whole.step) == 4
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", EVERY)
 def test_exported_and_loaded_it_gives_the_same_samples(name, source, tmp_path):
     config = pairs_config(source, **settings(name))
     workdir = save_random_weights(config, tmp_path / name)
@@ -174,13 +181,13 @@ def test_exported_and_loaded_it_gives_the_same_samples(name, source, tmp_path):
         made.append(generate(trained, 4, seed=1, run=jit_sampler(trained)))
     for a, b in zip(*made, strict=True):
         np.testing.assert_array_equal(a, b)
-    other = "mdlm" if name == "elf" else "elf"
+    other = "mdlm" if name in ("elf", BLOCKS) else "elf"
     with pytest.raises(UserError, match="was trained with method .*set config.method="):
         wrong = pairs_config(source, **settings(other))
         load_trained(workdir, wrong)
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", EVERY)
 def test_both_programs_lower_on_a_mesh(name, source):
     """What `--mode=compile` compiles, with rows over two axes and heads split."""
     config = pairs_config(source, **settings(name, **{"data.vocab_size": 32}))

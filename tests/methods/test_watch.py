@@ -18,21 +18,31 @@ from elf_jax.methods.method import Seen
 from elf_jax.methods.registry import METHODS, build_method
 from elf_jax.methods.watching import Rewriting, View
 from tests.methods.ar import exact
-from tests.methods.test_every_method import V, mesh_of, random_params, settings
+from tests.methods.test_every_method import (
+    BLOCKS,
+    EVERY,
+    V,
+    mesh_of,
+    random_params,
+    samplers_of,
+    settings,
+)
 from tests.methods.toy import Toy
 from tests.tiny import tiny_config
 
 ALL = sorted(METHODS)
 # Of LLaDA only its own sampler: the others, and all else, are those of MDLM.
 CASES = [(name, s) for name in ALL for s in SAMPLERS[name] if name != "llada" or s == "confidence"]
-OWN = [name for name in ALL if name != "llada"]
+CASES += [(BLOCKS, s) for s in SAMPLERS["elf"]]
+OWN = [name for name in EVERY if name != "llada"]
+REWRITE = [name for name in OWN if name not in ("ar", BLOCKS)]
 ROWS, LENGTH, STEPS = 8, 8, 4
 FORBIDDEN, GROUP = (2, 3), (4, 5, 6)
 
 
 def make(name, sampler=None, **keys):
     """(config, method, the arguments of its sampler without what is given)."""
-    sampler = sampler or SAMPLERS[name][0]
+    sampler = sampler or samplers_of(name)[0]
     keys = {"sampler": sampler, "steps": STEPS, "gamma": 0.5, "beams": 2, **keys}
     values = {f"sample.{key}": value for key, value in keys.items()}
     config = tiny_config(**{**settings(name), **values})
@@ -95,7 +105,7 @@ def test_nothing_is_given(name):
     np.testing.assert_array_equal(seen.tokens[-1], samples)
     assert (seen.entropy >= -1e-6).all() and (seen.entropy <= np.log(V) + 1e-5).all()
     assert (seen.tokens[0] != seen.tokens[-1]).any()
-    ends = {"elf": 1, "flm": 1, "ar": LENGTH, "mdlm": 0, "duo": 0, "cdcd": 1}
+    ends = {"elf": 1, BLOCKS: LENGTH / 2, "flm": 1, "ar": LENGTH, "mdlm": 0, "duo": 0, "cdcd": 1}
     np.testing.assert_allclose(seen.time[-1], ends[name], atol=1e-6)
 
 
@@ -105,7 +115,7 @@ def test_without_a_watcher_the_program_has_nothing_of_it(name, monkeypatch):
         config, method, (params, frozen, ids, *inputs) = make(name)
         arguments = params, frozen, ids, templates(name == "ar"), *inputs
         traced = [jax.make_jaxpr(method.sampler(config.sample, LENGTH))(*arguments)]
-        if name != "ar":
+        if name in REWRITE:
             run = method.rewriter(config.sample, LENGTH)
             traced.append(jax.make_jaxpr(run)(*arguments, np.float32(0.5)))
         return str(traced)
@@ -117,7 +127,7 @@ def test_without_a_watcher_the_program_has_nothing_of_it(name, monkeypatch):
     assert program() == before
 
 
-@pytest.mark.parametrize("name", [name for name in OWN if name != "ar"])
+@pytest.mark.parametrize("name", REWRITE)
 def test_the_states_of_a_rewriting(name):
     """The text itself at strength 0, the sampler's states at 1, and the new text at the end."""
     config, method, (params, frozen, ids, *inputs) = make(name)

@@ -110,10 +110,9 @@ def test_eight_devices_equal_one(sizes):
     assert {shard.data.shape for shard in cache.keys.addressable_shards} == {part}
 
 
-def test_only_a_causal_network_without_control_tokens_can_have_a_cache():
-    for options in ({"causal": False}, {"causal": True, "scalars": (("time", 1),)}):
-        network = Backbone(depth=DEPTH, width=D, heads=H, **options)
-        inputs = jnp.zeros((B, L, D)), {"time": jnp.zeros(B)}
-        params = network.init(jax.random.key(0), *inputs)["params"]
-        with pytest.raises(ValueError, match="only a causal network"):
-            network.apply({"params": params}, *inputs, cache=empty())
+def test_text_with_a_cache_has_no_control_tokens():
+    network = Backbone(depth=DEPTH, width=D, heads=H, scalars=(("time", 1),))
+    inputs = jnp.zeros((B, L, D)), {"time": jnp.zeros(B)}
+    params = network.init(jax.random.key(0), *inputs)["params"]
+    with pytest.raises(ValueError, match="without control tokens"):
+        network.apply({"params": params}, *inputs, cache=empty())

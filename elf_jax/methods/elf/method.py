@@ -11,12 +11,15 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict, FrozenConfigDict
 
 from elf_jax.core import rng, sharding, workdir
+from elf_jax.core.errors import UserError
+from elf_jax.core.types import nothing_given
 from elf_jax.latents.build import build_encoder, describe_encoder, kept_statistics, save_encoder
 from elf_jax.latents.encoder import Encoder
-from elf_jax.methods.elf import flow, objective, published, roles
-from elf_jax.methods.elf.decode import decode_tokens, decode_with_entropy
-from elf_jax.methods.elf.predictor import Condition, Predictor
-from elf_jax.methods.elf.sampler import sample
+from elf_jax.methods.elf import objective, published, roles
+from elf_jax.methods.elf.blocks import Blocks
+from elf_jax.methods.elf.left_to_right import LeftToRight
+from elf_jax.methods.elf.predictor import Predictor
+from elf_jax.methods.elf.writer import Writer
 from elf_jax.methods.network_settings import backbone_settings, dtype_of
 from elf_jax.methods.watching import Rewriting, View
 from elf_jax.networks.elf import ELF
@@ -29,6 +32,7 @@ CURVES = {
     "decode_accuracy": "decode accuracy (share of the tokens)",
 }
 SHOWN = {"denoise_loss": "denoise", "decode_loss": "decode", "decode_accuracy": "accuracy"}
+NEXT_CURVE = {"next_loss": "loss of the next token (cross-entropy, nats per token)"}
 TOKEN_CURVE = {"token_loss": "loss of noisy tokens (cross-entropy, nats per token)"}
 
 
@@ -42,6 +46,7 @@ class ELFMethod:
       groups: number of groups that a micro-batch is dealt in, see `objective`: one for each device
         along the row axes of the mesh.
       first: the place of the first position that can count in a loss.
+      blocks: how rows are divided into blocks; None: they are written as a whole.
     """
 
     predictor: Predictor
@@ -49,6 +54,7 @@ class ELFMethod:
     law: FrozenConfigDict
     groups: int
     first: int
+    blocks: Blocks | None
 
     name = "elf"
     tags = ("diffusion", "flow-matching", "elf", "arxiv:2605.10938")
@@ -66,7 +72,6 @@ class ELFMethod:
         "cfg_scale": "guidance on the condition, c",
         "guidance_scale": "self-conditioning guidance, w",
     }
-    fills_anywhere = True
     has_exact_likelihood = False
     own_rates = {}
     sizes = (
@@ -84,12 +89,19 @@ class ELFMethod:
     @property
     def curves(self):
         """See `Method`."""
-        return CURVES | (TOKEN_CURVE if self.law.token_weight else {})
+        curves = CURVES | (TOKEN_CURVE if self.law.token_weight else {})
+        return curves | (NEXT_CURVE if self.blocks else {})
 
     @property
     def shown(self):
         """See `Method`."""
-        return SHOWN | ({"token_loss": "tokens"} if self.law.token_weight else {})
+        shown = SHOWN | ({"token_loss": "tokens"} if self.law.token_weight else {})
+        return shown | ({"next_loss": "next"} if self.blocks else {})
+
+    @property
+    def fills_anywhere(self):
+        """See `Method`."""
+        return self.blocks is None
 
     @property
     def vocab_size(self):
@@ -112,11 +124,13 @@ class ELFMethod:
         dropout = rng.stream(context.key, "dropout") if has_dropout else None, dealt.ids
         inputs = dealt.x, dealt.batch, dealt.counted, dealt.draws, dealt.split
         sums = objective.mixed_loss(
-            self.predictor, params, *inputs, self.law, *dropout, first=self.first
+            self.predictor, params, *inputs, self.law, *dropout, self.first, self.blocks
         )
         loss = sums.denoise + sums.decode
         if self.law.token_weight:
             loss = loss + self.law.token_weight * sums.tokens
+        if self.blocks:
+            loss = loss + self.law.next_weight * sums.next
         return loss, sums._asdict()
 
     def dealt(self, frozen, batch, counted, ids, context):
@@ -152,6 +166,8 @@ class ELFMethod:
         }
         if self.law.token_weight:
             values["token_loss"] = sums["tokens"] / positions / max(1 - q, 1e-9)
+        if self.blocks:
+            values["next_loss"] = sums["next"] / positions
         return values
 
     def sampler(self, settings, length, watch=None):
@@ -161,112 +177,44 @@ class ELFMethod:
         The traced settings are arguments of the sampler. Only one of them is read here: with
         cfg_scale=1 the sampler is built without guidance on the condition.
         """
-        is_guided = settings.cfg_scale != 1
-        make = self._making(settings, length)
+        writer = self._writer(settings)
 
-        def run(params, frozen, ids, given, key, scales):
-            condition = None if given is None else self._condition(frozen["encoder"], given)
-            cfg_scale = scales["cfg_scale"] if is_guided else 1.0
-            predict = self.predictor.guided(params, scales["guidance_scale"], condition, cfg_scale)
+        def whole_rows(params, frozen, ids, given, key, scales):
+            condition = writer.condition(frozen["encoder"], given)
+            predict = writer.predict(params, scales, condition)
             never, view = None if given is None else given.never, View(watch, given)
-            draws = ids, key, scales
-            return view.keep_given(make(params, predict, *draws, never, view, condition=condition))
+            draws = length, ids, key, scales
+            made = writer.write(params, predict, *draws, never, view, condition)
+            return view.keep_given(made)
 
-        return run
+        def in_blocks(params, frozen, ids, given, key, scales):
+            rows = nothing_given(len(ids), length) if given is None else given
+            arrays = params, frozen["encoder"], rows, given is not None
+            return LeftToRight(writer, self.blocks, *arrays).write(ids, key, scales, watch)
+
+        return in_blocks if self.blocks else whole_rows
 
     def rewriter(self, settings, length, watch=None):
         """From the latents of a text, with noise, to tokens, see `Method.rewriter`."""
-        make = self._making(settings, length)
+        if self.blocks:
+            raise UserError(
+                f"config.model.block_length is {self.blocks.size}, and a model that writes in "
+                "blocks cannot rewrite: use one that was trained with 0"
+            )
+        writer = self._writer(settings)
 
         def run(params, frozen, ids, batch, key, scales, strength):
             nothing = jnp.zeros_like(batch.is_valid)
-            x = self.encoder.encode(
-                frozen["encoder"], batch.tokens, nothing, batch.is_valid, nothing[:, 0]
-            )
-            predict = self.predictor.guided(params, scales["guidance_scale"])
+            x = writer.encode(frozen["encoder"], batch.tokens, nothing, batch.is_valid)
             rewriting = Rewriting(watch, batch, strength)
+            inputs = writer.predict(params, scales, None), length, ids, key, scales
             places = batch.never, View(rewriting.watch), None, (x, 1 - strength)
-            return rewriting.result(make(params, predict, ids, key, scales, *places))
+            return rewriting.result(writer.write(params, *inputs, *places))
 
         return run
 
-    def _making(self, settings, length):
-        """The function (params, predict, ids, key, scales, never, view, condition, begin) -> what
-        `View.result` returns. condition, begin: as for `_denoise`.
-        """
-        denoise = self._denoise(settings, length)
-
-        def run(params, predict, ids, key, scales, never, view, condition, begin=None):
-            def read(decode, latents):
-                w = scales["guidance_scale"]
-                return decode(self.predictor, params, latents, w, never=never)
-
-            def see(index, time, x_hat):
-                return view.show(index, time, *read(decode_with_entropy, x_hat))
-
-            if view.watch is None:
-                z = denoise(predict, ids, key, scales, condition, begin)
-                return read(decode_tokens, z)
-            z, shown = denoise(predict, ids, key, scales, condition, begin, see)
-            tokens, entropy = read(decode_with_entropy, z)
-            last = view.show(settings.steps - 1, 1.0, tokens, entropy)
-            return view.result(tokens, shown, last)
-
-        return run
-
-    def _denoise(self, settings, length):
-        """The function (predict, ids, key, scales, condition, begin, see) -> latents at t = 1.
-
-        `begin` is None, for a start from noise, or (x, t0): the start is x with the noise of time
-        t0, and the time grid is squeezed into the time that is left. see: as for `sampler.sample`.
-        """
-        law, shape = self.law, (length, self.encoder.width)
-        is_sde = settings.sampler == "sde"
-
-        def run(predict, ids, key, scales, condition, begin=None, see=None):
-            keys = rng.per_example(key, ids)
-
-            def noise(name):
-                return rng.normal(jax.vmap(lambda k: rng.stream(k, "sde", name))(keys), shape)
-
-            start = rng.normal(jax.vmap(lambda k: rng.stream(k, "start"))(keys), shape)
-            times = flow.time_grid(
-                settings.time_grid,
-                settings.steps,
-                law.time_mean,
-                law.time_std,
-                rng.stream(key, "time_grid"),
-            )
-            if begin is None:
-                z = law.noise_scale * start
-            else:
-                x, t0 = begin
-                z = flow.interpolate(x, start, t0, law.noise_scale)
-                times = flow.remaining(times, t0)
-            return sample(
-                predict,
-                z,
-                times,
-                gamma=scales["gamma"] if is_sde else 0.0,
-                gamma_schedule=settings.gamma_schedule,
-                noise=noise,
-                noise_scale=law.noise_scale,
-                t_eps=law.t_eps,
-                condition=condition,
-                see=see,
-            )
-
-        return run
-
-    def _condition(self, encoder_params, given):
-        """The clean condition. The encoder gets only the condition. Its tokens do not attend to the
-        target, so the result is the same as with the target.
-        """
-        keep = jnp.zeros(len(given.tokens), bool)
-        latents = self.encoder.encode(
-            encoder_params, given.tokens, given.is_cond, given.is_cond & given.is_valid, keep
-        )
-        return Condition(jnp.where(given.is_cond[..., None], latents, 0.0), given.is_cond)
+    def _writer(self, settings):
+        return Writer(self.predictor, self.encoder, self.law, settings)
 
     def effective(self, settings):
         """The settings of the sampler. For the ODE, gamma is 0. A constant gamma has no schedule
@@ -285,15 +233,18 @@ class ELFMethod:
         return *fixed, settings.cfg_scale == 1
 
     def evaluations(self, settings, length):
-        """One pass for each step, two with guidance on the condition, and one to decode."""
-        del length
-        return settings.steps * (2 if settings.cfg_scale != 1 else 1) + 1
+        """One pass for each step, two with guidance on the condition, and one to decode. A block
+        has as many, of its length only.
+        """
+        return self.costs(settings, length)[-1]
 
     def costs(self, settings, length):
         """The prediction of each step is decoded by one more pass."""
-        del length
         passes = 2 if settings.cfg_scale != 1 else 1
-        return [passes * step + 1 for step in range(1, settings.steps + 1)]
+        block = passes * settings.steps + 1
+        count = len(self.blocks.starts(length)) if self.blocks else 1
+        steps = range(1, settings.steps + 1)
+        return [block * index + passes * step + 1 for index in range(count) for step in steps]
 
     def constants(self):
         """Constants of the path, and of the distribution of t, which the time grid also uses."""
@@ -394,8 +345,10 @@ def _method(config, vocab_size, mesh, encoder):
         time_tokens=model.time_tokens,
         guidance_tokens=model.guidance_tokens,
         mode_tokens=model.mode_tokens,
+        block_length=model.block_length,
         **backbone_settings(config, mesh),
     )
     law = FrozenConfigDict(ConfigDict(config.objective.to_dict()))
     first = config.data.source_length if config.data.pad_source else 0
-    return ELFMethod(Predictor(network), encoder, law, sharding.row_shards(mesh), first)
+    blocks = Blocks(first, model.block_length) if model.block_length else None
+    return ELFMethod(Predictor(network), encoder, law, sharding.row_shards(mesh), first, blocks)

@@ -9,6 +9,10 @@ With a `token_weight` there is a third loss, which is not published: token_weigh
 cross-entropy of the rows that denoise. Their tokens are read by the head of decode mode, from the
 same hidden states as the x-prediction.
 
+A network with blocks (`blocks`) also reads the clean text, and next_weight times the cross-entropy
+of the next token, of all rows, is added. That is autoregression, which is not published for ELF
+either: it teaches the network what the text before a block says about the block.
+
 With `rollout`, which is not published either, the rows with self-conditioning do not lie on the
 path of their text, but where the network leads in one step from an earlier point of it, see
 `first_pass`.
@@ -31,6 +35,7 @@ import jax.numpy as jnp
 from elf_jax.core import rng
 from elf_jax.core.types import Batch
 from elf_jax.methods.elf import flow
+from elf_jax.methods.elf.blocks import shifted
 from elf_jax.methods.elf.roles import Split, draw_roles, spread, take
 
 
@@ -78,14 +83,15 @@ class Dealt(NamedTuple):
 
 
 class LossSums(NamedTuple):
-    """Weighted sums over the loss positions: of both losses, and of the cross-entropy of rows that
-    denoise (0 without a token_weight). And counts for the metrics: correct tokens, and tokens of
-    decode rows.
+    """Weighted sums over the loss positions: of both losses, of the cross-entropy of rows that
+    denoise (0 without a token_weight), and of that of the next token (0 without blocks). And counts
+    for the metrics: correct tokens, and tokens of decode rows.
     """
 
     denoise: jax.Array
     decode: jax.Array
     tokens: jax.Array
+    next: jax.Array
     correct: jax.Array
     decoded: jax.Array
 
@@ -131,6 +137,7 @@ def mixed_loss(
     dropout_key=None,
     ids=None,
     first=0,
+    blocks=None,
 ):
     """Sums of the losses over a batch in the dealt order.
 
@@ -142,19 +149,27 @@ def mixed_loss(
       settings: config section `objective` (noise_scale, decode_noise_scale, t_eps, token_weight).
       dropout_key, ids: for dropout, see `Predictor.hidden`.
       first: no loss position is before it, so no logits are computed there.
+      blocks: the `Blocks` that rows are written in; None: whole rows.
 
     Returns:
-      `LossSums`. The loss is (denoise + decode + token_weight * tokens) / (number of loss positions
-      in the whole batch).
+      `LossSums`. The loss is (denoise + decode + token_weight * tokens + next_weight * next) /
+      (number of loss positions in the whole batch).
     """
+    before, next_loss = None, jnp.zeros(())
+    if blocks is not None:
+        known, cache = predictor.read(params, shifted(x), dropout_key, ids)
+        before = blocks.before_all(known, cache)
+        counted = known[:, first:], batch.tokens[:, first:]
+        cross_entropy, _ = predictor.next_losses(params, *counted, split.rows)
+        next_loss = jnp.sum(cross_entropy * loss_mask[:, first:])
     is_cond, self_cond = batch.is_cond[..., None], draws.self_cond[:, None, None]
     clean = jnp.where(is_cond, x, 0.0)
-    z, x_u = first_pass(predictor, params, x, clean, batch, draws, split, settings)
+    z, x_u = first_pass(predictor, params, x, clean, batch, draws, split, settings, before)
     x_prev = jnp.where(self_cond & ~is_cond, x_u, clean)
 
     # One pass with gradients for the rows of both modes. Then each head gets the rows of its mode.
     inputs = z, x_prev, draws.t, draws.w, draws.is_decode
-    hidden = predictor.hidden(params, *inputs, dropout_key, ids)
+    hidden = predictor.hidden(params, *inputs, dropout_key, ids, before)
 
     rows = 0, split.denoise
     x_hat = predictor.x_head(params, take(hidden, split, *rows))
@@ -164,17 +179,19 @@ def mixed_loss(
     v_target = jnp.where(self_cond, flow.guided_target(v, v_c, v_u, draws.w), v)
     error = jnp.mean((v_hat - v_target) ** 2, axis=-1)
     args = hidden, error, batch.tokens, loss_mask, draws, split
-    return loss_sums(predictor, params, *args, settings.token_weight > 0, first)
+    sums = loss_sums(predictor, params, *args, settings.token_weight > 0, first)
+    return sums._replace(next=next_loss)
 
 
-def first_pass(predictor, params, x, clean, batch, draws, split, settings):
+def first_pass(predictor, params, x, clean, batch, draws, split, settings, before=None):
     """The pass without gradient, x_u = net([z_u, 0], t_u), of the rows with self-conditioning.
 
     As published, z_u is z_t. In a rollout it is an earlier point of the path, and then z_t is where
     one step of the ODE leads from there. So the network learns to go on from its own mistakes.
 
     Args:
-      clean: [B, L, C], the clean latents of conditions, zero elsewhere. Others: see `mixed_loss`.
+      clean: [B, L, C], the clean latents of conditions, zero elsewhere.
+      before: of a network with blocks, the text `Before` them. Others: see `mixed_loss`.
 
     Returns:
       (the input latents z_t, x_u), [B, L, C] each. x_u is zero in the other rows.
@@ -186,7 +203,8 @@ def first_pass(predictor, params, x, clean, batch, draws, split, settings):
         t_u = draws.t_u
         z_u = noisy(x, batch.is_cond, draws.replace(t=t_u), settings)
     z_u, t_u, t, clean, w = (take(a, split, *rows) for a in (z_u, t_u, t, clean, draws.w))
-    x_u = jax.lax.stop_gradient(predictor.denoise(params, z_u, clean, t_u, w))
+    before = before and before.rows(lambda array: take(array, split, *rows))
+    x_u = jax.lax.stop_gradient(predictor.denoise(params, z_u, clean, t_u, w, before))
     if is_rollout:
         step = z_u + flow.expand(t - t_u, z_u) * flow.velocity(x_u, z_u, t_u, settings.t_eps)
         moves = draws.self_cond[:, None, None] & ~batch.is_cond[..., None]
@@ -218,6 +236,7 @@ def loss_sums(
         denoise=jnp.sum(error * weight),
         decode=jnp.sum(cross_entropy * decoded),
         tokens=jnp.sum(cross_entropy * (counted & ~is_decode)) if reads_all else jnp.zeros(()),
+        next=jnp.zeros(()),
         correct=jnp.sum(correct & decoded).astype(jnp.float32),
         decoded=jnp.sum(decoded).astype(jnp.float32),
     )

@@ -16,7 +16,8 @@ from elf_jax.core.types import ExampleMask, Latents, Mask, PerExample, typed
 from elf_jax.methods import watching
 from elf_jax.methods.elf import flow
 from elf_jax.networks import vocabulary
-from elf_jax.networks.elf import ELF
+from elf_jax.networks.attention import Cache
+from elf_jax.networks.elf import ELF, Before
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,6 +61,7 @@ class Predictor:
         is_decode: ExampleMask,
         dropout_key=None,
         ids=None,
+        before: Before | None = None,
     ):
         """Hidden states [B, L, D] of a batch that may mix both modes.
 
@@ -69,18 +71,32 @@ class Predictor:
           t: times; not used in decode rows. w: guidance scales. is_decode: the mode of each row.
           dropout_key: JAX key. None: no dropout.
           ids: [B] integers that name the rows for dropout. None: their places.
+          before: for a network with blocks, the clean text before them. What stands before the
+            first block has no hidden states: they are zero.
         """
         x_prev = jnp.where(is_decode[:, None, None], 0.0, x_prev)
         t = jnp.where(is_decode, 1.0, t)
-        return self.network.apply(
-            {"params": params},
-            jnp.concatenate([z, x_prev], axis=-1),
-            t,
-            w,
-            is_decode,
-            ids,
-            rngs=None if dropout_key is None else {"dropout": dropout_key},
-        )
+        inputs = jnp.concatenate([z, x_prev], axis=-1)
+        first = 0 if before is None else z.shape[1] - len(before.places)
+        inputs = inputs[:, first:], t, w, is_decode, ids, before
+        hidden = self.network.apply({"params": params}, *inputs, rngs=_rngs(dropout_key))
+        return jnp.pad(hidden, ((0, 0), (first, 0), (0, 0))) if first else hidden
+
+    def read(self, params, latents, dropout_key=None, ids=None, cache=None, position=None):
+        """(hidden states [B, T, D], `Cache`) of clean text, see `ELF.read`.
+
+        Args:
+          params, dropout_key, ids: as for `hidden`.
+          latents: [B, T, C], of the token before each position.
+          cache, position: see `Backbone`. None: a new cache, and the text is the whole row.
+        """
+        network = self.network
+        if cache is None:
+            head_width = network.width // network.heads
+            sizes = network.depth, *latents.shape[:2], network.heads, head_width
+            cache = Cache.empty(*sizes, network.dtype, network.mesh)
+        inputs, rngs = (latents, ids, cache, position), _rngs(dropout_key)
+        return network.apply({"params": params}, *inputs, rngs=rngs, method=ELF.read)
 
     def x_head(self, params, hidden):
         """x-prediction [B, L, C] of hidden states."""
@@ -94,7 +110,14 @@ class Predictor:
         """Cross-entropy [B, L] float32 of tokens [B, L] given hidden states [B, L, D], and whether
         the likeliest token is the right one, [B, L] bool. See `vocabulary.token_losses`.
         """
-        logits = partial(self.logit_head, params)
+        return self._losses(partial(self.logit_head, params), hidden, tokens, rows)
+
+    def next_losses(self, params, hidden, tokens, rows=None):
+        """`token_losses` of the tokens at the positions of clean text, hidden states of `read`."""
+        apply = partial(self.network.apply, {"params": params}, method=ELF.next_logits)
+        return self._losses(apply, hidden, tokens, rows)
+
+    def _losses(self, logits, hidden, tokens, rows):
         size, mesh = self.network.vocab_size, self.network.mesh
         return vocabulary.token_losses(logits, hidden, tokens, size, rows, mesh)
 
@@ -113,20 +136,25 @@ class Predictor:
         arrays = (hidden,) if never is None else (hidden, never.where)
         return vocabulary.in_parts(read, arrays, self.network.vocab_size, rows)
 
-    def denoise(self, params, z, x_prev, t, w):
+    def denoise(self, params, z, x_prev, t, w, before: Before | None = None):
         """x-prediction [B, L, C] in denoise mode."""
-        hidden = self.hidden(params, z, x_prev, t, w, jnp.zeros(z.shape[0], bool))
-        return self.x_head(params, hidden)
+        inputs = z, x_prev, t, w, jnp.zeros(z.shape[0], bool)
+        return self.x_head(params, self.hidden(params, *inputs, before=before))
 
-    def decode_hidden(self, params, z, w):
+    def decode_hidden(self, params, z, w, before: Before | None = None):
         """Hidden states [B, L, D] in decode mode, of latents z [B, L, C] with guidance scale w
         [B].
         """
         ones = jnp.ones(z.shape[0])
-        return self.hidden(params, z, jnp.zeros_like(z), ones, w, ones > 0)
+        return self.hidden(params, z, jnp.zeros_like(z), ones, w, ones > 0, before=before)
 
     def guided(
-        self, params, w, condition: Condition | None = None, cfg_scale=1.0
+        self,
+        params,
+        w,
+        condition: Condition | None = None,
+        cfg_scale=1.0,
+        before: tuple[Before | None, Before | None] = (None, None),
     ) -> Callable[[Latents, PerExample, Latents], Latents]:
         """A function predict(z, t, x_prev) -> x_hat for the sampler, with guidance.
 
@@ -136,18 +164,25 @@ class Predictor:
           condition: what is given, anywhere in the rows; None: nothing.
           cfg_scale: c, scale of classifier-free guidance on the condition. It needs a second
             forward pass, except if c is the Python number 1.
+          before: of a network with blocks, the clean text before them, and the same with the
+            condition dropped.
         """
+        given, dropped = before
         is_guided = condition is not None and (isinstance(cfg_scale, jax.Array) or cfg_scale != 1)
 
         def predict(z, t, x_prev):
             scale = jnp.full(z.shape[0], w, jnp.float32)
-            x_hat = self.denoise(params, z, x_prev, t, scale)
+            x_hat = self.denoise(params, z, x_prev, t, scale, given)
             if not is_guided:
                 return x_hat
             nothing = jnp.zeros_like(z)
-            dropped = condition.restore(z, nothing), condition.restore(x_prev, nothing)
+            inputs = condition.restore(z, nothing), condition.restore(x_prev, nothing), t, scale
             # At the positions of the target, z is the same in both passes. So guidance of x is also
             # guidance of v.
-            return flow.guide(x_hat, self.denoise(params, *dropped, t, scale), cfg_scale)
+            return flow.guide(x_hat, self.denoise(params, *inputs, dropped), cfg_scale)
 
         return predict
+
+
+def _rngs(dropout_key):
+    return None if dropout_key is None else {"dropout": dropout_key}

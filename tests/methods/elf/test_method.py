@@ -16,6 +16,7 @@ from elf_jax.core.types import Batch
 from elf_jax.data.packing import pack_rows
 from elf_jax.generation.generate import jit_sampler, scales
 from elf_jax.methods.elf.method import ELFMethod
+from elf_jax.methods.elf.writer import Writer
 from elf_jax.methods.method import Method
 from elf_jax.methods.registry import METHODS, build_method, describe_method
 from tests.conftest import GOLDEN
@@ -178,5 +179,6 @@ def test_a_padded_source_is_the_same_condition_in_training_and_sampling():
     assert method.first == 6
     fields = batch.tokens, batch.is_cond, batch.is_valid, np.zeros(2, bool)
     x = np.asarray(method.encoder.encode(frozen["encoder"], *fields))
-    sampled = method._condition(frozen["encoder"], batch).latents
+    writer = Writer(method.predictor, method.encoder, method.law, config.sample)
+    sampled = writer.condition(frozen["encoder"], batch).latents
     np.testing.assert_allclose(sampled, np.where(batch.is_cond[..., None], x, 0), atol=1e-6)

@@ -1,0 +1,61 @@
+"""Text in blocks from left to right: which clean text each noisy position sees.
+
+The clean text is read once, causally; position i reads token i - 1 there, so it knows the text
+before i. A noisy block that begins at s sees the clean positions up to s, and itself. In training
+all blocks of a row are noisy at once, and each sees the clean text before it, as in block diffusion
+(BD3-LM, arXiv 2503.09573). In sampling a block is denoised and read, and then it is clean text.
+
+B batch, L row length, C latent width.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from elf_jax.networks.elf import Before
+
+
+@dataclasses.dataclass(frozen=True)
+class Blocks:
+    """How rows are divided.
+
+    Attributes:
+      first: place of the first position of the first block; what is before it is only read.
+      size: number of positions of a block.
+    """
+
+    first: int
+    size: int
+
+    def starts(self, length):
+        """Places at which the blocks of a row of `length` positions begin, an array."""
+        return np.arange(self.first, length, self.size)
+
+    def before_all(self, hidden, cache):
+        """The text `Before` all blocks of rows [B, L], of what `ELF.read` returns of the rows."""
+        length = hidden.shape[1]
+        places = np.arange(self.first, length)
+        starts = self.starts(length)
+        start = np.repeat(starts, self.size)  # of the block of each place
+        clean = np.arange(length) <= start[:, None]
+        noisy = start == start[:, None]
+        sees = jnp.asarray(np.concatenate([clean, noisy], axis=1))
+        return Before(hidden[:, starts], cache, places, sees)
+
+    def before_one(self, hidden, cache, start):
+        """The text `Before` the block at `start`, traced or not. hidden: [B, D], at `start`."""
+        length, size = cache.keys.shape[2], self.size
+        clean = jnp.broadcast_to(jnp.arange(length) <= start, (size, length))
+        sees = jnp.concatenate([clean, jnp.ones((size, size), bool)], axis=1)
+        return Before(hidden[:, None], cache, start + jnp.arange(size), sees)
+
+    def of(self, array, start):
+        """The block at `start` of an array [B, L, ...]."""
+        return jax.lax.dynamic_slice_in_dim(array, start, self.size, axis=1)
+
+
+def shifted(latents):
+    """[B, L, C] latents of the token before each position; zero before the first one."""
+    return jnp.pad(latents, ((0, 0), (1, 0), (0, 0)))[:, :-1]
