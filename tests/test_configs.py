@@ -12,7 +12,7 @@ import configs
 from configs import owt
 from elf_jax.commands import sizes
 from elf_jax.core import defaults
-from elf_jax.core.checks import METHOD_SECTIONS
+from elf_jax.core.allowed import METHOD_SECTIONS
 from elf_jax.core.config import check_same, flatten, nearest, read_config, update, write_config
 from elf_jax.core.errors import UserError
 from elf_jax.training import trainer

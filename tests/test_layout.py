@@ -142,6 +142,7 @@ KNOW_ELF = (
     "methods/distilled/",
     "networks/elf.py",
     "core/defaults.py",
+    "core/allowed.py",
     "core/checks.py",
     "core/presets.py",
 )

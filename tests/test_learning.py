@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from elf_jax.core.checks import SAMPLERS
+from elf_jax.core.allowed import SAMPLERS
 from tests.command import ROOT, program
 
 SETTINGS = {

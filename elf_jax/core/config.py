@@ -12,7 +12,7 @@ import sys
 
 from ml_collections import ConfigDict
 
-from elf_jax.core import checks, checksums, defaults, paths
+from elf_jax.core import allowed, checksums, defaults, paths
 from elf_jax.core.errors import UserError, explain
 from elf_jax.core.files import read_json, write_json
 from elf_jax.core.renames import PROTOCOLS, translate
@@ -110,7 +110,7 @@ def update_from_text(config, flat):
     """
     known = flatten(config)
     values = {name: _parse(name, text, known.get(name)) for name, text in flat.items()}
-    for section in {name.rpartition(".")[0] for name in flat} & set(checks.DURATIONS):
+    for section in {name.rpartition(".")[0] for name in flat} & set(allowed.DURATIONS):
         units = (f"{section}.{unit}" for unit in defaults.duration())
         values |= {unit: type(known[unit])(0) for unit in units if unit not in flat}
     update(config, values)

@@ -3,7 +3,7 @@
 from ml_collections import ConfigDict, config_dict
 
 from elf_jax.core import fitting
-from elf_jax.core.checks import CHOICES, SAMPLERS
+from elf_jax.core.allowed import CHOICES, SAMPLERS
 from elf_jax.core.defaults import duration
 
 

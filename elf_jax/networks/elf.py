@@ -11,9 +11,8 @@ Noisy text then sees the clean text before its block, as in block diffusion (BD3
 2503.09573), and what the last position of it knows:
 
     clean   Dense(C -> D), `Backbone` without control tokens, causal
-    known   Dense_k(RMSNorm(hidden of the clean text before the block)), k the place in the block
-    text    as above + known, and hidden + known before the heads
-    logits  as above, of known, k = 0           to predict the next token of clean text
+    text    as above, plus Dense(RMSNorm(hidden of the clean text before the block))
+    logits  Dense(GELU(Dense(hidden)))          of the next token, with the same second layer
 
 B batch, L text length, C latent width, D network width, V vocabulary.
 """
@@ -60,7 +59,7 @@ class ELF(nn.Module):
       depth, width (D), heads: the size of the Transformer.
       bottleneck: width between the two input projections.
       time_tokens, guidance_tokens, mode_tokens: how many control tokens carry each signal.
-      block_length: number of positions of a block; 0: there are no blocks.
+      blocks: whether the network has what it needs to write in blocks.
       dropout, remat, unroll, attention, dtype, mesh: see `Backbone`.
     """
 
@@ -73,7 +72,7 @@ class ELF(nn.Module):
     time_tokens: int = 4
     guidance_tokens: int = 4
     mode_tokens: int = 4
-    block_length: int = 0
+    blocks: bool = False
     dropout: float = 0.0
     remat: str = "none"
     unroll: int = 1
@@ -105,12 +104,11 @@ class ELF(nn.Module):
         self.x_out = dense(self.latent_width, kernel_init=nn.initializers.zeros)
         self.decode_proj = dense(self.latent_width)
         self.unembed = dense(self.vocab_size)
-        if self.block_length:
+        if self.blocks:
             self.clean_in = dense(self.width)
-            self.known_norm = RMSNorm()
-            self.known_first = dense(self.width)
-        if self.block_length > 1:
-            self.known_rest = dense((self.block_length - 1) * self.width)
+            self.before_norm = RMSNorm()
+            self.before_out = dense(self.width)
+            self.next_proj = dense(self.latent_width)
 
     def read(self, latents, ids=None, cache=None, position=None):
         """Reads clean text from left to right.
@@ -143,17 +141,9 @@ class ELF(nn.Module):
         signals = {"time": t, "guidance": w}, {"mode": is_decode}, ids
         if before is None:
             return self.backbone(text, *signals)
-        known = self._known(before.hidden)
-        inputs = text + known, *signals, before.cache, before.places, before.sees
-        return self.backbone.within(*inputs) + known
-
-    def _known(self, hidden):
-        """[B, N b, D] for the positions of N blocks, of `Before.hidden` [B, N, D]."""
-        hidden = self.known_norm(hidden)
-        known = self.known_first(hidden)
-        if self.block_length > 1:
-            known = jnp.concatenate([known, self.known_rest(hidden)], axis=-1)
-        return known.reshape(len(hidden), -1, self.width)
+        said = self.before_out(self.before_norm(before.hidden))
+        text = text + jnp.repeat(said, text.shape[1] // said.shape[1], axis=1)
+        return self.backbone.within(text, *signals, before.cache, before.places, before.sees)
 
     def x_head(self, hidden):
         """x-prediction in float32, [B, L, C], from hidden states [B, L, D]."""
@@ -167,13 +157,13 @@ class ELF(nn.Module):
         """Logits in float32, [B, T, V], of the token at each position of clean text, from the
         hidden states [B, T, D] of `read`.
         """
-        return self.logit_head(self.known_first(self.known_norm(hidden)))
+        return self.unembed(nn.gelu(self.next_proj(hidden), approximate=True)).astype(jnp.float32)
 
     def everything(self, inputs, t, w, is_decode):
         """All parts at once. Initialisation calls it, so that all parameters are made."""
         hidden = self(inputs, t, w, is_decode)
         heads = self.x_head(hidden), self.logit_head(hidden)
-        if not self.block_length:
+        if not self.blocks:
             return heads
         clean = self.clean_in(inputs[..., : self.latent_width].astype(self.dtype))
-        return *heads, self._known(clean)
+        return *heads, self.before_out(self.before_norm(clean)), self.next_logits(clean)

@@ -5,7 +5,7 @@ The page bounds what the command line does not: nobody should keep the others wa
 
 import dataclasses
 
-from elf_jax.core import checks
+from elf_jax.core import allowed
 
 MOST_STEPS = 1024
 MOST_SAMPLES = 64
@@ -91,7 +91,7 @@ TEXTS = {
 # {key: (lowest, highest, step of the slider)}
 RANGES = {
     "steps": (1, MOST_STEPS, 1),
-    "seed": (0, checks.LARGEST_SEED, 1),
+    "seed": (0, allowed.LARGEST_SEED, 1),
     "gamma": (0.0, 10.0, 0.1),
     "guidance_scale": (0.1, 10.0, 0.1),
     "cfg_scale": (0.0, 10.0, 0.1),
@@ -115,7 +115,7 @@ def settings_of(config, method, task, steps=()):
     Returns:
       A list of `Setting`.
     """
-    own = {"sampler": checks.SAMPLERS[config.method]} | ({"steps": steps} if steps else {})
+    own = {"sampler": allowed.SAMPLERS[config.method]} | ({"steps": steps} if steps else {})
     found = [] if task == ANSWER else [_count(config, 8 if task == SAMPLE else 4)]
     if task == FILL:
         found.append(_number("gap", config.fill.gap, (1, config.data.length, 1)))
@@ -125,7 +125,7 @@ def settings_of(config, method, task, steps=()):
         if name == "cfg_scale" and task not in GIVES_A_CONDITION:
             continue
         value = config.sample[name]
-        choices = own.get(name) or checks.CHOICES.get(f"sample.{name}", ())
+        choices = own.get(name) or allowed.CHOICES.get(f"sample.{name}", ())
         if choices:
             if len(choices) > 1 or name == "steps":
                 found.append(_choice(name, value, choices))

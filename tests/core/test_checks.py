@@ -12,7 +12,7 @@ import configs
 from configs import owt
 from elf_jax.checkpoints.published import _choose
 from elf_jax.core import checks, defaults, sharding, types
-from elf_jax.core.checks import (
+from elf_jax.core.allowed import (
     ABOVE,
     CHOICES,
     DURATIONS,

@@ -1,6 +1,6 @@
 """The kinds of corpus that are read into memory, and the errors for bad files."""
 
-from elf_jax.core import checks
+from elf_jax.core import allowed, checks
 from elf_jax.data.dataset import load_dataset
 from elf_jax.data.examples import READERS, load_examples
 from elf_jax.data.libraries import LIBRARIES
@@ -74,8 +74,8 @@ def test_values_that_cannot_be():
 
 
 def test_every_value_that_can_be_is_known_here():
-    assert set(checks.CHOICES["data.kind"]) == {*READERS, *LIBRARIES}
-    assert set(checks.CHOICES["data.packing"]) == {"auto", *PACKERS}
+    assert set(allowed.CHOICES["data.kind"]) == {*READERS, *LIBRARIES}
+    assert set(allowed.CHOICES["data.packing"]) == {"auto", *PACKERS}
 
 
 def test_a_tokenizer_that_is_not_there(tmp_path):

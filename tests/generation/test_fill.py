@@ -11,7 +11,7 @@ import pytest
 
 from elf_jax import commands
 from elf_jax.checkpoints.trained import load_trained
-from elf_jax.core.checks import SAMPLERS
+from elf_jax.core.allowed import SAMPLERS
 from elf_jax.core.errors import UserError
 from elf_jax.core.types import Batch, Never
 from elf_jax.generation.fill import Counts, Filler, describe, fill

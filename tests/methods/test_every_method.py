@@ -16,7 +16,7 @@ from elf_jax.checkpoints.trained import load_trained
 from elf_jax.checkpoints.weights import params_shapes
 from elf_jax.core import checks, sharding
 from elf_jax.core import config as config_module
-from elf_jax.core.checks import SAMPLERS
+from elf_jax.core.allowed import SAMPLERS
 from elf_jax.core.errors import UserError
 from elf_jax.core.types import Batch, counted_positions
 from elf_jax.generation.generate import generate, jit_sampler, scales
@@ -154,7 +154,9 @@ def source(tmp_path_factory):
     return write_pairs(tmp_path_factory.mktemp("data") / "pairs.jsonl")
 
 
-@pytest.mark.parametrize("name", ["elf", BLOCKS, "ar", "cdcd", "duo"])  # those with a state of their own
+@pytest.mark.parametrize(
+    "name", ["elf", BLOCKS, "ar", "cdcd", "duo"]
+)  # those with a state of their own
 def test_resuming_is_the_same_to_the_last_bit(name, source, tmp_path):
     def train(workdir, *stops):
         keys = settings(name, **{"train.batch_size": 8, "optimizer.name": "adamw"})

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from elf_jax.core import rng, sharding
-from elf_jax.core.checks import SAMPLERS
+from elf_jax.core.allowed import SAMPLERS
 from elf_jax.core.types import Batch, Never
 from elf_jax.generation.generate import scales
 from elf_jax.methods.ar import beam

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from elf_jax.core import checks, defaults, sharding
+from elf_jax.core import allowed, checks, defaults, sharding
 from elf_jax.core import config as config_module
 from elf_jax.core.errors import UserError
 from elf_jax.core.types import Batch, counted_positions
@@ -223,7 +223,7 @@ def test_shipped_configs_give_nothing(file):
 
 
 @pytest.mark.parametrize("file", ["quickstart", "text"])
-@pytest.mark.parametrize("method", checks.CHOICES["method"])
+@pytest.mark.parametrize("method", allowed.CHOICES["method"])
 def test_the_variants_that_fill(file, method):
     plain, fill = (
         config_module.run_config_file(f"configs/{file}.py:{method}{end}") for end in ("", "_fill")

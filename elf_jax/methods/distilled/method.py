@@ -94,12 +94,17 @@ def distilled(method, settings, steps, substeps):
       settings: config section `distill`. steps: N. substeps: K.
 
     Raises:
-      UserError: another method than ELF.
+      UserError: another method than ELF, or an ELF that writes in blocks.
     """
     if method.name != ELFMethod.name:
         raise UserError(
             f"the teacher's method is {method.name}, and only elf can be distilled: use a teacher "
             "of that method"
+        )
+    if method.blocks:
+        raise UserError(
+            f"the teacher writes in blocks (config.model.block_length is {method.blocks.size}), "
+            "and only whole rows can be distilled: use a teacher that was trained with 0"
         )
     fields = {one.name: getattr(method, one.name) for one in dataclasses.fields(method)}
     return DistilledELF(

@@ -256,12 +256,13 @@ class ELFMethod:
         return self.law.to_dict()
 
     def meaning(self):
-        """The latent space, and the noise scale at the start of the path."""
+        """The latent space, the blocks, and the noise scale at the start of the path."""
         return {
             "method": self.name,
             "encoder.kind": self.encoder.kind,
             "encoder.mean": self.encoder.mean,
             "encoder.std": self.encoder.std,
+            "model.block_length": self.blocks.size if self.blocks else 0,
             "objective.noise_scale": self.law.noise_scale,
         }
 
@@ -324,6 +325,7 @@ def kept_meaning(config, home):
         "encoder.kind": config.encoder.kind,
         "encoder.mean": mean,
         "encoder.std": std,
+        "model.block_length": config.model.block_length,
         "objective.noise_scale": config.objective.noise_scale,
     }
 
@@ -345,7 +347,7 @@ def _method(config, vocab_size, mesh, encoder):
         time_tokens=model.time_tokens,
         guidance_tokens=model.guidance_tokens,
         mode_tokens=model.mode_tokens,
-        block_length=model.block_length,
+        blocks=model.block_length > 0,
         **backbone_settings(config, mesh),
     )
     law = FrozenConfigDict(ConfigDict(config.objective.to_dict()))

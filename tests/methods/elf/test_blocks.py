@@ -1,0 +1,227 @@
+"""Blocks from left to right: what a position may see, the loss, and the sampler."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from elf_jax.core import checks, sharding
+from elf_jax.core.errors import UserError
+from elf_jax.core.types import Batch
+from elf_jax.generation.generate import scales
+from elf_jax.methods.elf.blocks import Blocks, shifted
+from elf_jax.methods.method import Context
+from elf_jax.methods.registry import build_method
+from elf_jax.networks.attention import Cache
+from tests.methods.test_every_method import V, random_params
+from tests.tiny import tiny_config
+
+FIRST, SIZE, LENGTH, ROWS = 2, 3, 8, 4
+PAIRS = {"data.source_field": "source", "data.source_length": FIRST, "data.pad_source": True}
+
+
+def build(**keys):
+    """(config, method, parameters, frozen arrays)"""
+    config = tiny_config(**{"model.block_length": SIZE, "model.depth": 2, **PAIRS, **keys})
+    method, frozen = build_method(config, V, sharding.make_mesh(config.mesh))
+    return config, method, random_params(method, LENGTH), frozen
+
+
+@pytest.fixture(scope="module")
+def built():
+    return build()
+
+
+def batch():
+    tokens = np.random.default_rng(0).integers(0, V, (ROWS, LENGTH)).astype(np.int32)
+    is_cond = np.broadcast_to(np.arange(LENGTH) < FIRST, tokens.shape)
+    return Batch(tokens, is_cond, np.ones(tokens.shape, bool))
+
+
+def latents(method, name):
+    shape = ROWS, LENGTH, method.encoder.width
+    return jax.random.normal(jax.random.key({"x": 0, "z": 1, "x_prev": 2}[name]), shape)
+
+
+def hidden(method, params, x, z, x_prev):
+    """Hidden states of all noisy blocks, as in training."""
+    before = method.blocks.before_all(*method.predictor.read(params, shifted(x)))
+    signals = jnp.full(ROWS, 0.3), jnp.ones(ROWS), jnp.arange(ROWS) == 1
+    return np.asarray(method.predictor.hidden(params, z, x_prev, *signals, before=before))
+
+
+def test_a_noisy_block_sees_the_clean_text_before_it_and_itself(built):
+    _, method, params, _ = built
+    x, z, x_prev = (latents(method, name) for name in ("x", "z", "x_prev"))
+    plain = hidden(method, params, x, z, x_prev)
+    assert (plain[:, :FIRST] == 0).all() and (plain[:, FIRST:] != 0).all()
+
+    def changed(**arrays):
+        other = hidden(method, params, *({"x": x, "z": z, "x_prev": x_prev} | arrays).values())
+        return np.abs(other - plain).max(axis=(0, 2)) > 1e-6
+
+    places = np.arange(LENGTH)
+    for place in places:
+        start = FIRST + (place - FIRST) // SIZE * SIZE
+        later = places >= max(start + SIZE, FIRST)  # the blocks after that of the place
+        np.testing.assert_array_equal(changed(x=x.at[:, place].add(1.0)), later)
+        own = (places >= start) & (places < start + SIZE) & (place >= FIRST)
+        np.testing.assert_array_equal(changed(z=z.at[:, place].add(1.0)), own)
+
+
+def test_the_rows_of_a_context_are_those_of_its_arrays(built):
+    _, method, params, _ = built
+    x, z, x_prev = (latents(method, name) for name in ("x", "z", "x_prev"))
+    before = method.blocks.before_all(*method.predictor.read(params, shifted(x)))
+    part = before.rows(lambda array: array[1:3])
+    signals = jnp.full(2, 0.3), jnp.ones(2), jnp.arange(2) == 0
+    ours = method.predictor.hidden(params, z[1:3], x_prev[1:3], *signals, before=part)
+    np.testing.assert_allclose(ours, hidden(method, params, x, z, x_prev)[1:3], atol=1e-5)
+
+
+def test_sampling_reads_what_training_reads(built):
+    """One block after another, with a cache, gives the hidden states of all blocks at once."""
+    _, method, params, _ = built
+    x, z, x_prev = (latents(method, name) for name in ("x", "z", "x_prev"))
+    whole, network = hidden(method, params, x, z, x_prev), method.predictor.network
+    sizes = network.depth, ROWS, LENGTH + 1, network.heads, network.width // network.heads
+    source = jnp.where((jnp.arange(LENGTH) < FIRST)[:, None], x, 7.0)  # what comes is not known
+    known, cache = method.predictor.read(
+        params, shifted(source), cache=Cache.empty(*sizes, jnp.float32)
+    )
+    known = known[:, FIRST]
+    for start in (2, 5):
+        before = method.blocks.before_one(known, cache, jnp.asarray(start))
+        block = slice(start, start + SIZE)
+        signals = jnp.full(ROWS, 0.3), jnp.ones(ROWS), jnp.arange(ROWS) == 1
+        inputs = z[:, block], x_prev[:, block], *signals
+        ours = method.predictor.hidden(params, *inputs, before=before)
+        np.testing.assert_allclose(ours, whole[:, block], rtol=1e-4, atol=1e-5)
+        known, cache = method.predictor.read(
+            params, x[:, block], cache=cache, position=jnp.asarray(start + 1)
+        )
+        known = known[:, -1]
+
+
+def test_the_next_token_is_predicted_from_the_text_before_it(built):
+    _, method, params, _ = built
+    x, tokens = latents(method, "x"), jnp.asarray(batch().tokens)
+
+    def losses(x):
+        known, _ = method.predictor.read(params, shifted(x))
+        return np.asarray(method.predictor.next_losses(params, known, tokens)[0])
+
+    plain = losses(x)
+    for place in range(LENGTH):
+        moved = np.abs(losses(x.at[:, place].add(1.0)) - plain).max(axis=0) > 1e-6
+        np.testing.assert_array_equal(moved, np.arange(LENGTH) > place)
+
+
+def test_the_loss_has_the_next_token_and_only_counted_positions(built):
+    def found(weight):
+        _, method, params, frozen = build(**{"objective.next_weight": weight})
+        counted = np.arange(LENGTH) >= FIRST + 1
+        context = Context(jax.random.key(3), jnp.zeros((), jnp.int32), is_training=True)
+        inputs = batch(), jnp.broadcast_to(counted, (ROWS, LENGTH)), jnp.arange(ROWS), context
+        loss, sums = method.loss(params, frozen, *inputs)
+        x = method.encoder.encode(
+            frozen["encoder"],
+            *(getattr(batch(), n) for n in ("tokens", "is_cond", "is_valid")),
+            np.zeros(ROWS, bool),
+        )
+        known, _ = method.predictor.read(params, shifted(x))
+        cross_entropy, _ = method.predictor.next_losses(params, known, batch().tokens)
+        metrics = method.metrics(loss, sums, 1.0)
+        return float(loss), sums, float(jnp.sum(cross_entropy[:, counted])), metrics
+
+    (none, sums, expected, metrics), (some, *_) = found(0.0), found(0.25)
+    np.testing.assert_allclose(sums["next"], expected, rtol=1e-5)
+    np.testing.assert_allclose(some - none, 0.25 * expected, rtol=1e-4)
+    np.testing.assert_allclose(metrics["next_loss"], expected, rtol=1e-5)
+
+
+def sampled(method, config, params, frozen, given, watch=None, ids=ROWS):
+    run = jax.jit(method.sampler(config.sample, LENGTH, watch))
+    values = scales(method, config.sample)
+    return run(params, frozen, jnp.arange(ids), given, jax.random.key(0), values)
+
+
+@pytest.mark.parametrize("cfg_scale", [1.0, 2.0])
+def test_a_given_block_is_read_and_takes_no_steps(cfg_scale):
+    """The first block given, the second one is as if the model had written the first."""
+    keys = {"sample.steps": 3, "sample.sampler": "sde", "sample.cfg_scale": cfg_scale}
+    config, method, params, frozen = build(**keys)
+    rows = batch()
+    free = np.asarray(sampled(method, config, params, frozen, rows))
+    assert (free[:, :FIRST] == rows.tokens[:, :FIRST]).all()
+    # No guidance sees the difference between what is given and what is written.
+    if cfg_scale == 1:
+        is_cond = np.broadcast_to(np.arange(LENGTH) < FIRST + SIZE, free.shape)
+        given = rows.replace(tokens=free, is_cond=is_cond)
+        np.testing.assert_array_equal(sampled(method, config, params, frozen, given), free)
+    other = np.where(np.arange(LENGTH) == FIRST - 1, (rows.tokens + 1) % V, rows.tokens)
+    made = np.asarray(sampled(method, config, params, frozen, rows.replace(tokens=other)))
+    assert (made[:, FIRST:] != free[:, FIRST:]).any()
+
+
+def test_later_tokens_do_not_change_earlier_ones():
+    config, method, params, frozen = build(**{"sample.steps": 3})
+    rows = batch()
+    free = np.asarray(sampled(method, config, params, frozen, rows))
+    is_cond = rows.is_cond | (np.arange(LENGTH) == LENGTH - 1)
+    made = np.asarray(sampled(method, config, params, frozen, rows.replace(is_cond=is_cond)))
+    np.testing.assert_array_equal(made[:, : FIRST + SIZE], free[:, : FIRST + SIZE])
+    np.testing.assert_array_equal(made[:, -1], rows.tokens[:, -1])
+    assert not method.fills_anywhere
+
+
+def test_each_block_has_its_steps_and_what_comes_is_open():
+    config, method, params, frozen = build(**{"sample.steps": 3})
+    tokens, seen = sampled(method, config, params, frozen, batch(), lambda seen: seen)
+    assert len(seen.step) == len(method.costs(config.sample, LENGTH)) == 6
+    assert method.evaluations(config.sample, LENGTH) == 2 * (3 + 1)
+    is_open = np.asarray(seen.is_open)
+    assert is_open[:3, :, FIRST + SIZE :].all() and not is_open[:3, :, : FIRST + SIZE].any()
+    assert not is_open[3:].any() and (np.asarray(seen.tokens)[2:, :, 2:5] == tokens[:, 2:5]).all()
+    np.testing.assert_allclose(seen.time[2::3], [1.0, 2.0], atol=1e-6)
+    # A token that was written keeps the entropy that it was read with.
+    entropy = np.asarray(seen.entropy)
+    np.testing.assert_array_equal(entropy[3:, :, 2:5], np.repeat(entropy[2:3, :, 2:5], 3, axis=0))
+
+
+def test_text_without_sources():
+    config, method, params, frozen = build(
+        **{"data.source_field": "", "data.pad_source": False, "model.block_length": 4}
+    )
+    assert method.blocks == Blocks(0, 4)
+    made = np.asarray(sampled(method, config, params, frozen, None))
+    assert made.shape == (ROWS, LENGTH) and len(np.unique(made)) > 1
+    nothing = batch().replace(is_cond=np.zeros((ROWS, LENGTH), bool))
+    np.testing.assert_array_equal(sampled(method, config, params, frozen, nothing), made)
+
+
+@pytest.mark.parametrize(
+    "keys, words",
+    [
+        ({"method": "mdlm"}, "mdlm has no such blocks: set it to 0, or train elf"),
+        ({"encoder.kind": "t5"}, "whose vectors tell of the text after them"),
+        ({"model.block_length": 4}, "does not divide config.data.length=8 - source_length=2: .*=6"),
+        ({"model.block_length": 7}, "set config.data.length=9"),
+        (
+            {"data.given.spans": 0.5, "data.given.slack": 2},
+            "a model that writes in blocks .* can only continue a text",
+        ),
+    ],
+)
+def test_what_does_not_go_with_blocks(keys, words):
+    values = {"model.block_length": SIZE, "sample.sampler": "sde", **PAIRS, **keys}
+    if keys.get("method"):
+        values["sample.sampler"] = "ancestral"
+    with pytest.raises(UserError, match=words):
+        checks.check(tiny_config(**values))
+
+
+def test_a_model_in_blocks_cannot_rewrite(built):
+    config, method, *_ = built
+    with pytest.raises(UserError, match="block_length is 3, and .* cannot rewrite"):
+        method.rewriter(config.sample, LENGTH)
