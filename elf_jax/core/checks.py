@@ -231,7 +231,7 @@ def _check_blocks(config):
         raise UserError(
             f"config.model.block_length is {size} and config.encoder.kind is t5, whose vectors "
             "tell of the text after them, which is not written yet: set "
-            "config.encoder.kind=cooccurrence"
+            "config.model.block_length=0, or another encoder"
         )
     room = data.length - (data.source_length if data.pad_source else 0)
     if room % size:

@@ -69,6 +69,7 @@ def use_method(config, method):
     config.method = method
     if method == "elf":
         return
+    config.model.block_length = 0
     conditional = bool(config.data.source_field)
     samplers = SAMPLERS[method]
     config.sample.sampler = "beam" if "beam" in samplers and conditional else samplers[0]
@@ -87,14 +88,15 @@ def fill_in(config):
 
     The infilling benchmark is part of its evaluations.
 
-    Call it after `use_method`: ar learns to continue only, and has no guidance on the condition.
+    Call it after `use_method`: ar learns to continue only, and has no guidance on the condition. A
+    model in blocks learns to continue only too.
     """
     config.evaluate.infill = "span_25,span_50,scattered_25"
     given = config.data.given
     given.prefix = 0.1
     # In short rows, long gaps would push out what comes after them. Rows by rule are not so short.
     given.slack = min(8, max((config.data.length or 64) // 8, 1))
-    if config.method == "ar":
+    if config.method == "ar" or config.model.block_length:
         return
     given.suffix, given.ends, given.spans = 0.05, 0.05, 0.3
     section = config.objective if config.method == "elf" else config.tokens
