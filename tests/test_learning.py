@@ -100,3 +100,10 @@ def test_every_method_learns_it(method, tmp_path):
     }
     numbers = learned(tmp_path, **{**SETTINGS, **changes, **RIVALS[method]})
     assert numbers["exact_match"] > 0.9, numbers
+
+
+def test_blocks_from_left_to_right_learn_it(tmp_path):
+    """Over 90% exact match, in blocks of two, with half of the steps of whole rows."""
+    changes = {"model.block_length": 2, "train.duration.steps": 350, "sample.steps": 8}
+    numbers = learned(tmp_path, **{**SETTINGS, **changes})
+    assert numbers["exact_match"] > 0.9, numbers
