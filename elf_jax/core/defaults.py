@@ -328,6 +328,8 @@ def _sample():
     sample.guidance_scale = 3.0
     # c, scale of guidance on the condition, by a second forward pass; 1: no guidance
     sample.cfg_scale = 1.0
+    # elf: all noise of sampling is multiplied by it; less than 1: more usual texts, 0: no noise
+    sample.noise_temperature = 1.0
     # Not for elf: logits are divided by it before a token is drawn; 0: the likeliest token
     sample.temperature = 1.0
     # ar, mdlm, llada, duo: tokens are drawn from the likeliest ones, with this probability together

@@ -66,6 +66,10 @@ TEXTS = {
         "How closely the text follows what is given. 1: no guidance. Other values take twice the "
         "time, and help only a model that was trained with condition dropout.",
     ),
+    "noise_temperature": (
+        "Noise",
+        "All noise is multiplied by it. Below 1 the texts are more usual. 0: no noise.",
+    ),
     "temperature": (
         "Temperature",
         "Below 1 the words are more usual, above 1 less usual. 0: always the likeliest word.",
@@ -95,6 +99,7 @@ RANGES = {
     "gamma": (0.0, 10.0, 0.1),
     "guidance_scale": (0.1, 10.0, 0.1),
     "cfg_scale": (0.0, 10.0, 0.1),
+    "noise_temperature": (0.0, 2.0, 0.05),
     "temperature": (0.0, 3.0, 0.05),
     "top_p": (0.01, 1.0, 0.01),
     "beams": (1, 16, 1),

@@ -65,9 +65,10 @@ class ELFMethod:
         "steps": "steps",
         "cfg_scale": "c",
         "gamma": "gamma",
+        "noise_temperature": "tau",
         "guidance_scale": "w",
     }
-    traced = ("guidance_scale", "gamma", "cfg_scale")
+    traced = ("guidance_scale", "noise_temperature", "gamma", "cfg_scale")
     scales = {
         "cfg_scale": "guidance on the condition, c",
         "guidance_scale": "self-conditioning guidance, w",
@@ -218,13 +219,16 @@ class ELFMethod:
 
     def effective(self, settings):
         """The settings of the sampler. For the ODE, gamma is 0. A constant gamma has no schedule
-        here, so that records of versions without schedules are found again.
+        here, and a noise temperature of 1 is not named, so that records of versions without these
+        settings are found again.
         """
         used = {name: settings[name] for name in self.settings}
         if settings.sampler != "sde":
             used |= {"gamma": 0.0, "gamma_schedule": "constant"}
         if used["gamma_schedule"] == "constant":
             del used["gamma_schedule"]
+        if used["noise_temperature"] == 1:
+            del used["noise_temperature"]
         return used
 
     def compiled_for(self, settings):

@@ -64,10 +64,11 @@ class Writer:
         law, settings, shape = self.law, self.settings, (length, self.encoder.width)
         keys = rng.per_example(key, ids)
 
-        def noise(name):
-            return rng.normal(jax.vmap(lambda k: rng.stream(k, "sde", name))(keys), shape)
+        def draw(*name):
+            normal = rng.normal(jax.vmap(lambda k: rng.stream(k, *name))(keys), shape)
+            return scales["noise_temperature"] * normal
 
-        start = rng.normal(jax.vmap(lambda k: rng.stream(k, "start"))(keys), shape)
+        start = draw("start")
         times = flow.time_grid(
             settings.time_grid,
             settings.steps,
@@ -87,7 +88,7 @@ class Writer:
             times,
             gamma=scales["gamma"] if settings.sampler == "sde" else 0.0,
             gamma_schedule=settings.gamma_schedule,
-            noise=noise,
+            noise=lambda step: draw("sde", step),
             noise_scale=law.noise_scale,
             t_eps=law.t_eps,
             condition=condition,

@@ -129,7 +129,9 @@ def test_settings_that_make_no_difference(built):
     one, two = (method.effective(settings_of(gamma=gamma)) for gamma in (1.0, 2.0))
     assert one != two and one["gamma"] == 1.0
     # A constant gamma is not named, so that records of earlier versions are found.
-    assert one.keys() == set(method.settings) - {"gamma_schedule"}
+    assert one.keys() == set(method.settings) - {"gamma_schedule", "noise_temperature"}
+    cold = method.effective(settings_of(noise_temperature=0.5))
+    assert cold == one | {"noise_temperature": 0.5}
     linear = method.effective(settings_of(gamma_schedule="linear"))
     assert linear == one | {"gamma_schedule": "linear"}
     one, two = (method.effective(settings_of(sampler="ode", gamma=g)) for g in (1.0, 2.0))
@@ -162,7 +164,8 @@ def test_other_traced_values_compile_nothing_and_change_the_samples(built):
 
         first = sampled()
         np.testing.assert_array_equal(sampled(), first)
-        for other in ({"gamma": 9.0}, {"guidance_scale": 1.0}, {"cfg_scale": 60.0}):
+        others = {"gamma": 9.0}, {"guidance_scale": 1.0}, {"cfg_scale": 60.0}
+        for other in (*others, {"noise_temperature": 0.1}):
             assert np.any(sampled(**other) != first), other
     assert len(traced) == 1 and set(scales(method, config.sample)) == set(method.traced)
 
