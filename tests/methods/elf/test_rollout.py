@@ -15,7 +15,7 @@ ROWS, LENGTH, WIDTH = 10, 4, 3
 class Halves:
     """A network whose x-prediction is half of its input, and that keeps what it was asked."""
 
-    def denoise(self, params, z, x_prev, t, w):
+    def denoise(self, params, z, x_prev, t, w, before):
         self.asked = z, x_prev, t, w
         return z / 2
 
