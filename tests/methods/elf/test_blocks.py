@@ -10,6 +10,7 @@ from elf_jax.core.errors import UserError
 from elf_jax.core.types import Batch
 from elf_jax.generation.generate import scales
 from elf_jax.methods.elf.blocks import Blocks, shifted
+from elf_jax.methods.elf.left_to_right import LeftToRight
 from elf_jax.methods.method import Context
 from elf_jax.methods.registry import build_method
 from elf_jax.networks.attention import Cache
@@ -225,3 +226,30 @@ def test_a_model_in_blocks_cannot_rewrite(built):
     config, method, *_ = built
     with pytest.raises(UserError, match="block_length is 3, and .* cannot rewrite"):
         method.rewriter(config.sample, LENGTH)
+
+
+def test_what_is_written_is_read_as_in_training_with_and_without_the_condition():
+    config, method, params, frozen = build(**{"sample.cfg_scale": 2.0})
+    is_cond = np.broadcast_to(np.arange(LENGTH) < FIRST + 1, (ROWS, LENGTH))  # a part of a block
+    rows, start = batch().replace(is_cond=is_cond), jnp.asarray(FIRST)
+    other = np.where(rows.is_cond, (rows.tokens + 1) % V, rows.tokens)
+
+    def read(rows, config=config):
+        """The clean texts before the first block, and after it."""
+        inputs = params, frozen["encoder"], rows, True
+        text = LeftToRight(method._writer(config.sample), method.blocks, *inputs)
+        begun = text._begin().clean
+        return begun, text._read_on(begun, text._block_of(rows, start), start)
+
+    both = read(rows)
+    for one, two in zip(both, read(rows.replace(tokens=other)), strict=True):
+        (given, dropped), (changed, same) = one, two
+        assert np.abs(given.hidden - changed.hidden).max() > 1e-3
+        np.testing.assert_array_equal(dropped.hidden, same.hidden)
+    for index, drop in enumerate((False, True)):
+        fields = rows.tokens, rows.is_cond, rows.is_valid, np.full(ROWS, drop)
+        x = method.encoder.encode(frozen["encoder"], *fields)
+        hidden, _ = method.predictor.read(params, shifted(x))
+        for clean, place in zip(both, (FIRST, FIRST + SIZE), strict=True):
+            np.testing.assert_allclose(clean[index].hidden, hidden[:, place], rtol=1e-4, atol=1e-5)
+    assert len(read(rows, build(**{"sample.cfg_scale": 1.0})[0])[0]) == 1
