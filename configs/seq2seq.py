@@ -12,8 +12,9 @@ To fine-tune a trained model on your pairs, add --checkpoint=PATH|NAME and use i
 differs from the published setting: the same as in configs/text.py, and what docs/research.md found.
 All targets begin at the same place (data.pad_source, for all methods). Source tokens have the mean
 vectors of the target tokens that translate them (encoder.kind=aligned). The network also reads
-tokens from noisy latents (objective.token_weight). Guidance on the condition is stronger, and
-samples get some noise on the way (the SDE).
+tokens from noisy latents (objective.token_weight). ELF writes its targets from left to right, one
+token at a time (model.block_length), each in 8 steps with much noise on the way and guidance on the
+condition. Longer blocks write several tokens at once, and with 0 the whole target, as published.
 """
 
 from ml_collections import ConfigDict
@@ -36,9 +37,12 @@ def get_config(method: str = "elf") -> ConfigDict:
     config.objective.condition_dropout = 0.1
     config.objective.token_weight = 0.5
     config.sample.sampler = "sde"
-    config.sample.gamma = 1.0
+    config.sample.gamma = 4.0
     config.sample.steps = 64
     config.sample.guidance_scale = 1.0
-    config.sample.cfg_scale = 3.0
+    config.sample.cfg_scale = 2.0
+    if method == "elf":
+        config.model.block_length = 1
+        config.sample.steps = 8  # of each block
     presets.use_method(config, method)
     return config.lock()

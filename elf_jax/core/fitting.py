@@ -45,7 +45,7 @@ KEYS = SIZES + TRAINING
 LARGE = 50_000_000  # tokens; with fewer, a network of width 768 learns the text by heart
 EPOCHS = 20.0
 FEWEST_STEPS = 1000  # a network that has made fewer has not learned to write
-MOST_ON_CPU = 8000 * 64  # steps times length: about 40 minutes on one core, in batches of 64
+MOST_ON_CPU = 8000 * 64  # steps times positions: about 40 minutes on one core, in batches of 64
 T5_WIDTH = 512  # of the latents of a T5-small
 VOCABULARY = 512, 32_768  # the smallest and the largest; a byte-level BPE begins with 259
 
@@ -244,13 +244,21 @@ def _choose_duration(values, facts, on_cpu):
     if not given and values[epochs] is None:
         steps_of = values | zero | {epochs: EPOCHS}
         made = _steps(steps_of, facts)
-        most = round(MOST_ON_CPU / values["data.length"], -2) if on_cpu else math.inf
+        most = round(MOST_ON_CPU / _positions(values), -2) if on_cpu else math.inf
         bounded = int(max(min(made, most), FEWEST_STEPS)) if made else 0
         if bounded == made or values[steps] is not None:
             values[epochs] = EPOCHS
         else:
             values[steps] = bounded
     _fill(values, zero)
+
+
+def _positions(values):
+    """Positions of a row that a step computes: with blocks, those of the target twice."""
+    length = values["data.length"]
+    if not values["model.block_length"]:
+        return length
+    return 2 * length - (values["data.source_length"] if values["data.pad_source"] else 0)
 
 
 def _steps(values, facts):

@@ -72,8 +72,10 @@ def test_the_smallest_and_the_largest_corpus(file, on_cpu):
     small, large = chosen(file, SMALLEST, on_cpu), chosen(file, LARGEST, on_cpu)
     assert small["data.vocab_size"] == 512 and large["data.vocab_size"] == 32_768
     assert small["train.duration.steps"] == fitting.FEWEST_STEPS
-    # Longer rows, fewer steps: those of pairs have 256 positions.
-    steps = 8000 if file == "text" else 2000
+    # Longer rows, fewer steps: those of pairs have 256 positions, and those of a target twice.
+    steps = 8000 if file == "text" else 1600
+    whole = chosen(file, LARGEST, on_cpu, **{"model.block_length": 0})
+    assert whole["train.duration.steps"] == (0 if not on_cpu else 8000 if file == "text" else 2000)
     assert large["train.duration.steps"] == (steps if on_cpu else 0)
     assert large["train.duration.epochs"] == (0 if on_cpu else 20)
     assert large["model.width"] == (128 if on_cpu else 768)
