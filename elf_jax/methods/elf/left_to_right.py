@@ -82,12 +82,10 @@ class LeftToRight:
 
     def _begin(self):
         """The `Text` before the first block, which is given."""
-        rows, predictor = self.rows, self.writer.predictor
-        network, clean = predictor.network, []
+        rows, predictor, clean = self.rows, self.writer.predictor, []
+        count, length = rows.tokens.shape
         # One position more than a row has: the network reads on after the last block.
-        sizes = len(rows.tokens), rows.tokens.shape[1] + 1, network.heads
-        sizes = network.depth, *sizes, network.width // network.heads
-        empty = Cache.empty(*sizes, network.dtype, network.mesh)
+        empty = predictor.empty_cache(count, length + 1)
         is_guided = self.has_given and self.writer.settings.cfg_scale != 1
         for drop in (False, True) if is_guided else (False,):
             latents = shifted(self._latents(rows, drop))

@@ -90,13 +90,15 @@ class Predictor:
           latents: [B, T, C], of the token before each position.
           cache, position: see `Backbone`. None: a new cache, and the text is the whole row.
         """
-        network = self.network
-        if cache is None:
-            head_width = network.width // network.heads
-            sizes = network.depth, *latents.shape[:2], network.heads, head_width
-            cache = Cache.empty(*sizes, network.dtype, network.mesh)
+        cache = self.empty_cache(*latents.shape[:2]) if cache is None else cache
         inputs, rngs = (latents, ids, cache, position), _rngs(dropout_key)
-        return network.apply({"params": params}, *inputs, rngs=rngs, method=ELF.read)
+        return self.network.apply({"params": params}, *inputs, rngs=rngs, method=ELF.read)
+
+    def empty_cache(self, rows, length):
+        """A `Cache` for clean text of so many rows and positions."""
+        network = self.network
+        sizes = network.depth, rows, length, network.heads, network.width // network.heads
+        return Cache.empty(*sizes, network.dtype, network.mesh)
 
     def x_head(self, params, hidden):
         """x-prediction [B, L, C] of hidden states."""

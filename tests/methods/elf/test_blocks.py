@@ -13,7 +13,6 @@ from elf_jax.methods.elf.blocks import Blocks, shifted
 from elf_jax.methods.elf.left_to_right import LeftToRight
 from elf_jax.methods.method import Context
 from elf_jax.methods.registry import build_method
-from elf_jax.networks.attention import Cache
 from tests.methods.test_every_method import V, random_params
 from tests.tiny import tiny_config
 
@@ -84,12 +83,10 @@ def test_sampling_reads_what_training_reads(built):
     """One block after another, with a cache, gives the hidden states of all blocks at once."""
     _, method, params, _ = built
     x, z, x_prev = (latents(method, name) for name in ("x", "z", "x_prev"))
-    whole, network = hidden(method, params, x, z, x_prev), method.predictor.network
-    sizes = network.depth, ROWS, LENGTH + 1, network.heads, network.width // network.heads
+    whole = hidden(method, params, x, z, x_prev)
+    cache = method.predictor.empty_cache(ROWS, LENGTH + 1)
     source = jnp.where((jnp.arange(LENGTH) < FIRST)[:, None], x, 7.0)  # what comes is not known
-    known, cache = method.predictor.read(
-        params, shifted(source), cache=Cache.empty(*sizes, jnp.float32)
-    )
+    known, cache = method.predictor.read(params, shifted(source), cache=cache)
     known = known[:, FIRST]
     for start in (2, 5):
         before = method.blocks.before_one(known, cache, jnp.asarray(start))
