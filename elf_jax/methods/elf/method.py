@@ -178,9 +178,13 @@ class ELFMethod:
         The traced settings are arguments of the sampler. Only one of them is read here: with
         cfg_scale=1 the sampler is built without guidance on the condition.
         """
-        writer = self._writer(settings)
+        make = self._in_blocks if self.blocks else self._whole_rows
+        return make(self._writer(settings), length, watch)
 
-        def whole_rows(params, frozen, ids, given, key, scales):
+    def _whole_rows(self, writer, length, watch):
+        """The sampler of a model that writes whole rows."""
+
+        def run(params, frozen, ids, given, key, scales):
             condition = writer.condition(frozen["encoder"], given)
             predict = writer.predict(params, scales, condition)
             never, view = None if given is None else given.never, View(watch, given)
@@ -188,12 +192,17 @@ class ELFMethod:
             made = writer.write(params, predict, *draws, never, view, condition)
             return view.keep_given(made)
 
-        def in_blocks(params, frozen, ids, given, key, scales):
+        return run
+
+    def _in_blocks(self, writer, length, watch):
+        """The sampler of a model that writes in blocks."""
+
+        def run(params, frozen, ids, given, key, scales):
             rows = nothing_given(len(ids), length) if given is None else given
             arrays = params, frozen["encoder"], rows, given is not None
             return LeftToRight(writer, self.blocks, *arrays).write(ids, key, scales, watch)
 
-        return in_blocks if self.blocks else whole_rows
+        return run
 
     def rewriter(self, settings, length, watch=None):
         """From the latents of a text, with noise, to tokens, see `Method.rewriter`."""
