@@ -43,6 +43,7 @@ def get_config(method: str = "elf") -> ConfigDict:
     config.sample.cfg_scale = 2.0
     if method == "elf":
         config.model.block_length = 1
+        config.model.token_table = True
         config.sample.steps = 8  # of each block
     presets.use_method(config, method)
     return config.lock()

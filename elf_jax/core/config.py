@@ -41,7 +41,7 @@ MAY_CHANGE = (
 PLACES = ("data.path", "data.validation_path", "data.prepared", "data.bad_lines")
 # A training keeps the values of these keys that it began with, whatever the config says now. A
 # workdir of an earlier version, which did not have the key, has this value.
-FOLLOWED = {"optimizer.ema_warmup": False, "data.longest_block": 0}
+FOLLOWED = {"optimizer.ema_warmup": False, "data.longest_block": 0, "model.token_table": False}
 # Keys of section `sample` that a protocol cannot set: weights are loaded once for all protocols.
 NOT_OF_PROTOCOLS = ("num_samples", "batch_size", "weights", "seed")
 

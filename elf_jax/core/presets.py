@@ -70,6 +70,7 @@ def use_method(config, method):
     if method == "elf":
         return
     config.model.block_length = 0
+    config.model.token_table = False
     conditional = bool(config.data.source_field)
     samplers = SAMPLERS[method]
     config.sample.sampler = "beam" if "beam" in samplers and conditional else samplers[0]

@@ -10,9 +10,10 @@ A network with blocks also reads clean text from left to right, with the same Tr
 Noisy text then sees the clean text before its block, as in block diffusion (BD3-LM, arXiv
 2503.09573), and what the last position of it knows:
 
-    clean   Dense(C -> D), `Backbone` without control tokens, causal
+    clean   Dense(C -> D), plus a learned row of a table for each token, [V, D]; `Backbone` without
+            control tokens, causal
     text    as above, plus Dense(RMSNorm(hidden of the clean text before the block))
-    logits  Dense(GELU(Dense(hidden)))          of the next token, with the same second layer
+    logits  Dense(GELU(Dense(RMSNorm(hidden)))) of the next token, with the same second layer
 
 B batch, L text length, C latent width, D network width, V vocabulary.
 """
@@ -26,7 +27,7 @@ import jax.numpy as jnp
 
 from elf_jax.networks.attention import Cache
 from elf_jax.networks.backbone import Backbone
-from elf_jax.networks.layers import Dense, RMSNorm
+from elf_jax.networks.layers import Dense, RMSNorm, small_normal
 
 
 class Before(NamedTuple):
@@ -60,6 +61,7 @@ class ELF(nn.Module):
       bottleneck: width between the two input projections.
       time_tokens, guidance_tokens, mode_tokens: how many control tokens carry each signal.
       blocks: whether the network has what it needs to write in blocks.
+      has_table: with blocks, whether clean tokens also have rows of a learned table.
       dropout, remat, unroll, attention, dtype, mesh: see `Backbone`.
     """
 
@@ -73,6 +75,7 @@ class ELF(nn.Module):
     guidance_tokens: int = 4
     mode_tokens: int = 4
     blocks: bool = False
+    has_table: bool = False
     dropout: float = 0.0
     remat: str = "none"
     unroll: int = 1
@@ -109,12 +112,16 @@ class ELF(nn.Module):
             self.before_norm = RMSNorm()
             self.before_out = dense(self.width)
             self.next_proj = dense(self.latent_width)
+        if self.has_table:
+            rows = self.vocab_size, self.width
+            self.token_table = self.param("token_table", small_normal, rows)
 
-    def read(self, latents, ids=None, cache=None, position=None):
+    def read(self, latents, tokens, ids=None, cache=None, position=None):
         """Reads clean text from left to right.
 
         Args:
-          latents: [B, T, C], of the token before each position; zero before the first one.
+          latents: [B, T, C], of the token before each position; zero where there is none.
+          tokens: [B, T] integers, these tokens; -1 where there is none.
           ids: [B] integers that name the rows for dropout. None: their places.
           cache, position: see `Backbone`.
 
@@ -122,6 +129,9 @@ class ELF(nn.Module):
           (hidden states [B, T, D], the cache with these positions too).
         """
         text = self.clean_in(latents.astype(self.dtype))
+        if self.has_table:
+            learned = self.token_table.astype(self.dtype)[tokens]
+            text = text + jnp.where((tokens >= 0)[..., None], learned, 0)
         return self.backbone(text, None, None, ids, cache, position)
 
     def __call__(self, inputs, t, w, is_decode, ids=None, before: Before | None = None):
@@ -157,7 +167,8 @@ class ELF(nn.Module):
         """Logits in float32, [B, T, V], of the token at each position of clean text, from the
         hidden states [B, T, D] of `read`.
         """
-        return self.unembed(nn.gelu(self.next_proj(hidden), approximate=True)).astype(jnp.float32)
+        hidden = self.next_proj(self.before_norm(hidden))
+        return self.unembed(nn.gelu(hidden, approximate=True)).astype(jnp.float32)
 
     def everything(self, inputs, t, w, is_decode):
         """All parts at once. Initialisation calls it, so that all parameters are made."""

@@ -56,6 +56,18 @@ class Blocks:
         return jax.lax.dynamic_slice_in_dim(array, start, self.size, axis=1)
 
 
-def shifted(latents):
-    """[B, L, C] latents of the token before each position; zero before the first one."""
-    return jnp.pad(latents, ((0, 0), (1, 0), (0, 0)))[:, :-1]
+def readable(tokens, is_cond, drop):
+    """[B, L] tokens as the network may read them: -1 at a condition that is dropped.
+
+    Args:
+      tokens: [B, L] ids. is_cond: [B, L], see `Batch`. drop: [B] bool, or one for all rows.
+    """
+    return jnp.where(is_cond & jnp.asarray(drop)[..., None], -1, tokens)
+
+
+def shifted(latents, tokens):
+    """Latents [B, L, C] and tokens [B, L] of the token before each position. Before the first one
+    there is none: zero, and -1.
+    """
+    latents = jnp.pad(latents, ((0, 0), (1, 0), (0, 0)))[:, :-1]
+    return latents, jnp.pad(tokens, ((0, 0), (1, 0)), constant_values=-1)[:, :-1]

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from elf_jax.core import rng
 from elf_jax.core.types import Batch
-from elf_jax.methods.elf.blocks import Blocks, shifted
+from elf_jax.methods.elf.blocks import Blocks, readable, shifted
 from elf_jax.methods.elf.predictor import Condition
 from elf_jax.methods.elf.writer import Writer
 from elf_jax.methods.method import Seen
@@ -88,16 +88,17 @@ class LeftToRight:
         empty = predictor.empty_cache(count, length + 1)
         is_guided = self.has_given and self.writer.settings.cfg_scale != 1
         for drop in (False, True) if is_guided else (False,):
-            latents = shifted(self._latents(rows, drop))
-            hidden, cache = predictor.read(self.params, latents, cache=empty)
+            text = shifted(*self._clean(rows, drop))
+            hidden, cache = predictor.read(self.params, *text, cache=empty)
             clean.append(Clean(hidden[:, self.blocks.first], cache))
         tokens = jnp.where(rows.is_cond, rows.tokens, 0)
         return Text(tokens, jnp.zeros(tokens.shape), tuple(clean))
 
-    def _latents(self, rows, drop):
-        """Clean latents of a `Batch`, with or without those of the condition."""
+    def _clean(self, rows, drop):
+        """(clean latents, tokens) of a `Batch`, with or without those of the condition."""
         text = rows.tokens, rows.is_cond, rows.is_valid
-        return self.writer.encode(self.encoder_params, *text, drop)
+        latents = self.writer.encode(self.encoder_params, *text, drop)
+        return latents, readable(rows.tokens, rows.is_cond, drop)
 
     def _add(self, text, index, start, draws, watch):
         """(the `Text` with one more block, what was shown of its N states).
@@ -136,7 +137,7 @@ class LeftToRight:
         before = [self.blocks.before_one(*text, start) for text in clean]
         condition = None
         if self.has_given:
-            latents = jnp.where(rows.is_cond[..., None], self._latents(rows, False), 0.0)
+            latents = jnp.where(rows.is_cond[..., None], self._clean(rows, False)[0], 0.0)
             condition = Condition(latents, rows.is_cond)
         ids, key, scales = draws
         predict = self.writer.predict(self.params, scales, condition, (before[0], before[-1]))
@@ -150,9 +151,8 @@ class LeftToRight:
         """The `Clean` texts with a block, a `Batch` that is written."""
         texts = []
         for text, drop in zip(clean, (False, True), strict=False):
-            latents = self._latents(rows, drop)
             hidden, cache = self.writer.predictor.read(
-                self.params, latents, cache=text.cache, position=start + 1
+                self.params, *self._clean(rows, drop), cache=text.cache, position=start + 1
             )
             texts.append(Clean(hidden[:, -1], cache))
         return tuple(texts)

@@ -16,7 +16,7 @@ from elf_jax.core.types import nothing_given
 from elf_jax.latents.build import build_encoder, describe_encoder, kept_statistics, save_encoder
 from elf_jax.latents.encoder import Encoder
 from elf_jax.methods.elf import objective, published, roles
-from elf_jax.methods.elf.blocks import Blocks
+from elf_jax.methods.elf.blocks import Blocks, readable
 from elf_jax.methods.elf.left_to_right import LeftToRight
 from elf_jax.methods.elf.predictor import Predictor
 from elf_jax.methods.elf.writer import Writer
@@ -153,6 +153,7 @@ class ELFMethod:
         x = self.encoder.encode(
             frozen["encoder"], batch.tokens, batch.is_cond, batch.is_valid, drop
         )
+        batch = batch.replace(tokens=readable(batch.tokens, batch.is_cond, drop))
         draws = objective.draw(keys, whole, *x.shape[1:], law, cards)
         return objective.Dealt(batch, counted, ids, keys, x, draws, split)
 
@@ -361,6 +362,7 @@ def _method(config, vocab_size, mesh, encoder):
         guidance_tokens=model.guidance_tokens,
         mode_tokens=model.mode_tokens,
         blocks=model.block_length > 0,
+        has_table=model.block_length > 0 and model.token_table,
         **backbone_settings(config, mesh),
     )
     law = FrozenConfigDict(ConfigDict(config.objective.to_dict()))

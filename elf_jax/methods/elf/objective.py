@@ -67,7 +67,8 @@ class Dealt(NamedTuple):
     """The rows of a batch in the dealt order.
 
     Attributes:
-      batch: the `Batch`. counted: [B, L] bool, the positions that count.
+      batch: the `Batch`; its tokens are -1 at the positions of a dropped condition.
+      counted: [B, L] bool, the positions that count.
       ids: [B] integers that name the rows. keys: [B] JAX keys of the rows.
       x: [B, L, C], clean latents, zero at the positions of a dropped condition.
       draws: their `Draws`. split: the `Split` of a group.
@@ -157,7 +158,7 @@ def mixed_loss(
     """
     before, next_loss = None, jnp.zeros(())
     if blocks is not None:
-        known, cache = predictor.read(params, shifted(x), dropout_key, ids)
+        known, cache = predictor.read(params, *shifted(x, batch.tokens), dropout_key, ids)
         before = blocks.before_all(known, cache)
         counted = known[:, first:], batch.tokens[:, first:]
         cross_entropy, _ = predictor.next_losses(params, *counted, split.rows)

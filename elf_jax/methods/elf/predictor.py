@@ -82,16 +82,16 @@ class Predictor:
         hidden = self.network.apply({"params": params}, *inputs, rngs=_rngs(dropout_key))
         return jnp.pad(hidden, ((0, 0), (first, 0), (0, 0))) if first else hidden
 
-    def read(self, params, latents, dropout_key=None, ids=None, cache=None, position=None):
+    def read(self, params, latents, tokens, dropout_key=None, ids=None, cache=None, position=None):
         """(hidden states [B, T, D], `Cache`) of clean text, see `ELF.read`.
 
         Args:
           params, dropout_key, ids: as for `hidden`.
-          latents: [B, T, C], of the token before each position.
+          latents, tokens: [B, T, C] and [B, T], of the token before each position.
           cache, position: see `Backbone`. None: a new cache, and the text is the whole row.
         """
         cache = self.empty_cache(*latents.shape[:2]) if cache is None else cache
-        inputs, rngs = (latents, ids, cache, position), _rngs(dropout_key)
+        inputs, rngs = (latents, tokens, ids, cache, position), _rngs(dropout_key)
         return self.network.apply({"params": params}, *inputs, rngs=rngs, method=ELF.read)
 
     def empty_cache(self, rows, length):

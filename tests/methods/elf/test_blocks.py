@@ -9,7 +9,7 @@ from elf_jax.core import checks, sharding
 from elf_jax.core.errors import UserError
 from elf_jax.core.types import Batch
 from elf_jax.generation.generate import scales
-from elf_jax.methods.elf.blocks import Blocks, shifted
+from elf_jax.methods.elf.blocks import Blocks, readable, shifted
 from elf_jax.methods.elf.left_to_right import LeftToRight
 from elf_jax.methods.method import Context
 from elf_jax.methods.registry import build_method
@@ -22,7 +22,8 @@ PAIRS = {"data.source_field": "source", "data.source_length": FIRST, "data.pad_s
 
 def build(**keys):
     """(config, method, parameters, frozen arrays)"""
-    config = tiny_config(**{"model.block_length": SIZE, "model.depth": 2, **PAIRS, **keys})
+    own = {"model.block_length": SIZE, "model.token_table": True, "model.depth": 2}
+    config = tiny_config(**{**own, **PAIRS, **keys})
     method, frozen = build_method(config, V, sharding.make_mesh(config.mesh))
     return config, method, random_params(method, LENGTH), frozen
 
@@ -45,7 +46,7 @@ def latents(method, name):
 
 def hidden(method, params, x, z, x_prev):
     """Hidden states of all noisy blocks, as in training."""
-    before = method.blocks.before_all(*method.predictor.read(params, shifted(x)))
+    before = method.blocks.before_all(*method.predictor.read(params, *shifted(x, batch().tokens)))
     signals = jnp.full(ROWS, 0.3), jnp.ones(ROWS), jnp.arange(ROWS) == 1
     return np.asarray(method.predictor.hidden(params, z, x_prev, *signals, before=before))
 
@@ -72,7 +73,7 @@ def test_a_noisy_block_sees_the_clean_text_before_it_and_itself(built):
 def test_the_rows_of_a_context_are_those_of_its_arrays(built):
     _, method, params, _ = built
     x, z, x_prev = (latents(method, name) for name in ("x", "z", "x_prev"))
-    before = method.blocks.before_all(*method.predictor.read(params, shifted(x)))
+    before = method.blocks.before_all(*method.predictor.read(params, *shifted(x, batch().tokens)))
     part = before.rows(lambda array: array[1:3])
     signals = jnp.full(2, 0.3), jnp.ones(2), jnp.arange(2) == 0
     ours = method.predictor.hidden(params, z[1:3], x_prev[1:3], *signals, before=part)
@@ -86,7 +87,9 @@ def test_sampling_reads_what_training_reads(built):
     whole = hidden(method, params, x, z, x_prev)
     cache = method.predictor.empty_cache(ROWS, LENGTH + 1)
     source = jnp.where((jnp.arange(LENGTH) < FIRST)[:, None], x, 7.0)  # what comes is not known
-    known, cache = method.predictor.read(params, shifted(source), cache=cache)
+    tokens = jnp.asarray(batch().tokens)
+    read = shifted(source, jnp.where(jnp.arange(LENGTH) < FIRST, tokens, 7))
+    known, cache = method.predictor.read(params, *read, cache=cache)
     known = known[:, FIRST]
     for start in (2, 5):
         before = method.blocks.before_one(known, cache, jnp.asarray(start))
@@ -96,9 +99,41 @@ def test_sampling_reads_what_training_reads(built):
         ours = method.predictor.hidden(params, *inputs, before=before)
         np.testing.assert_allclose(ours, whole[:, block], rtol=1e-4, atol=1e-5)
         known, cache = method.predictor.read(
-            params, x[:, block], cache=cache, position=jnp.asarray(start + 1)
+            params, x[:, block], tokens[:, block], cache=cache, position=jnp.asarray(start + 1)
         )
         known = known[:, -1]
+
+
+@pytest.mark.parametrize("has_table", [True, False])
+def test_a_clean_token_is_read_by_its_latent_and_by_its_learned_vector(has_table):
+    _, method, params, _ = build(**{"model.token_table": has_table})
+    x, tokens, place = latents(method, "x"), jnp.asarray(batch().tokens), 4
+
+    def read(tokens):
+        return method.predictor.read(params, *shifted(x, tokens))[0]
+
+    plain = read(tokens)
+    for other in ((tokens[:, place] + 1) % V, -1):  # another token, and none
+        moved = np.abs(read(tokens.at[:, place].set(other)) - plain).max(axis=(0, 2)) > 1e-6
+        np.testing.assert_array_equal(moved, (np.arange(LENGTH) > place) & has_table)
+    assert ("token_table" in params) == has_table
+    # Before the first token there is none, neither its latent nor its vector.
+    first = method.predictor.read(params, jnp.zeros_like(x), jnp.full_like(tokens, -1))[0]
+    np.testing.assert_allclose(first[:, 0], plain[:, 0], atol=1e-6)
+
+
+def test_training_does_not_read_a_dropped_condition():
+    def loss(tokens, dropout):
+        _, method, params, frozen = build(**{"objective.condition_dropout": dropout})
+        counted = jnp.broadcast_to(jnp.arange(LENGTH) >= FIRST, (ROWS, LENGTH))
+        context = Context(jax.random.key(3), jnp.zeros((), jnp.int32), is_training=True)
+        rows = batch().replace(tokens=tokens)
+        return method.loss(params, frozen, rows, counted, jnp.arange(ROWS), context)[0]
+
+    tokens = batch().tokens
+    other = np.where(batch().is_cond, (tokens + 1) % V, tokens)
+    assert loss(tokens, 1.0) == loss(other, 1.0)
+    assert loss(tokens, 0.0) != loss(other, 0.0)
 
 
 def test_the_next_token_is_predicted_from_the_text_before_it(built):
@@ -106,7 +141,7 @@ def test_the_next_token_is_predicted_from_the_text_before_it(built):
     x, tokens = latents(method, "x"), jnp.asarray(batch().tokens)
 
     def losses(x):
-        known, _ = method.predictor.read(params, shifted(x))
+        known, _ = method.predictor.read(params, *shifted(x, batch().tokens))
         return np.asarray(method.predictor.next_losses(params, known, tokens)[0])
 
     plain = losses(x)
@@ -127,7 +162,7 @@ def test_the_loss_has_the_next_token_and_only_counted_positions(built):
             *(getattr(batch(), n) for n in ("tokens", "is_cond", "is_valid")),
             np.zeros(ROWS, bool),
         )
-        known, _ = method.predictor.read(params, shifted(x))
+        known, _ = method.predictor.read(params, *shifted(x, batch().tokens))
         cross_entropy, _ = method.predictor.next_losses(params, known, batch().tokens)
         metrics = method.metrics(loss, sums, 1.0)
         return float(loss), sums, float(jnp.sum(cross_entropy[:, counted])), metrics
@@ -246,7 +281,8 @@ def test_what_is_written_is_read_as_in_training_with_and_without_the_condition()
     for index, drop in enumerate((False, True)):
         fields = rows.tokens, rows.is_cond, rows.is_valid, np.full(ROWS, drop)
         x = method.encoder.encode(frozen["encoder"], *fields)
-        hidden, _ = method.predictor.read(params, shifted(x))
+        text = shifted(x, readable(rows.tokens, rows.is_cond, drop))
+        hidden, _ = method.predictor.read(params, *text)
         for clean, place in zip(both, (FIRST, FIRST + SIZE), strict=True):
             np.testing.assert_allclose(clean[index].hidden, hidden[:, place], rtol=1e-4, atol=1e-5)
     assert len(read(rows, build(**{"sample.cfg_scale": 1.0})[0])[0]) == 1
