@@ -56,6 +56,10 @@ def test_pairs_as_they_were_measured():
     values = chosen("seq2seq", PAIRS)
     assert values["data.vocab_size"] == 4096 and values["model.width"] == 128
     assert (values["data.source_length"], values["data.length"]) == (32, 64)
+    assert values["objective.time_mean"] == -2.0  # in blocks of one token, measured
+    for length in (0, 2):
+        blocks = {"model.block_length": length}
+        assert chosen("seq2seq", PAIRS, **blocks)["objective.time_mean"] == -0.9
     one_more = PAIRS._replace(source=32, target=32)
     values = chosen("seq2seq", one_more)
     assert (values["data.source_length"], values["data.length"]) == (40, 80)
