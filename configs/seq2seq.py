@@ -14,9 +14,9 @@ All targets begin at the same place (data.pad_source, for all methods). Source t
 vectors of the target tokens that translate them (encoder.kind=aligned). The network also reads
 tokens from noisy latents (objective.token_weight). ELF writes its targets from left to right, one
 token at a time (model.block_length), each in 8 steps with much noise on the way and guidance on the
-condition. It reads the text before by a learned vector of each token too (model.token_table).
-Longer blocks write several tokens at once, and with 0 the whole target, as published. ELF and ar
-have dropout, because they learn a few pairs by heart in 20 epochs.
+condition. One learned table of words reads the text before, and is in both heads
+(model.token_table). Longer blocks write several tokens at once, and with 0 the whole target, as
+published. ELF and ar have dropout, because they learn a few pairs by heart in 20 epochs.
 """
 
 from ml_collections import ConfigDict

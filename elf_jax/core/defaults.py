@@ -149,8 +149,8 @@ def _model():
     # Not published; elf. The target is written from left to right in blocks of so many positions,
     # and each block is denoised with the text before it as condition. 0: the whole row at once
     model.block_length = 0
-    # With block_length. The network also learns a vector for each token of the text before a block,
-    # and adds it to what it makes of the frozen latent
+    # With block_length. The network learns a table with a vector for each token. The text before a
+    # block is read by it too, beside its latents, and the table is the last layer of both heads
     model.token_table = False
     model.dropout = 0.0  # in the middle half of the layers
     model.dtype = "auto"  # float32 | bfloat16 | auto: bfloat16 on accelerators, else float32

@@ -10,10 +10,16 @@ A network with blocks also reads clean text from left to right, with the same Tr
 Noisy text then sees the clean text before its block, as in block diffusion (BD3-LM, arXiv
 2503.09573), and what the last position of it knows:
 
-    clean   Dense(C -> D), plus a learned row of a table for each token, [V, D]; `Backbone` without
-            control tokens, causal
+    clean   Dense(C -> D), `Backbone` without control tokens, causal
     text    as above, plus Dense(RMSNorm(hidden of the clean text before the block))
     logits  Dense(GELU(Dense(RMSNorm(hidden)))) of the next token, with the same second layer
+
+With a table, a learned [V, D], clean text also has the row of each token, and the last layer of
+both heads is the table. So what one of the three learns of a word, the others know:
+
+    clean   Dense(C -> D) plus rows of the table, `Backbone` as above
+    logits  GELU(Dense(hidden)) @ table.T       in decode mode
+    logits  RMSNorm(hidden) @ table.T           of the next token
 
 B batch, L text length, C latent width, D network width, V vocabulary.
 """
@@ -27,7 +33,7 @@ import jax.numpy as jnp
 
 from elf_jax.networks.attention import Cache
 from elf_jax.networks.backbone import Backbone
-from elf_jax.networks.layers import Dense, RMSNorm, small_normal
+from elf_jax.networks.layers import Dense, RMSNorm, product, small_normal
 
 
 class Before(NamedTuple):
@@ -61,7 +67,7 @@ class ELF(nn.Module):
       bottleneck: width between the two input projections.
       time_tokens, guidance_tokens, mode_tokens: how many control tokens carry each signal.
       blocks: whether the network has what it needs to write in blocks.
-      has_table: with blocks, whether clean tokens also have rows of a learned table.
+      has_table: with blocks, whether there is a table.
       dropout, remat, unroll, attention, dtype, mesh: see `Backbone`.
     """
 
@@ -105,16 +111,18 @@ class ELF(nn.Module):
         nn.share_scope(self, self.backbone)
         self.final_norm = RMSNorm()
         self.x_out = dense(self.latent_width, kernel_init=nn.initializers.zeros)
-        self.decode_proj = dense(self.latent_width)
-        self.unembed = dense(self.vocab_size)
+        self.decode_proj = dense(self.width if self.has_table else self.latent_width)
         if self.blocks:
             self.clean_in = dense(self.width)
             self.before_norm = RMSNorm()
             self.before_out = dense(self.width)
-            self.next_proj = dense(self.latent_width)
         if self.has_table:
             rows = self.vocab_size, self.width
             self.token_table = self.param("token_table", small_normal, rows)
+        else:
+            self.unembed = dense(self.vocab_size)
+        if self.blocks and not self.has_table:
+            self.next_proj = dense(self.latent_width)
 
     def read(self, latents, tokens, ids=None, cache=None, position=None):
         """Reads clean text from left to right.
@@ -161,14 +169,22 @@ class ELF(nn.Module):
 
     def logit_head(self, hidden):
         """Token logits in float32, [B, L, V], from hidden states [B, L, D]."""
-        return self.unembed(nn.gelu(self.decode_proj(hidden), approximate=True)).astype(jnp.float32)
+        return self._to_tokens(nn.gelu(self.decode_proj(hidden), approximate=True))
 
     def next_logits(self, hidden):
         """Logits in float32, [B, T, V], of the token at each position of clean text, from the
         hidden states [B, T, D] of `read`.
         """
-        hidden = self.next_proj(self.before_norm(hidden))
-        return self.unembed(nn.gelu(hidden, approximate=True)).astype(jnp.float32)
+        hidden = self.before_norm(hidden)
+        if not self.has_table:
+            hidden = nn.gelu(self.next_proj(hidden), approximate=True)
+        return self._to_tokens(hidden)
+
+    def _to_tokens(self, hidden):
+        if not self.has_table:
+            return self.unembed(hidden).astype(jnp.float32)
+        kernel = self.token_table.T.astype(self.dtype)
+        return product(hidden.astype(self.dtype), kernel, self.mesh).astype(jnp.float32)
 
     def everything(self, inputs, t, w, is_decode):
         """All parts at once. Initialisation calls it, so that all parameters are made."""

@@ -85,6 +85,7 @@ class ELFMethod:
         ("guidance_token", 0, "model.guidance_tokens"),
         ("mode_token", 0, "model.mode_tokens"),
         ("unembed/kernel", 1, "data.tokenizer"),
+        ("token_table", 0, "data.tokenizer"),
     )
 
     @property
@@ -277,6 +278,7 @@ class ELFMethod:
             "encoder.mean": self.encoder.mean,
             "encoder.std": self.encoder.std,
             "model.block_length": self.blocks.size if self.blocks else 0,
+            "model.token_table": self.predictor.network.has_table,
             "objective.noise_scale": self.law.noise_scale,
         }
 
@@ -340,6 +342,7 @@ def kept_meaning(config, home):
         "encoder.mean": mean,
         "encoder.std": std,
         "model.block_length": config.model.block_length,
+        "model.token_table": _has_table(config),
         "objective.noise_scale": config.objective.noise_scale,
     }
 
@@ -352,6 +355,10 @@ def resolve_paths(config, home):
     return config
 
 
+def _has_table(config):
+    return config.model.block_length > 0 and config.model.token_table
+
+
 def _method(config, vocab_size, mesh, encoder):
     model = config.model
     network = ELF(
@@ -362,7 +369,7 @@ def _method(config, vocab_size, mesh, encoder):
         guidance_tokens=model.guidance_tokens,
         mode_tokens=model.mode_tokens,
         blocks=model.block_length > 0,
-        has_table=model.block_length > 0 and model.token_table,
+        has_table=_has_table(config),
         **backbone_settings(config, mesh),
     )
     law = FrozenConfigDict(ConfigDict(config.objective.to_dict()))

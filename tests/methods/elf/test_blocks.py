@@ -12,7 +12,7 @@ from elf_jax.generation.generate import scales
 from elf_jax.methods.elf.blocks import Blocks, readable, shifted
 from elf_jax.methods.elf.left_to_right import LeftToRight
 from elf_jax.methods.method import Context
-from elf_jax.methods.registry import build_method
+from elf_jax.methods.registry import build_method, kept_meaning
 from tests.methods.test_every_method import V, random_params
 from tests.tiny import tiny_config
 
@@ -116,10 +116,36 @@ def test_a_clean_token_is_read_by_its_latent_and_by_its_learned_vector(has_table
     for other in ((tokens[:, place] + 1) % V, -1):  # another token, and none
         moved = np.abs(read(tokens.at[:, place].set(other)) - plain).max(axis=(0, 2)) > 1e-6
         np.testing.assert_array_equal(moved, (np.arange(LENGTH) > place) & has_table)
+    last, none = (read(tokens.at[:, place].set(token)) for token in (V - 1, -1))
+    assert (np.abs(last - none).max() > 1e-6) == has_table
     assert ("token_table" in params) == has_table
     # Before the first token there is none, neither its latent nor its vector.
     first = method.predictor.read(params, jnp.zeros_like(x), jnp.full_like(tokens, -1))[0]
     np.testing.assert_allclose(first[:, 0], plain[:, 0], atol=1e-6)
+
+
+def test_the_table_is_the_last_layer_of_both_heads():
+    _, method, params, _ = build()
+    width = method.predictor.network.width
+    hidden = jax.random.normal(jax.random.key(5), (ROWS, LENGTH, width))
+    dense, norm, table = (params[name] for name in ("decode_proj", "before_norm", "token_table"))
+    assert "unembed" not in params and "next_proj" not in params
+    logits = jax.nn.gelu(hidden @ dense["kernel"] + dense["bias"]) @ table.T
+    ours = method.predictor.logit_head(params, hidden)
+    np.testing.assert_allclose(ours, logits, rtol=1e-4, atol=1e-5)
+    scale = 1 / np.sqrt(np.mean(hidden**2, axis=-1, keepdims=True) + 1e-6)
+    next_loss = -jax.nn.log_softmax((hidden * scale * norm["scale"]) @ table.T)[..., 3]
+    tokens = jnp.full((ROWS, LENGTH), 3)
+    ours, _ = method.predictor.next_losses(params, hidden, tokens)
+    np.testing.assert_allclose(ours, next_loss, rtol=1e-4, atol=1e-5)
+
+
+def test_the_table_is_a_part_of_what_a_model_is():
+    """A model without it cannot go on with it, and the message names the key."""
+    config, method, *_ = build()
+    assert method.meaning()["model.token_table"] and kept_meaning(config, None) == method.meaning()
+    assert not build(**{"model.token_table": False})[1].meaning()["model.token_table"]
+    assert not build(**{"model.block_length": 0})[1].meaning()["model.token_table"]
 
 
 def test_training_does_not_read_a_dropped_condition():
