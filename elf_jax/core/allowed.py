@@ -91,6 +91,7 @@ SMALLEST = {
     "sample.gamma": 0,
     "sample.temperature": 0,
     "sample.noise_temperature": 0,
+    "sample.token_temperature": 0,
     "sample.beams": 1,
     "sample.length_penalty": 0,
     "sample.block_length": 0,

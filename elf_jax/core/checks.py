@@ -53,6 +53,9 @@ def check_model(config):
     """`check` of what a trained model and its samples depend on."""
     check_sampler(config.method, config.sample.sampler)
     _check_candidates(config.sample.candidates, config.data)
+    if config.method == "elf":
+        law = config.encoder.kind, config.objective.token_weight
+        check_token_temperature(config.sample.token_temperature, *law)
     for name in ("encoder", "model", "objective", *METHOD_SECTIONS, "sample", "fill", "mesh"):
         check_values(config[name], f"{name}.")
     check_data(config.data)
@@ -71,6 +74,21 @@ def check_sampler(method, sampler, name="sample.sampler"):
             f"config.{name} is {sampler!r}, which {method} does not have: use one of "
             f"{', '.join(SAMPLERS[method])}{hint if sampler in CHOICES['sample.sampler'] else ''}"
         )
+
+
+def check_token_temperature(value, encoder, token_weight, name="sample.token_temperature"):
+    """Raises UserError if an ELF with such an encoder and such an objective cannot sample by token
+    probabilities. value: of the key `name`.
+    """
+    if not value:
+        return
+    why = None
+    if encoder == "t5":
+        why = "the latents of a T5 depend on the whole text, so a token alone has none"
+    elif not token_weight:
+        why = "config.objective.token_weight is 0, so the network cannot read noisy latents"
+    if why:
+        raise UserError(f"config.{name} is {value:g}, but {why}: set it to 0")
 
 
 def _check_candidates(candidates, data, name="sample.candidates"):
@@ -303,6 +321,9 @@ def check_evaluation(config):
                 check_sampler(config.method, value, f"{PROTOCOLS}.{name}.{key}")
             if key == "candidates":
                 _check_candidates(value, config.data, f"{PROTOCOLS}.{name}.{key}")
+            if key == "token_temperature" and config.method == "elf":
+                law = config.encoder.kind, config.objective.token_weight
+                check_token_temperature(value, *law, f"{PROTOCOLS}.{name}.{key}")
     for name in ("sweep", "compare"):
         _check_lists(config[name], name)
 

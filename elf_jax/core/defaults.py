@@ -333,6 +333,10 @@ def _sample():
     sample.cfg_scale = 1.0
     # elf: all noise of sampling is multiplied by it; less than 1: more usual texts, 0: no noise
     sample.noise_temperature = 1.0
+    # elf with objective.token_weight: the x-prediction is the mean latent of all tokens, by the
+    # token probabilities at this temperature; near 0: the latent of the likeliest token. 0: not
+    # used, the x-prediction is that of the network
+    sample.token_temperature = 0.0
     # Not for elf: logits are divided by it before a token is drawn; 0: the likeliest token
     sample.temperature = 1.0
     # ar, mdlm, llada, duo: tokens are drawn from the likeliest ones, with this probability together

@@ -70,6 +70,11 @@ TEXTS = {
         "Noise",
         "All noise is multiplied by it. Below 1 the texts are more usual. 0: no noise.",
     ),
+    "token_temperature": (
+        "Surest words",
+        "Above 0 each step goes towards whole words, near 0 to the likeliest one. 0: not used. It "
+        "needs a model that reads words from noise (objective.token_weight).",
+    ),
     "temperature": (
         "Temperature",
         "Below 1 the words are more usual, above 1 less usual. 0: always the likeliest word.",
@@ -100,6 +105,7 @@ RANGES = {
     "guidance_scale": (0.1, 10.0, 0.1),
     "cfg_scale": (0.0, 10.0, 0.1),
     "noise_temperature": (0.0, 2.0, 0.05),
+    "token_temperature": (0.0, 3.0, 0.05),
     "temperature": (0.0, 3.0, 0.05),
     "top_p": (0.01, 1.0, 0.01),
     "beams": (1, 16, 1),

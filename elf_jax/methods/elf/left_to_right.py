@@ -140,7 +140,8 @@ class LeftToRight:
             latents = jnp.where(rows.is_cond[..., None], self._clean(rows, False)[0], 0.0)
             condition = Condition(latents, rows.is_cond)
         ids, key, scales = draws
-        predict = self.writer.predict(self.params, scales, condition, (before[0], before[-1]))
+        arrays = self.params, self.encoder_params, scales, condition
+        predict = self.writer.predict(*arrays, (before[0], before[-1]))
         places = rows.never, View(see, rows if self.has_given else None), condition
         size = rows.tokens.shape[1]
         return self.writer.write(

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict, FrozenConfigDict
 
-from elf_jax.core import rng, sharding, workdir
+from elf_jax.core import checks, rng, sharding, workdir
 from elf_jax.core.errors import UserError
 from elf_jax.core.types import nothing_given
 from elf_jax.latents.build import build_encoder, describe_encoder, kept_statistics, save_encoder
@@ -66,9 +66,10 @@ class ELFMethod:
         "cfg_scale": "c",
         "gamma": "gamma",
         "noise_temperature": "tau",
+        "token_temperature": "tau_x",
         "guidance_scale": "w",
     }
-    traced = ("guidance_scale", "noise_temperature", "gamma", "cfg_scale")
+    traced = ("guidance_scale", "noise_temperature", "token_temperature", "gamma", "cfg_scale")
     scales = {
         "cfg_scale": "guidance on the condition, c",
         "guidance_scale": "self-conditioning guidance, w",
@@ -178,7 +179,8 @@ class ELFMethod:
         x-prediction in decode mode, and of the last step the sample.
 
         The traced settings are arguments of the sampler. Only one of them is read here: with
-        cfg_scale=1 the sampler is built without guidance on the condition.
+        cfg_scale=1 the sampler is built without guidance on the condition. The same is true of
+        token_temperature=0.
         """
         make = self._in_blocks if self.blocks else self._whole_rows
         return make(self._writer(settings), length, watch)
@@ -188,7 +190,7 @@ class ELFMethod:
 
         def run(params, frozen, ids, given, key, scales):
             condition = writer.condition(frozen["encoder"], given)
-            predict = writer.predict(params, scales, condition)
+            predict = writer.predict(params, frozen["encoder"], scales, condition)
             never, view = None if given is None else given.never, View(watch, given)
             draws = length, ids, key, scales
             made = writer.write(params, predict, *draws, never, view, condition)
@@ -219,19 +221,22 @@ class ELFMethod:
             nothing = jnp.zeros_like(batch.is_valid)
             x = writer.encode(frozen["encoder"], batch.tokens, nothing, batch.is_valid)
             rewriting = Rewriting(watch, batch, strength)
-            inputs = writer.predict(params, scales, None), length, ids, key, scales
+            predict = writer.predict(params, frozen["encoder"], scales, None)
+            inputs = predict, length, ids, key, scales
             places = batch.never, View(rewriting.watch), None, (x, 1 - strength)
             return rewriting.result(writer.write(params, *inputs, *places))
 
         return run
 
     def _writer(self, settings):
+        law = self.encoder.kind, self.law.token_weight
+        checks.check_token_temperature(settings.token_temperature, *law)
         return Writer(self.predictor, self.encoder, self.law, settings)
 
     def effective(self, settings):
         """The settings of the sampler. For the ODE, gamma is 0. A constant gamma has no schedule
-        here, and a noise temperature of 1 is not named, so that records of versions without these
-        settings are found again.
+        here, and temperatures that change nothing are not named, so that records of versions
+        without these settings are found again.
         """
         used = {name: settings[name] for name in self.settings}
         if settings.sampler != "sde":
@@ -240,12 +245,16 @@ class ELFMethod:
             del used["gamma_schedule"]
         if used["noise_temperature"] == 1:
             del used["noise_temperature"]
+        if not used["token_temperature"]:
+            del used["token_temperature"]
         return used
 
     def compiled_for(self, settings):
-        """The settings that are not traced, and whether there is guidance on the condition."""
+        """The settings that are not traced, and what is built only where it is used: guidance on
+        the condition, and an x-prediction by token probabilities.
+        """
         fixed = tuple(settings[name] for name in self.settings if name not in self.traced)
-        return *fixed, settings.cfg_scale == 1
+        return *fixed, settings.cfg_scale == 1, settings.token_temperature == 0
 
     def evaluations(self, settings, length):
         """One pass for each step, two with guidance on the condition, and one to decode. A block

@@ -34,6 +34,22 @@ class Condition:
 
 
 @dataclasses.dataclass(frozen=True)
+class Words:
+    """The latents of all tokens, for an x-prediction by the probabilities of tokens.
+
+    Attributes:
+      table: [V, C], the clean latent of each token. temperature: of the probabilities.
+    """
+
+    table: jax.Array
+    temperature: jax.Array
+
+    def mean(self, logits):
+        """[..., C], the mean latent by logits [..., V]."""
+        return jax.nn.softmax(logits / self.temperature) @ self.table
+
+
+@dataclasses.dataclass(frozen=True)
 class Predictor:
     """An ELF network. Each method runs a part of it. The caller passes the parameters, which may be
     the live, the averaged (EMA) or a teacher's parameters.
@@ -157,6 +173,7 @@ class Predictor:
         condition: Condition | None = None,
         cfg_scale=1.0,
         before: tuple[Before | None, Before | None] = (None, None),
+        words: Words | None = None,
     ) -> Callable[[Latents, PerExample, Latents], Latents]:
         """A function predict(z, t, x_prev) -> x_hat for the sampler, with guidance.
 
@@ -168,20 +185,34 @@ class Predictor:
             forward pass, except if c is the Python number 1.
           before: of a network with blocks, the clean text before them, and the same with the
             condition dropped.
+          words: the x-prediction is their mean, by the token probabilities that the head of decode
+            mode reads from noisy latents, and guidance is on the logits. None: the x head.
         """
         given, dropped = before
         is_guided = condition is not None and (isinstance(cfg_scale, jax.Array) or cfg_scale != 1)
 
         def predict(z, t, x_prev):
-            scale = jnp.full(z.shape[0], w, jnp.float32)
-            x_hat = self.denoise(params, z, x_prev, t, scale, given)
-            if not is_guided:
-                return x_hat
-            nothing = jnp.zeros_like(z)
-            inputs = condition.restore(z, nothing), condition.restore(x_prev, nothing), t, scale
-            # At the positions of the target, z is the same in both passes. So guidance of x is also
-            # guidance of v.
-            return flow.guide(x_hat, self.denoise(params, *inputs, dropped), cfg_scale)
+            scale, is_decode = jnp.full(z.shape[0], w, jnp.float32), jnp.zeros(z.shape[0], bool)
+            hidden = [self.hidden(params, z, x_prev, t, scale, is_decode, before=given)]
+            if is_guided:
+                nothing = jnp.zeros_like(z)
+                inputs = condition.restore(z, nothing), condition.restore(x_prev, nothing)
+                hidden += [self.hidden(params, *inputs, t, scale, is_decode, before=dropped)]
+            return read(hidden)
+
+        def read(hidden):
+            if words is None:
+                # At the positions of the target, z is the same in both passes. So guidance of x is
+                # also guidance of v.
+                return guide(*(self.x_head(params, one) for one in hidden))
+            return vocabulary.in_parts(mean, tuple(hidden), self.network.vocab_size)
+
+        def mean(*hidden):
+            logits = (jax.nn.log_softmax(self.logit_head(params, one)) for one in hidden)
+            return words.mean(guide(*logits))
+
+        def guide(cond, *uncond):
+            return flow.guide(cond, *uncond, cfg_scale) if uncond else cond
 
         return predict
 

@@ -14,7 +14,7 @@ from elf_jax.core import rng
 from elf_jax.latents.encoder import Encoder
 from elf_jax.methods.elf import flow
 from elf_jax.methods.elf.decode import decode_tokens, decode_with_entropy
-from elf_jax.methods.elf.predictor import Condition, Predictor
+from elf_jax.methods.elf.predictor import Condition, Predictor, Words
 from elf_jax.methods.elf.sampler import sample
 
 
@@ -47,10 +47,18 @@ class Writer:
         latents = self.encode(encoder_params, *text)
         return Condition(jnp.where(given.is_cond[..., None], latents, 0.0), given.is_cond)
 
-    def predict(self, params, scales, condition, before=(None, None)):
-        """See `Predictor.guided`. With cfg_scale=1 there is no guidance on the condition."""
+    def predict(self, params, encoder_params, scales, condition, before=(None, None)):
+        """See `Predictor.guided`. With cfg_scale=1 there is no guidance on the condition, and with
+        token_temperature=0 the x-prediction is that of the x head.
+        """
         cfg_scale = scales["cfg_scale"] if self.settings.cfg_scale != 1 else 1.0
-        return self.predictor.guided(params, scales["guidance_scale"], condition, cfg_scale, before)
+        inputs, words = (params, scales["guidance_scale"], condition, cfg_scale, before), None
+        if self.settings.token_temperature:
+            tokens = jnp.arange(self.predictor.network.vocab_size)[None]
+            text = tokens, jnp.zeros_like(tokens, bool), jnp.ones_like(tokens, bool)
+            table = self.encode(encoder_params, *text)[0]
+            words = Words(table, scales["token_temperature"])
+        return self.predictor.guided(*inputs, words)
 
     def denoise(self, predict, length, ids, key, scales, condition, begin=None, see=None):
         """Latents [B, length, C] at t = 1.

@@ -116,6 +116,7 @@ def test_settings_that_share_a_compilation(same, built):
         {"time_grid": "uniform"},
         {"sampler": "ode"},
         {"cfg_scale": 1.0},
+        {"token_temperature": 0.5},
         {"gamma_schedule": "linear"},
     ],
 )
@@ -129,9 +130,15 @@ def test_settings_that_make_no_difference(built):
     one, two = (method.effective(settings_of(gamma=gamma)) for gamma in (1.0, 2.0))
     assert one != two and one["gamma"] == 1.0
     # A constant gamma is not named, so that records of earlier versions are found.
-    assert one.keys() == set(method.settings) - {"gamma_schedule", "noise_temperature"}
+    assert one.keys() == set(method.settings) - {
+        "gamma_schedule",
+        "noise_temperature",
+        "token_temperature",
+    }
     cold = method.effective(settings_of(noise_temperature=0.5))
     assert cold == one | {"noise_temperature": 0.5}
+    sure = method.effective(settings_of(token_temperature=0.5))
+    assert sure == one | {"token_temperature": 0.5}
     linear = method.effective(settings_of(gamma_schedule="linear"))
     assert linear == one | {"gamma_schedule": "linear"}
     one, two = (method.effective(settings_of(sampler="ode", gamma=g)) for g in (1.0, 2.0))
