@@ -311,6 +311,14 @@ def test_configs(directory, data):
             told(config_module.check_same, directory, tiny_config())
 
 
+def test_an_export_of_a_method_that_there_is_not(directory):
+    """A rare case of `test_configs`, which once was a traceback."""
+    values = CONFIGS | {"method": ""}
+    (directory / CONFIG).write_text(json.dumps(values))
+    with pytest.raises(UserError, match="config.method is '': use one of elf, ar, .*restore"):
+        read_export_config(directory)
+
+
 KEYS = [*config_module.flatten(defaults.get_config()), "evaluate.protocols.x.steps"]
 
 

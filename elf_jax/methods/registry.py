@@ -2,6 +2,8 @@
 
 import pkgutil
 
+from elf_jax.core.errors import UserError
+
 # config.method -> the module, or MODULE:OBJECT, with its `build`, `describe`, `kept_meaning` and
 # `resolve_paths`. Only the method of the config is imported: all of them take half a second.
 METHODS = {
@@ -51,5 +53,14 @@ def resolve_paths(config, home):
 
 
 def _family(config):
-    """The module or object of METHODS."""
+    """The module or object of METHODS.
+
+    Raises:
+      UserError: there is no such method, as in a config.json that was changed by hand.
+    """
+    if config.method not in METHODS:
+        raise UserError(
+            f"config.method is {config.method!r}: use one of {', '.join(METHODS)}, or restore the "
+            "config.json of the model"
+        )
     return pkgutil.resolve_name(METHODS[config.method])
