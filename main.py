@@ -34,6 +34,7 @@ sampling (default: the workdir's settings; sweep and compare take lists, such as
   --steps=N                sampling steps; --time_grid=uniform|logit_normal|logit_normal_quantile
   --sampler=NAME           elf: ode or sde; --gamma=X: noise of an sde step; --gamma_schedule=linear
   --guidance_scale=X       self-conditioning guidance w; --cfg_scale=X: on the condition, c; 1: none
+  --noise_temperature=X    elf: all noise times X; --token_temperature=X: near 0, likely words
   --temperature=X --top_p=X --beams=N --length_penalty=X --block_length=N   (other methods than elf)
   --weights=ema|live       (export too); --scorer=PATH|NAME: the GPT-2 of Gen. PPL
 """
