@@ -18,6 +18,7 @@ from elf_jax.core.files import is_lfs_pointer
 
 BUFFER = 1 << 20  # bytes that are decompressed at once
 PARQUET = ".parquet"
+JSON_LINES = (".jsonl", ".ndjson")
 
 
 def _open_zst(file):
@@ -115,6 +116,12 @@ def check_format(file, kind=""):
         raise UserError(
             f"{file} is a table: set config.data.kind=jsonl, and config.data.field to the column "
             "with the text"
+        )
+    if end in JSON_LINES and kind == "text":
+        raise UserError(
+            f"{file} has JSON lines, by its name: set config.data.kind=jsonl, and "
+            "config.data.field to the field with the text; to train on the JSON itself, let its "
+            "name end in .txt"
         )
 
 

@@ -168,6 +168,19 @@ def test_what_is_no_text_is_named_by_its_first_bytes(beginning, what, remedy, da
     assert f"x.txt is {what}" in message
 
 
+@pytest.mark.parametrize("name", ["x.jsonl", "x.ndjson", "x.jsonl.gz"])
+def test_json_lines_are_not_read_as_plain_text(name, tmp_path):
+    lines = b'{"text": "a"}\n{"text": "b"}'
+    file = write(tmp_path / name, COMPRESS[".gz"](lines) if name.endswith(".gz") else lines)
+    message = bad(file)
+    assert f"{name} has JSON lines, by its name: set config.data.kind=jsonl" in message
+    held_out = write(tmp_path / "v.txt", b"held out")
+    assert "has JSON lines" in bad(held_out, validation_path=str(file))
+    text = write(tmp_path / "x.txt", lines)
+    settings = data_in_memory(kind="text", path=str(text), validation_path=str(held_out))
+    assert load_examples(settings)[0] == [Example(lines.decode())]
+
+
 @pytest.mark.parametrize("code", ["utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be", "utf-16"])
 def test_other_encodings_are_refused(code, data, tmp_path):
     file = write(tmp_path / "x.txt", "\n".join(TEXTS).encode(code))
