@@ -28,7 +28,8 @@ flags (README.md and docs/ tell more):
   --source=FILE            each line is answered, filled or rewritten; -: standard input; .jsonl too
   --format=text|jsonl      watch: html|jsonl; --output=PATH: file, directory of export or compare
   --port=N --host=ADDRESS  serve: where the page is; default: 7860 at 127.0.0.1, this machine only
-  --workdirs=A,B           compare: one table; watch: side by side, in step by network evaluations
+  --workdirs=A,B           compare: one table; curves: all checkpoints, over the time of training
+                           watch: side by side, in step by network evaluations
 sampling (default: the workdir's settings; sweep and compare take lists, such as --steps=16,32):
   --num_samples=N          how many texts (fill, rewrite: of each line); --seed=N: of the samples
   --steps=N                sampling steps; --time_grid=uniform|logit_normal|logit_normal_quantile
@@ -50,6 +51,7 @@ MODES = {
     "evaluate": commands.evaluate,
     "sweep": commands.sweep,
     "compare": commands.compare,
+    "curves": commands.curves,
     "fill": commands.fill,
     "rewrite": commands.rewrite,
     "watch": commands.watch,

@@ -121,7 +121,7 @@ class Checkpoints:
                 raise
             # Orbax puts the whole state of its tasks into the message.
             reason = known or reason[:160]
-            whole = self._steps()
+            whole = self.steps()
             rest = f"; the checkpoint of step {whole[-1]} is whole" if whole else ""
             raise UserError(
                 f"a checkpoint cannot be written to {self.directory} ({reason}){rest}: make room "
@@ -142,7 +142,7 @@ class Checkpoints:
         if store.is_url(str(self.directory)):
             return
         size = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
-        number = min(max(self.keep + 1 - len(self._steps()), 1), saves)
+        number = min(max(self.keep + 1 - len(self.steps()), 1), saves)
         free = shutil.disk_usage(self.directory).free
         if free < number * size:
             raise UserError(
@@ -161,47 +161,55 @@ class Checkpoints:
         Raises:
           UserError: the checkpoint is damaged or does not fit.
         """
+        step = self.latest()
         restored = self._restore(
+            step,
             state=ocp.args.PyTreeRestore(state, ocp.checkpoint_utils.construct_restore_args(state)),
             data=ocp.args.JsonRestore(),
             progress=ocp.args.JsonRestore(),
         )
-        self._compare(restored, restored.state)
+        self._compare(step, restored, restored.state)
         try:
             iterator.set_state(restored.data)
         except Exception as error:  # Grain raises many types for what is no state of this iterator
-            raise self._damaged(error) from error
+            raise self._damaged(step, error) from error
         return restored.state, restored.progress
 
-    def restore_params(self, params, weights):
+    def restore_params(self, params, weights, step=None):
         """(parameters, progress, step) for sampling; the rest of the state is not read.
 
         Args:
           params: parameters as arrays or ShapeDtypeStructs with the wanted shardings.
-          weights: "ema" or "live".
+          weights: "ema" or "live". step: of the checkpoint; None: the newest.
         """
+        step = self.latest() if step is None else step
         item = {"ema" if weights == "ema" else "params": params}
         restored = self._restore(
+            step,
             state=ocp.args.PyTreeRestore(
                 item, ocp.checkpoint_utils.construct_restore_args(item), partial_restore=True
             ),
             progress=ocp.args.JsonRestore(),
         )
-        self._compare(restored, restored.state)
+        self._compare(step, restored, restored.state)
         (loaded,) = restored.state.values()
-        return loaded, restored.progress, self.latest()
+        return loaded, restored.progress, step
 
-    def params_shapes(self, weights):
-        """The tree of parameters in the newest checkpoint; the leaves have shapes but no values."""
-        path = self.directory / str(self.latest()) / "state"
+    def params_shapes(self, weights, step=None):
+        """The tree of parameters in a checkpoint; the leaves have shapes but no values.
+
+        Args:
+          weights, step: as of `restore_params`.
+        """
+        step = self.latest() if step is None else step
+        path = self.directory / str(step) / "state"
         try:
             state = ocp.PyTreeCheckpointHandler().metadata(path).tree
             return state["ema" if weights == "ema" else "params"]
         except Exception as error:  # as in `_restore`
-            raise self._damaged(error) from error
+            raise self._damaged(step, error) from error
 
-    def _restore(self, **items):
-        step = self.latest()
+    def _restore(self, step, **items):
         if step is None:
             raise UserError(f"no checkpoint in {self.directory}: train first")
         if _has_sums(self.directory / str(step)):
@@ -209,12 +217,12 @@ class Checkpoints:
         try:
             return self.manager.restore(step, args=ocp.args.Composite(**items))
         except Exception as error:  # Orbax and TensorStore raise many types for damaged files
-            raise self._damaged(error) from error
+            raise self._damaged(step, error) from error
 
-    def _compare(self, restored, state):
+    def _compare(self, step, restored, state):
         """Compares what was restored with the checksums of the checkpoint, if it has some."""
         if "train_seconds" not in (restored.progress or {}):
-            raise self._damaged("progress is not complete")
+            raise self._damaged(step, "progress is not complete")
         if SUMS not in restored.keys():
             return  # saved by version 0.2 or earlier
         found = {f"array {name}": one for name, one in array_sums(state).items()}
@@ -223,16 +231,16 @@ class Checkpoints:
             kept = {f"array {name}": one for name, one in sums["state"].items()}
             kept |= {name: sums[name] for name in ("data", "progress")}
         except (KeyError, TypeError, AttributeError):
-            raise self._damaged(f"{SUMS} is not complete") from None
+            raise self._damaged(step, f"{SUMS} is not complete") from None
         for name in ("data", "progress"):
             if name in restored.keys():
                 found[name] = _json_sum(restored[name])
         for name, one in found.items():
             if kept.get(name) != one:
-                raise self._damaged(f"{name} does not have its checksum")
+                raise self._damaged(step, f"{name} does not have its checksum")
 
-    def _damaged(self, error):
-        step, earlier = self.latest(), self._steps()[:-1]
+    def _damaged(self, step, error):
+        earlier = [one for one in self.steps() if one < step]
         remedy = "restore it from a copy"
         if earlier:
             remedy = f"remove that directory to use that of step {earlier[-1]}, or restore it"
@@ -242,7 +250,8 @@ class Checkpoints:
             f"{remedy}"
         )
 
-    def _steps(self):
+    def steps(self):
+        """The steps of all checkpoints that are kept, from the first to the newest."""
         return sorted(self.manager.all_steps())
 
     def close(self):

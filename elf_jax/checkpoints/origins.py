@@ -21,11 +21,13 @@ class Origin:
     Attributes:
       kind: "workdir", "export" or "published".
       path: on disk. name: its path, or its name on the hub, for messages and records.
+      step: of a workdir, which of its checkpoints; None: the newest.
     """
 
     kind: str
     path: pathlib.Path
     name: str
+    step: int | None = None
 
     @property
     def home(self):

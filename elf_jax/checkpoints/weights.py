@@ -81,8 +81,9 @@ def _from_workdir(origin, target, config, method, weights):
             raise UserError(
                 f"no checkpoint in {origin.name!r}: train first, or name another --workdir"
             )
-        check_shapes(origin, checkpoints.params_shapes(weights), target, config, method)
-        return checkpoints.restore_params(target, weights)
+        there = checkpoints.params_shapes(weights, origin.step)
+        check_shapes(origin, there, target, config, method)
+        return checkpoints.restore_params(target, weights, origin.step)
     finally:
         checkpoints.close()
 

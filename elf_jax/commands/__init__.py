@@ -23,7 +23,7 @@ Bad input raises `elf_jax.core.errors.UserError`, whose message is one line.
 from elf_jax.commands.filling import fill, fills, rewrite, rewrites
 from elf_jax.commands.models import compile_report, export
 from elf_jax.commands.sampling import sample, samples
-from elf_jax.commands.scoring import compare, evaluate, sweep
+from elf_jax.commands.scoring import compare, curves, evaluate, sweep
 from elf_jax.commands.serving import serve, served_model
 from elf_jax.commands.training import (
     distill,
@@ -41,6 +41,7 @@ processes.skip_missing_tpu()  # here, because it must come before the first comp
 __all__ = [
     "compare",
     "compile_report",
+    "curves",
     "distill",
     "evaluate",
     "export",

@@ -87,12 +87,36 @@ def compare(workdirs=None, config=None, output="runs/comparison", scorer=None, *
       Dict of what is in comparison.json, see `evaluation.compare.compare`.
     """
     from elf_jax.evaluation.compare import compare as run
+
+    return _of_several(run, workdirs, config, output, scorer, settings, LISTS["compare"])
+
+
+@expanding
+def curves(workdirs=None, config=None, output="runs/curves", scorer=None, **settings):
+    """Scores every checkpoint that some workdirs keep. Writes a table, and a picture over the time
+    of training.
+
+    Args:
+      workdirs, scorer: as for `compare`.
+      config: only its `compare.num_samples` and `compare.seeds` are read. None: the defaults.
+      output: directory of the results, on this machine or in a store.
+      **settings: of the section `sample` of every workdir.
+
+    Returns:
+      Dict of what is in curves.json, see `evaluation.curves.curves`.
+    """
+    from elf_jax.evaluation.curves import curves as run
+
+    return _of_several(run, workdirs, config, output, scorer, settings, ())
+
+
+def _of_several(run, workdirs, config, output, scorer, settings, lists):
+    """Calls `run` for several models. lists: the settings that are lists of section `compare`."""
     from elf_jax.evaluation.subjects import find_subjects
 
     if config is None:
         config = config_module.defaults.get_config()
     config = config.copy_and_resolve_references()
-    lists = LISTS["compare"]
     keys = {f"compare.{name}": settings[name] for name in lists if name in settings}
     config_module.update(config, keys | _counts("compare", settings))
     keys = {f"sample.{name}": value for name, value in settings.items() if name not in lists}

@@ -75,6 +75,13 @@ def evaluations_axis(axis, values):
     axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
 
 
+def minutes_axis(axis, values):
+    """A linear axis of the time of training, which begins at 0."""
+    axis.set_xlabel(LABELS["minutes"])
+    axis.set_xlim(0, 1.05 * max(values, default=1))
+    _linear_ticks(axis.xaxis)
+
+
 def log_ticks(low, high):
     """Round numbers between two positive ones, at most `MOST_TICKS`, and at least two."""
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)

@@ -44,16 +44,7 @@ def compare(subjects, held_out, output):
     Returns:
       Dict of what is in comparison.json.
     """
-    first, models, real, notes = jax.process_index() == 0, [], {}, []
-    for number, subject in enumerate(subjects, 1):
-        if first:
-            print(f"{number} of {len(subjects)}: {subject.name}", flush=True)
-        model, of_real, lines = _score(subject, held_out)
-        models.append(model)
-        real = real or of_real
-        said = {line.split(":")[0] for line in notes}
-        notes += [line for line in lines if line.split(":")[0] not in said]
-        store.send(subject.home)
+    models, real, notes = score_each(subjects, held_out, _score)
     for model in models:
         model["at_real_entropy"] = _at_real_entropy(model, real)
     settings = subjects[0].config.compare
@@ -67,9 +58,33 @@ def compare(subjects, held_out, output):
         "date": now(),
         **environment(),
     }
-    if first:
+    if jax.process_index() == 0:
         _write(result, output)
     return result
+
+
+def score_each(subjects, held_out, score):
+    """Scores models one after the other.
+
+    Args:
+      subjects, held_out: as for `compare`.
+      score: function of a `Subject` and `held_out` -> (the entry of the model, the numbers of real
+        text, notes).
+
+    Returns:
+      (list of the entries, the numbers of real text, notes).
+    """
+    models, real, notes = [], {}, []
+    for number, subject in enumerate(subjects, 1):
+        if jax.process_index() == 0:
+            print(f"{number} of {len(subjects)}: {subject.name}", flush=True)
+        model, of_real, lines = score(subject, held_out)
+        models.append(model)
+        real = real or of_real
+        said = {line.split(":")[0] for line in notes}
+        notes += [line for line in lines if line.split(":")[0] not in said]
+        store.send(subject.home)
+    return models, real, notes
 
 
 def _write(result, output):

@@ -1,9 +1,11 @@
-"""Draws a comparison: quality against network evaluations, and the frontiers of Gen. PPL."""
+"""Draws a comparison: quality against network evaluations or the time of training, and the
+frontiers of Gen. PPL.
+"""
 
 import math
 
 from elf_jax.core.files import write_picture
-from elf_jax.evaluation.axes import evaluations_axis, metric_axis
+from elf_jax.evaluation.axes import evaluations_axis, metric_axis, minutes_axis
 from elf_jax.evaluation.looks import (
     DPI,
     REAL_COLOUR,
@@ -25,16 +27,20 @@ ROWS = (
     (("bleu", "rouge_l"), ("bleu", "rouge_l")),
 )
 OTHERWISE = ("entropy", "distinct")
+# What the scores of a point may be drawn over, and the axis for it.
+EVALUATIONS, MINUTES = "evaluations", "minutes"
+OVER = {EVALUATIONS: evaluations_axis, MINUTES: minutes_axis}
 
 
-def draw_quality(models, real, picture):
+def draw_quality(models, real, picture, over=EVALUATIONS):
     """Draws the scores over the network evaluations and writes a PNG.
 
     Args:
       models: list of the entries of models in comparison.json.
       real: {metric: value} of held-out text; marked by a line. picture: path.
+      over: another number of a point, see `OVER`.
     """
-    _write(quality_figure(models, real), picture)
+    _write(quality_figure(models, real, over), picture)
 
 
 def draw_frontiers(models, real, picture):
@@ -47,7 +53,7 @@ def draw_frontiers(models, real, picture):
     _write(frontiers_figure(models, real), picture)
 
 
-def quality_figure(models, real):
+def quality_figure(models, real, over=EVALUATIONS):
     """The figure of `draw_quality`."""
     points = [point for model in models for point in model["points"]]
     rows = panels({name for point in points for name in point["scores"]})
@@ -59,12 +65,12 @@ def quality_figure(models, real):
         for axis, name in zip(row, names, strict=False):
             values = []
             for model, look in zip(models, looks(len(models)), strict=True):
-                values += _draw_scores(axis, model["points"], name, look)
+                values += _draw_scores(axis, model["points"], name, look, over)
             if is_number(real.get(name)):
                 axis.axhline(real[name], zorder=1, **real_line())
                 values.append(real[name])
                 is_marked = True
-            evaluations_axis(axis, [point["evaluations"] for point in points])
+            OVER[over](axis, [point[over] for point in points])
             metric_axis(axis, "y", name, values)
     marks = [entry(REAL_LABEL, real_line())] if is_marked else []
     legend_below(figure, _names(models) + marks)
@@ -110,16 +116,15 @@ def _figure(rows, columns, width=4.8):
     return plt.subplots(rows, columns, figsize=size, dpi=DPI, layout="constrained", squeeze=False)
 
 
-def _draw_scores(axis, points, name, look):
-    """One line: a metric over the evaluations, with the standard error over seeds.
+def _draw_scores(axis, points, name, look, over):
+    """One line: a metric over the number `over` of its points, with the standard error over seeds.
 
     Returns:
       The numbers that are drawn, the ends of the errors among them.
     """
     scores = [point["scores"].get(name, {}) for point in points]
     found = sorted(
-        (point["evaluations"], *_numbers(score))
-        for point, score in zip(points, scores, strict=True)
+        (point[over], *_numbers(score)) for point, score in zip(points, scores, strict=True)
     )
     x, y, errors = zip(*found, strict=True) if found else ((), (), ())
     if not any(map(is_number, y)):

@@ -130,15 +130,20 @@ def _samples(models, real):
 
 def _samples_note(result):
     points = [point for model in result["models"] for point in model["points"]]
-    seeds = result["settings"]["seeds"]
-    error = f"; ± is the standard error over {seeds} seeds" if seeds > 1 else ", one seed"
     devices = sorted({point["speed"]["device"] for point in points})
     batches = sorted({point["speed"]["batch_size"] for point in points})
     return (
-        f"{points[0]['n']:,} texts a seed{error}. evaluations: forward passes of the network for "
+        f"{texts_note(result)}. evaluations: forward passes of the network for "
         f"one batch of samples. s a 1,000: seconds to sample 1,000 texts on {', '.join(devices)}, "
         f"in batches of {', '.join(map(str, batches))}, without compilation."
     )
+
+
+def texts_note(result):
+    """How many texts, and how many seeds, the scores are of."""
+    seeds = result["settings"]["seeds"]
+    error = f"; ± is the standard error over {seeds} seeds" if seeds > 1 else ", one seed"
+    return f"{result['models'][0]['points'][0]['n']:,} texts a seed{error}"
 
 
 def _infill(models, real, hidden):
@@ -213,10 +218,19 @@ def _how(result):
     models = result["models"]
     yield f"data {data['fingerprint']}, rows of {result['settings']['length']} positions"
     for model in models:
-        settings = model["points"][0]["settings"]
-        kept = ", ".join(f"{key}={value}" for key, value in settings.items() if key != "steps")
+        kept = settings_text(model["points"][0]["settings"], leave_out="steps")
         yield f"{model['name']}: step {model['step']:,}, weights {model['weights']}, {kept}"
-    for metric, signature in models[0]["points"][0]["signatures"].items():
+    yield from ending(result)
+
+
+def settings_text(settings, leave_out=""):
+    """Settings of sampling in one line, such as sampler=sde, gamma=4.0."""
+    return ", ".join(f"{key}={value}" for key, value in settings.items() if key != leave_out)
+
+
+def ending(result):
+    """The last lines of how numbers were made: signatures, notes, version and device."""
+    for metric, signature in result["models"][0]["points"][0]["signatures"].items():
         yield f"{metric}: {signature}"
     yield from result["notes"]
     yield f"ELF-JAX {result['version']}, {result['device']}, {result['date']}"

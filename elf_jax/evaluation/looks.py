@@ -35,6 +35,7 @@ LABELS = {
     "rouge_l": "ROUGE-L, F1 (0 to 100)",
     "entropy": "unigram entropy of the model's tokens (nats)",
     "evaluations": "network evaluations (forward passes)",
+    "minutes": "training (minutes)",
 }
 
 
