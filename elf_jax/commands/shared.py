@@ -21,8 +21,9 @@ LISTS = {
         "cfg_scale",
         "time_grid",
         "temperature",
+        "token_temperature",
     ),
-    "compare": ("steps", "gamma", "guidance_scale", "temperature"),
+    "compare": ("steps", "gamma", "guidance_scale", "temperature", "token_temperature"),
 }
 SEVERAL = LISTS["sweep"]
 # Settings of section `sample` that do not depend on the method.

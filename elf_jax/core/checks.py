@@ -53,9 +53,7 @@ def check_model(config):
     """`check` of what a trained model and its samples depend on."""
     check_sampler(config.method, config.sample.sampler)
     _check_candidates(config.sample.candidates, config.data)
-    if config.method == "elf":
-        law = config.encoder.kind, config.objective.token_weight
-        check_token_temperature(config.sample.token_temperature, *law)
+    _check_words(config, config.sample.token_temperature)
     for name in ("encoder", "model", "objective", *METHOD_SECTIONS, "sample", "fill", "mesh"):
         check_values(config[name], f"{name}.")
     check_data(config.data)
@@ -89,6 +87,12 @@ def check_token_temperature(value, encoder, token_weight, name="sample.token_tem
         why = "config.objective.token_weight is 0, so the network cannot read noisy latents"
     if why:
         raise UserError(f"config.{name} is {value:g}, but {why}: set it to 0")
+
+
+def _check_words(config, value, name="sample.token_temperature"):
+    """`check_token_temperature` by a whole config. Other methods have no such setting."""
+    if config.method == "elf":
+        check_token_temperature(value, config.encoder.kind, config.objective.token_weight, name)
 
 
 def _check_candidates(candidates, data, name="sample.candidates"):
@@ -321,18 +325,17 @@ def check_evaluation(config):
                 check_sampler(config.method, value, f"{PROTOCOLS}.{name}.{key}")
             if key == "candidates":
                 _check_candidates(value, config.data, f"{PROTOCOLS}.{name}.{key}")
-            if key == "token_temperature" and config.method == "elf":
-                law = config.encoder.kind, config.objective.token_weight
-                check_token_temperature(value, *law, f"{PROTOCOLS}.{name}.{key}")
+            if key == "token_temperature":
+                _check_words(config, value, f"{PROTOCOLS}.{name}.{key}")
     for name in ("sweep", "compare"):
-        _check_lists(config[name], name)
+        _check_lists(config, name)
 
 
 def check_compare(config):
     """`check` of the section `compare` of a config that is going to be compared with others."""
     check_values(config.compare, "compare.")
     resolve_infill(config.compare.infill, "compare")
-    _check_lists(config.compare, "compare")
+    _check_lists(config, "compare")
     _check_counts(config, "compare")
 
 
@@ -351,11 +354,13 @@ def _check_counts(config, name):
         )
 
 
-def _check_lists(settings, section):
+def _check_lists(config, section):
     """Checks each value of a list by the rule of the key of the same name in section `sample`."""
-    for key, values in settings.items():
+    for key, values in config[section].items():
         for value in values if isinstance(values, tuple) else ():
             _check_value(f"{section}.{key}", value, f"sample.{key}")
+            if key == "token_temperature":
+                _check_words(config, value, f"{section}.{key}")
 
 
 def resolve_metrics(asked, conditional):

@@ -395,6 +395,7 @@ def _sweep():
     sweep.gamma_schedule = ()
     sweep.time_grid = ()
     sweep.temperature = ()
+    sweep.token_temperature = ()
     sweep.num_samples = 256  # texts for each combination and seed; 0: as in section `evaluate`
     sweep.seeds = 1
     return sweep
@@ -413,6 +414,7 @@ def _compare():
     compare.temperature = (0.7, 0.8, 0.9, 1.0, 1.1)
     compare.guidance_scale = (1.0, 1.5, 2.0, 3.0, 4.0)
     compare.gamma = (1.0, 1.5)
+    compare.token_temperature = ()
     compare.frontier_steps = 64  # steps of all points of the frontier
     compare.frontier_seeds = 1
     compare.infill = ""  # the infilling benchmark, as evaluate.infill

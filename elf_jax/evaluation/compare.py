@@ -28,6 +28,8 @@ TEXT = "comparison.md"
 PICTURE = "comparison.png"
 FRONTIERS = "frontier.png"
 
+# The lists of section `compare` whose combinations are the points of a frontier.
+VARIED = ("temperature", "guidance_scale", "gamma", "token_temperature")
 BOUND = "validation_nll_bound"  # nats a token; of methods that have a likelihood
 
 
@@ -120,7 +122,7 @@ def _score(subject, held_out):
     frontier = []
     if run.metrics.scorer is not None:
         values = {"steps": (settings.frontier_steps,)}
-        values |= {name: settings[name] for name in ("temperature", "guidance_scale", "gamma")}
+        values |= {name: settings[name] for name in VARIED}
         protocols = combinations(sample, values, trained.method, "compare")
         frontier = [score_point(run, protocol, settings.frontier_seeds) for protocol in protocols]
     model = {**_about(subject, trained), "likelihood": _likelihood(run)}

@@ -27,7 +27,7 @@ INFILL = {
     "gen_ppl": "Gen. PPL",
 }
 NOTHING = "-"
-SHORT = {"temperature": "T", "guidance_scale": "w", "gamma": "gamma"}
+SHORT = {"temperature": "T", "guidance_scale": "w", "gamma": "gamma", "token_temperature": "tau_x"}
 
 
 def comparison_text(result):

@@ -17,7 +17,8 @@ class Point:
     """A point of a frontier.
 
     Attributes:
-      entropy: nats. gen_ppl: Gen. PPL. settings: {key: value} that gave it.
+      entropy: nats. gen_ppl: Gen. PPL. settings: {key: value} that gave it; a temperature that
+        changes nothing is not in them.
     """
 
     entropy: float
@@ -76,19 +77,21 @@ def frontier_lines(points):
     """The lines of a frontier: along each, one setting changes and the others stay.
 
     Args:
-      points: list of `Point`, all with the same settings.
+      points: list of `Point`.
 
     Returns:
       List of lists of `Point`, each in the order of the setting that changes. Points that differ
-      in nothing are one line.
+      in nothing are one line. A point without the setting is not on the line along it.
     """
-    keys = list(points[0].settings) if points else []
-    varied = [key for key in keys if len({point.settings[key] for point in points}) > 1]
+    keys = dict.fromkeys(key for point in points for key in point.settings)
+    varied = [key for key in keys if len({point.settings.get(key) for point in points}) > 1]
     lines = [] if varied else [points]
     for along in varied:
         groups = {}
         for point in points:
-            fixed = tuple(point.settings[key] for key in varied if key != along)
-            groups.setdefault(fixed, []).append(point)
-        lines += [sorted(group, key=lambda p: p.settings[along]) for group in groups.values()]
+            fixed = [point.settings.get(key) for key in varied if key != along]
+            groups.setdefault((along in point.settings, *fixed), []).append(point)
+        lines += [
+            sorted(group, key=lambda p: p.settings.get(along, 0)) for group in groups.values()
+        ]
     return lines

@@ -260,6 +260,15 @@ def test_lines_of_a_frontier():
     assert frontier_lines([A]) == [[A]]
 
 
+def test_a_point_without_a_setting_is_not_on_the_line_along_it():
+    without = [Point(3, 30, {"g": g}) for g in (1, 2)]
+    sure = [Point(2, 10, {"g": g, "tau": tau}) for tau in (0.5, 0.1) for g in (1, 2)]
+    lines = frontier_lines(without + sure)
+    taus = [[one.settings.get("tau") for one in line] for line in lines]
+    assert taus == [[None] * 2, [0.5] * 2, [0.1] * 2, [None], [None], [0.1, 0.5], [0.1, 0.5]]
+    assert lines[0] == without  # along g
+
+
 def test_parameters_without_embeddings():
     table, kernel = np.zeros((5, 2)), np.zeros((2, 3))
     params = {

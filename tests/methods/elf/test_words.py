@@ -91,6 +91,9 @@ def test_what_it_needs(keys, words):
         config[section][key] = value
     with pytest.raises(UserError, match=f"sample.token_temperature is 0.5, but .*{words}"):
         checks.check_model(config)
+    config.sweep.token_temperature = (0.0, 0.3)
+    with pytest.raises(UserError, match=f"sweep.token_temperature is 0.3, but .*{words}"):
+        checks.check_evaluation(config)
     if not config.objective.token_weight:
         other = build(**{**WHOLE, **keys})[1]
         with pytest.raises(UserError, match=words):
