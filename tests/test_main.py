@@ -98,7 +98,7 @@ MISTAKES = [
     ([QUICKSTART, "--topology=v5p:2x2x1"], "--topology is for --mode=compile: leave it out"),
     (
         [QUICKSTART, "--steps=3"],
-        "--mode=sample and evaluate and sweep and compare and curves and fill and rewrite and watch",
+        "--mode=sample and evaluate and sweep and compare and curves and fill and rewrite",
     ),
     (["--mode=sample", "--workdir=x", "--steps=3,4"], "--steps has several values"),
     (["--mode=evaluate", "--config.evaluate.protocols.a.steps=3"], "without --config: name a"),
