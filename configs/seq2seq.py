@@ -6,6 +6,8 @@ Command:   python main.py --config=configs/seq2seq.py --config.data.path=pairs.j
 Hardware:  a laptop, one GPU or one TPU chip: sizes fit the data and the machine by a rule
            (docs/data.md), and a line says what was chosen. Set a key to choose it yourself.
 Duration:  20 epochs, on a CPU at most about 40 minutes.
+Variants:  seq2seq.py:elf_whole writes all tokens at once, as published; seq2seq.py:mdlm and so on:
+           the other methods.
 Expect:    depends on the data; --mode=evaluate prints BLEU and ROUGE on the held-out part.
 
 To fine-tune a trained model on your pairs, add --checkpoint=PATH|NAME and use its config. What
@@ -15,9 +17,7 @@ vectors of the target tokens that translate them (encoder.kind=aligned). The net
 tokens from noisy latents (objective.token_weight). ELF writes its targets from left to right, one
 token at a time (model.block_length), each in 4 steps with much noise on the way, and each step goes
 towards the likeliest word (sample.token_temperature). One learned table of words reads the text
-before, and is in both heads (model.token_table). Longer blocks write several tokens at once, and
-with 0 the whole target, as published; then sample.steps=64, sample.token_temperature=0 and
-sample.cfg_scale=2 are what whole targets had. ELF and ar have dropout, because they learn a few
+before, and is in both heads (model.token_table). ELF and ar have dropout, because they learn a few
 pairs by heart in 20 epochs.
 """
 
@@ -26,8 +26,8 @@ from ml_collections import ConfigDict
 from elf_jax.core import defaults, presets
 
 
-def get_config(method: str = "elf") -> ConfigDict:
-    """Returns the config for a method."""
+def get_config(variant: str = "elf") -> ConfigDict:
+    """Returns the config of a method; elf_whole is an ELF that writes all tokens at once."""
     config = defaults.get_config()
     config.data.kind = "jsonl"
     config.data.source_field = "source"
@@ -46,13 +46,12 @@ def get_config(method: str = "elf") -> ConfigDict:
     config.sample.steps = 64
     config.sample.guidance_scale = 1.0
     config.sample.cfg_scale = 2.0
-    if method == "elf":
-        config.model.block_length = 1
-        config.model.token_table = True
-        config.sample.steps = 4  # of each block
+    if variant == "elf":
+        presets.word_by_word(config)
+        config.sample.steps = 4  # of each token
         config.sample.cfg_scale = 1.0
         config.sample.token_temperature = 0.1
-    if method in ("elf", "ar"):
+    if variant in ("elf", "elf_whole", "ar"):
         config.model.dropout = 0.1
-    presets.use_method(config, method)
+    presets.use_method(config, "elf" if variant == "elf_whole" else variant)
     return config.lock()

@@ -23,7 +23,10 @@ SHIPPED = sorted(
 )
 
 
-@pytest.mark.parametrize("name", [*SHIPPED, "quickstart:elf_fill", "text:mdlm_fill"])
+VARIANTS = ("quickstart:elf_fill", "text:elf_whole", "text:mdlm_fill", "seq2seq:elf_whole")
+
+
+@pytest.mark.parametrize("name", [*SHIPPED, *VARIANTS])
 def test_every_config_makes_a_step(name, tmp_path):
     name, *variant = name.split(":")
     config = importlib.import_module(f"configs.{name}").get_config(*variant)
@@ -71,6 +74,26 @@ def test_sizes_of_openwebtext(size, depth):
     assert owt.get_config(size).model.depth == depth
     with pytest.raises(ValueError, match="no size 's'"):
         owt.get_config("elf_s")
+
+
+@pytest.mark.parametrize("name", ["text", "seq2seq"])
+def test_whole_rows_are_a_variant(name):
+    get_config = importlib.import_module(f"configs.{name}").get_config
+    blocks, whole = get_config("elf"), get_config("elf_whole")
+    assert blocks.model.block_length == 1 and blocks.model.token_table
+    assert whole.method == "elf" and not whole.model.block_length and not whole.model.token_table
+    assert blocks.sample.token_temperature and not whole.sample.token_temperature
+    assert whole.sample.sampler == "sde" and whole.sample.steps >= 32
+    assert get_config("mdlm").model.block_length == 0
+    for config in (blocks, whole, get_config("mdlm")):
+        assert config.optimizer.adam_scale == 1.0
+    with pytest.raises(ValueError, match="no method 'mdlm_whole'|no variant 'mdlm_whole'"):
+        get_config("mdlm_whole")
+
+
+def test_a_text_model_that_fills_writes_whole_rows():
+    config = importlib.import_module("configs.text").get_config("elf_fill")
+    assert config.model.block_length == 0 and config.data.given.spans > 0
 
 
 def test_a_config_survives_being_kept(tmp_path):

@@ -46,6 +46,12 @@ def small(config):
     config.optimizer.ema_warmup = True  # 20 epochs of a small corpus are few steps
 
 
+def word_by_word(config):
+    """An ELF that writes from left to right, one token at a time, with a learned table of words."""
+    config.model.block_length = 1
+    config.model.token_table = True
+
+
 def leave_to_rule(config):
     """Makes the keys of `fitting.KEYS` placeholders. They keep their types and have no value until
     the user, or the command that uses the config, sets them.

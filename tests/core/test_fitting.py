@@ -17,7 +17,8 @@ LARGEST = Facts(texts=10**9, tokens=270 * 10**9, target=2000, source=3000, sourc
 
 def chosen(file, facts, on_cpu=True, **keys):
     """What the rule chooses for a shipped config with some keys; the whole config is checked."""
-    config = run_config_file(f"configs/{file}.py")
+    file, _, variant = file.partition(":")
+    config = run_config_file(f"configs/{file}.py" + (f":{variant}" if variant else ""))
     update(config, {"data.path": "x", **keys})
     values = choose(flatten(config), facts, on_cpu)
     update(config, values)
@@ -26,7 +27,7 @@ def chosen(file, facts, on_cpu=True, **keys):
 
 
 def test_text_as_it_was_measured():
-    assert chosen("text", TEXT) == {
+    whole = {
         "data.vocab_size": 4096,
         "data.length": 64,
         "data.source_length": 0,
@@ -49,6 +50,15 @@ def test_text_as_it_was_measured():
         "train.validate_every": 800,
         "train.checkpoint_every": 800,
     }
+    assert chosen("text:elf_whole", TEXT) == whole == chosen("text:mdlm", TEXT)
+    blocks = {
+        "objective.time_mean": -2.0,
+        "optimizer.ema": 0.9925,
+        "train.duration.steps": 4000,
+        "train.validate_every": 400,
+        "train.checkpoint_every": 400,
+    }
+    assert chosen("text", TEXT) == whole | blocks  # all positions count twice
 
 
 def test_pairs_as_they_were_measured():
@@ -77,8 +87,8 @@ def test_the_smallest_and_the_largest_corpus(file, on_cpu):
     assert small["data.vocab_size"] == 512 and large["data.vocab_size"] == 32_768
     assert small["train.duration.steps"] == fitting.FEWEST_STEPS
     # Longer rows, fewer steps: those of pairs have 256 positions, and those of a target twice.
-    steps = 8000 if file == "text" else 1600
-    whole = chosen(file, LARGEST, on_cpu, **{"model.block_length": 0})
+    steps = 4000 if file == "text" else 1600
+    whole = chosen(f"{file}:elf_whole", LARGEST, on_cpu)
     assert whole["train.duration.steps"] == (0 if not on_cpu else 8000 if file == "text" else 2000)
     assert large["train.duration.steps"] == (steps if on_cpu else 0)
     assert large["train.duration.epochs"] == (0 if on_cpu else 20)
@@ -109,7 +119,7 @@ def test_keys_of_the_user_are_kept_and_the_others_fit_them():
     assert (values["model.depth"], values["model.heads"], values["model.unroll"]) == (6, 6, 6)
     assert chosen("text", TEXT, **{"model.width": 200})["model.heads"] == 5  # of an even width
     keys = {"encoder.width": 512, "data.vocab_size": 32_100}
-    assert chosen("text", TEXT, **keys)["objective.time_mean"] == -1.6
+    assert chosen("text:elf_whole", TEXT, **keys)["objective.time_mean"] == -1.6
     values = chosen("text", TEXT, **{"train.duration.epochs": 1.0})
     assert values["train.duration.steps"] == 0 and values["train.validate_every"] == 100
     values = chosen("text", TEXT, **{"train.duration.epochs": 0.0, "train.duration.steps": 90})
