@@ -17,7 +17,7 @@ config.encoder.kind=t5 and name a pretrained one, or train one with --mode=pretr
 that fit the data; a learning rate that falls to zero; an average of the weights that warms up; and
 what docs/research.md found. The network also reads tokens from noisy latents
 (objective.token_weight). ELF writes text from left to right, one token at a time
-(model.block_length), each in 32 steps, which go towards the mean of all tokens by their
+(model.block_length), each in 16 steps, which go towards the mean of all tokens by their
 probabilities (sample.token_temperature; below 1 the text is more usual and less varied). One
 learned table of words reads the text before, and is in both heads (model.token_table). ELF and ar
 have dropout, because they learn a small text by heart in 20 epochs.
@@ -42,7 +42,8 @@ def get_config(variant: str = "elf") -> ConfigDict:
     if variant == "elf":
         presets.word_by_word(config)
         config.sample.sampler = "ode"
-        config.sample.steps = 32  # of each token
+        config.sample.steps = 16  # of each token
+        config.sample.time_grid = "uniform"  # tokens are decided later than its law of times ends
         config.sample.guidance_scale = 1.0
         config.sample.token_temperature = 1.0
     if variant in ("elf", "ar"):
