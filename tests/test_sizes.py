@@ -42,7 +42,7 @@ def test_a_training_keeps_what_was_chosen(book, tmp_path, capsys):
     said = capsys.readouterr().err
     assert said.count("sizes by rule") == 1
     assert (
-        "for 4.2k tokens on a CPU: vocabulary 512, time_mean -0.9, learning rate 0.08, em" in said
+        "for 4.2k tokens on a CPU: vocabulary 512, time_mean -0.9, learning rate 0.08" in said
     )
     kept = read_config(tmp_path)
     assert None not in flatten(kept).values() and kept.data.vocab_size == 512
