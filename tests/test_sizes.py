@@ -41,9 +41,7 @@ def test_a_training_keeps_what_was_chosen(book, tmp_path, capsys):
     commands.train(config, tmp_path)
     said = capsys.readouterr().err
     assert said.count("sizes by rule") == 1
-    assert (
-        "for 4.2k tokens on a CPU: vocabulary 512, time_mean -0.9, learning rate 0.08" in said
-    )
+    assert "for 4.2k tokens on a CPU: vocabulary 512, time_mean -0.9, learning rate 0.08" in said
     kept = read_config(tmp_path)
     assert None not in flatten(kept).values() and kept.data.vocab_size == 512
     assert config.data.vocab_size is None  # the config of the caller stays as it is
