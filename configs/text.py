@@ -46,7 +46,7 @@ def get_config(variant: str = "elf") -> ConfigDict:
         config.sample.time_grid = "uniform"  # tokens are decided later than its law of times ends
         config.sample.guidance_scale = 1.0
         config.sample.token_temperature = 1.0
-    if variant in ("elf", "ar"):
+    if variant in ("elf", "ar", "ar_fill"):
         config.model.dropout = 0.1
     presets.use_variant(config, "elf" if variant == "elf_whole" else variant)
     return config.lock()
