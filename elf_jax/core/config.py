@@ -27,6 +27,7 @@ MAY_CHANGE = (
     "train.validate_every",
     "train.samples",
     "train.checkpoint_every",
+    "train.keep_checkpoints",
     "train.max_minutes",
     "distill.",  # a distillation compares these itself
     "mesh.",

@@ -12,6 +12,7 @@ from elf_jax import __version__
 from elf_jax.checkpoints.experiment import Checkpoints
 from elf_jax.checkpoints.trained import load_trained
 from elf_jax.core import store
+from elf_jax.core.errors import UserError
 from elf_jax.core.files import write_json, write_text
 from elf_jax.evaluation.compare import score_each, score_point
 from elf_jax.evaluation.comparison_picture import MINUTES, draw_quality
@@ -44,6 +45,9 @@ def curves(subjects, held_out, output):
 
     Returns:
       Dict of what is in curves.json.
+
+    Raises:
+      UserError: a checkpoint is damaged, or a model does not tell how long it was trained.
     """
     models, real, notes = score_each(subjects, held_out, _score)
     settings = subjects[0].config.compare
@@ -76,7 +80,7 @@ def _score(subject, held_out):
         run = Evaluation(
             trained, dataset, subject.home, settings.num_samples, subject.scorer or None
         )
-        seconds = trained.progress["train_seconds"]
+        seconds = _seconds(trained, subject)
         if jax.process_index() == 0:
             print(f"step {trained.step:,}", flush=True)
         point = score_point(run, Protocol(PLAIN, subject.config.sample), settings.seeds)
@@ -91,6 +95,17 @@ def _score(subject, held_out):
         "points": points,
     }
     return model, run.real(), run.describe()
+
+
+def _seconds(trained, subject):
+    """The seconds of training of a checkpoint. Raises UserError if it does not tell them."""
+    seconds = trained.progress["train_seconds"]
+    if seconds is None:  # an export of a published checkpoint
+        raise UserError(
+            f"{subject.name} does not tell how long it was trained, so it has no place in a curve: "
+            "leave it out of --workdirs"
+        )
+    return seconds
 
 
 def _steps(origin):

@@ -1,5 +1,6 @@
 """Learning curves: the scores of all checkpoints of a workdir, over the time of training."""
 
+import dataclasses
 import json
 import shutil
 
@@ -8,6 +9,7 @@ import pytest
 
 from elf_jax import commands
 from elf_jax.core.errors import UserError
+from elf_jax.evaluation import curves as curves_module
 from elf_jax.evaluation import kept_samples
 from elf_jax.evaluation.comparison_picture import MINUTES, quality_figure
 from elf_jax.training.trainer import train
@@ -91,6 +93,26 @@ def test_an_export_is_one_point(runs):
     (model,) = curves(runs, "fourth", ["export"])["models"]
     (point,) = model["points"]
     assert point["step"] == 6 and point["train_seconds"] > 0
+
+
+def test_a_model_without_a_time_of_training_is_refused(runs, monkeypatch):
+    real = curves_module.load_trained
+
+    def unknown(*args):
+        return dataclasses.replace(real(*args), progress={"train_seconds": None})
+
+    monkeypatch.setattr(curves_module, "load_trained", unknown)
+    with pytest.raises(UserError, match="ar does not tell how long it was trained.*leave it out"):
+        curves(runs, "fifth", ["ar"])
+
+
+def test_more_checkpoints_can_be_kept_from_now_on(runs):
+    more = tiny_config(**KEYS, **KEPT, **{"train.duration.steps": 8})
+    more.train.keep_checkpoints = 5
+    copy = runs / "more"
+    shutil.copytree(runs / "elf", copy)
+    train(more, copy)
+    assert sorted(int(path.name) for path in (copy / "checkpoints").iterdir()) == [*STEPS, 8]
 
 
 def test_the_axis_is_the_time_of_training():
