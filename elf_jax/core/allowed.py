@@ -33,6 +33,7 @@ CHOICES = {
     "sample.time_grid": ("uniform", "logit_normal", "logit_normal_quantile"),
     "sample.weights": ("ema", "live"),
     "scorer.dtype": ("auto", "float32", "bfloat16"),
+    "scorer.optimizer": ("muon", "adamw"),
     "pretrain.version": ("v1.0", "v1.1"),
     "pretrain.optimizer.name": ("muon", "adamw"),
     "pretrain.optimizer.schedule": ("constant", "linear", "cosine"),

@@ -43,6 +43,8 @@ PLACES = ("data.path", "data.validation_path", "data.prepared", "data.bad_lines"
 # A training keeps the values of these keys that it began with, whatever the config says now. A
 # workdir of an earlier version, which did not have the key, has this value.
 FOLLOWED = {"optimizer.ema_warmup": False, "data.longest_block": 0, "model.token_table": False}
+# What a key that is missing in a config of an earlier version has there.
+BEFORE = {**FOLLOWED, "scorer.optimizer": "adamw"}
 # Keys of section `sample` that a protocol cannot set: weights are loaded once for all protocols.
 NOT_OF_PROTOCOLS = ("num_samples", "batch_size", "weights", "seed")
 
@@ -246,7 +248,7 @@ def read_config(workdir):
     config, values = defaults.get_config(), read_json(path)
     try:
         values = {name: value for name, value in values.items() if name not in NOT_SETTINGS}
-        update(config, {**FOLLOWED, **translate(flatten(ConfigDict(values)))})
+        update(config, {**BEFORE, **translate(flatten(ConfigDict(values)))})
     except (ValueError, TypeError, AttributeError, UserError) as error:
         raise UserError(f"{path} cannot be used ({error}): restore the file") from None
     return expanded(config)

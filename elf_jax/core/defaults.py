@@ -438,10 +438,12 @@ def _scorer():
     scorer.length = 0  # length of its context, at most data.length; 0: data.length
     scorer.steps = 2000
     scorer.batch_size = 64  # rows of a step, on all devices together
-    # The greatest learning rate. It is for this batch size and is not scaled. AdamW, cosine to zero
-    scorer.learning_rate = 0.001
+    scorer.optimizer = "muon"  # muon | adamw
+    # The greatest learning rate. It is for this batch size and is not scaled. Cosine to zero. With
+    # adamw, 0.001 is usual, and a weight decay of 0.1.
+    scorer.learning_rate = 0.02
     scorer.warmup_steps = 100
-    scorer.weight_decay = 0.1
+    scorer.weight_decay = 0.0
     scorer.log_every = 100  # steps
     scorer.validate_every = 0  # steps; 0: ten validations in the training
     scorer.checkpoint_every = 500  # steps; the last step is always saved

@@ -36,6 +36,7 @@ from elf_jax.training.state import TrainState, init_state, training_key
 from elf_jax.training.step import StepSettings, make_eval_step, make_train_step
 from elf_jax.training.validation import sum_over_held_out
 
+ADAM_SCALE = 0.3  # with Muon: the learning rate of embeddings, norms and biases beside its own
 VALIDATIONS = 10  # in one training, if the config does not set scorer.validate_every
 REMEDY = "lower config.scorer.learning_rate"
 CURVES = {"loss": "loss (cross-entropy, nats per token)"}
@@ -234,10 +235,11 @@ def _keep_best(run, values):
 
 
 def _make_optimizer(config):
-    """(AdamW with linear warm-up and cosine decay, learning rate by step)."""
+    """(Muon or AdamW with linear warm-up and cosine decay, learning rate by step)."""
     settings = config.optimizer.copy_and_resolve_references()
     with settings.unlocked():
-        settings.name, settings.schedule = "adamw", "cosine"
+        settings.name, settings.schedule = config.scorer.optimizer, "cosine"
+        settings.adam_scale, settings.adam_kernels = ADAM_SCALE, ""
         settings.learning_rate = config.scorer.learning_rate
         settings.weight_decay = config.scorer.weight_decay
     steps = config.scorer.steps

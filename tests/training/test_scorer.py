@@ -6,11 +6,15 @@ import random
 import shutil
 from types import SimpleNamespace
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from elf_jax.core import sharding
+from elf_jax.core.config import read_config
 from elf_jax.core.errors import UserError
+from elf_jax.core.files import write_json
 from elf_jax.data.dataset import load_dataset
 from elf_jax.evaluation.scorer import generative_perplexity, load_scorer
 from elf_jax.training import scorer as module
@@ -69,6 +73,31 @@ def test_it_learns_and_scores_as_it_was_validated(trained):
     mixed = [" ".join(reversed(text.split())) for text in real]
     assert generative_perplexity(scorer, mixed)["gen_ppl"] > 2 * numbers["gen_ppl"]
     assert json.loads((workdir / "scorer" / "training.json").read_text()) == summary
+
+
+@pytest.mark.parametrize("name, is_orthogonal", [("muon", True), ("adamw", False)])
+def test_the_optimizer_is_that_of_the_config(name, is_orthogonal):
+    """Muon's update of a kernel is nearly orthogonal, that of AdamW is not."""
+    keys = {"scorer.optimizer": name, "scorer.warmup_steps": 1, "scorer.learning_rate": 0.5}
+    optimizer, schedule = module._make_optimizer(tiny_config(**keys))
+    values = jax.random.normal(jax.random.key(0), (16, 16))
+    grads = {"mlp": {"kernel": values}, "token_embedding": {"embedding": values}}
+    params = jax.tree.map(jnp.zeros_like, grads)
+    updates, _ = optimizer.update(grads, optimizer.init(params), params)
+    assert schedule(0) == 0.5
+    sizes = jnp.linalg.svdvals(updates["mlp"]["kernel"]) / 0.5
+    assert (sizes.min() > 0.3 and sizes.max() < 1.5) == is_orthogonal
+    rate = module.ADAM_SCALE if is_orthogonal else 1  # Adam's first step has the size of its rate
+    embedding = updates["token_embedding"]["embedding"]
+    np.testing.assert_allclose(jnp.abs(embedding), 0.5 * rate, rtol=1e-3)
+
+
+def test_a_workdir_of_an_earlier_version_keeps_adamw(tmp_path):
+    """There was no other optimiser when its config was written."""
+    values = tiny_config().to_dict()
+    assert values["scorer"].pop("optimizer") == "muon"
+    write_json(tmp_path / "config.json", values)
+    assert read_config(tmp_path).scorer.optimizer == "adamw"
 
 
 def test_stopping_and_resuming_changes_nothing(trained, tmp_path):
