@@ -22,6 +22,9 @@ from elf_jax.hardware.chips import CHIPS
 from elf_jax.hardware.gpu_calls import kernel_costs
 from elf_jax.hardware.program_cost import program_cost
 from elf_jax.methods.registry import describe_method
+from elf_jax.training.optimizer import make_optimizer, make_schedule
+from elf_jax.training.step import make_train_step
+from elf_jax.training.trainer import new_state, step_settings
 
 FLAGS = flags.FlagValues()  # apart from those of main.py
 CONFIG = config_flags.DEFINE_config_file(
@@ -103,6 +106,58 @@ class Program(NamedTuple):
 def compiled_program(traced, options=None):
     """The `Program` of what `jax.jit(...).trace` gives, with options of the compiler."""
     return Program(traced.lower().compile(options), kernel_costs(traced.jaxpr))
+
+
+def step_candidate(step, state, arguments, options, shardings=None):
+    """(`Program` of a step, function that runs it once). A step reuses the memory of its state."""
+    layouts = None if shardings is None else (shardings, None)
+    jitted = jax.jit(step, donate_argnums=0, out_shardings=layouts)
+    program = compiled_program(jitted.trace(state, *arguments), options)
+    holder = [copy(state)]
+
+    def call():
+        holder[0], result = program.compiled(holder[0], *arguments)
+        return result
+
+    return program, call
+
+
+class Ours(NamedTuple):
+    """The training step of a config, with random weights and a random batch.
+
+    Attributes:
+      method: the `Method`. schedule: learning rate by step. settings: the `StepSettings`.
+      step: function (state, *arguments) -> (state, metrics), not jitted.
+      state: the first `TrainState`. shardings: its layout.
+      arguments: frozen arrays, batch and key. options: of the compiler.
+    """
+
+    method: object
+    schedule: object
+    settings: object
+    step: object
+    state: object
+    shardings: object
+    arguments: tuple
+    options: dict
+
+    @classmethod
+    def of(cls, config, mesh):
+        rows = config.train.batch_size
+        sharding.check_batch(rows, config.train.accumulate, mesh)
+        method, frozen = random_method(config, mesh)
+        schedule = make_schedule(config.optimizer, rows, 1, 2)
+        optimizer = make_optimizer(config.optimizer, schedule, method.dtype, mesh, method.own_rates)
+        state, shardings = new_state(config, method, optimizer, mesh)
+        settings = step_settings(config, mesh)
+        step = make_train_step(method, optimizer, schedule, settings, shardings.params)
+        batch = random_batch(config, method.vocab_size, rows, mesh)
+        arguments, options = (frozen, batch, jax.random.key(1)), sharding.compiler_options(mesh)
+        return cls(method, schedule, settings, step, state, shardings, arguments, options)
+
+    def candidate(self):
+        """The `step_candidate` of this step."""
+        return step_candidate(self.step, self.state, self.arguments, self.options, self.shardings)
 
 
 def compare(title, candidates, unit, work, baseline, expected=None):

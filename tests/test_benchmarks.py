@@ -18,10 +18,12 @@ TINY = [
     "--config.sample.batch_size=4",
     "--config.sample.steps=2",
 ]
+QUICKSTART = f"--config={ROOT}/configs/quickstart.py"
 MODEL = ["--repeats=1", "--vocab_size=50", *TINY]
 # Module -> (arguments, text that its output must contain).
 BENCHMARKS = {
     "train_step": (MODEL, "mixed within the batch"),
+    "micro_batches": ([QUICKSTART, *MODEL, "--parts=1,2"], "2 micro-batches"),
     "sampling": (MODEL, "one scan"),
     "optimizer": (MODEL, "optax, one after another"),
     "checkpoint_sums": (MODEL, "checksums of the arrays"),
@@ -51,7 +53,7 @@ def test_all_are_here():
 def test_it_runs_at_a_tiny_size(module, tmp_path):
     arguments, words = BENCHMARKS[module]
     if BENCHMARKS[module][0] is MODEL:
-        arguments = [f"--config={ROOT}/configs/quickstart.py", *arguments]
+        arguments = [QUICKSTART, *arguments]
     done = run(module, *arguments, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]
     assert words in done.stdout

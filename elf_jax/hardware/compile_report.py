@@ -32,7 +32,8 @@ from elf_jax.training.step import make_train_step
 from elf_jax.training.trainer import step_settings
 
 PROGRAMS = ("train", "sample", "distill")
-_ATTENTION_KERNEL = re.compile(r'op_name="[^"]*attention_\w+/pallas_call')
+# Ours, and JAX's splash attention. A transformation may stand around the name.
+_ATTENTION_KERNEL = re.compile(r'op_name="[^"]*(attention|splash)_\w+\)?/pallas_call')
 
 
 def compile_report(config, topology="", program="train", output=None):

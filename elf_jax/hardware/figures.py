@@ -45,7 +45,7 @@ def figures(compiled, mesh, positions, kernels=None):
         "temp_bytes_per_device": memory.temp_size_in_bytes,
         "needed_bytes_per_device": needed,
         "unknown_loops": cost.unknown_loops,
-        **(_launches(cost) if gpu else {}),
+        **(_launches(cost) if gpu else {"unknown_calls": round(cost.unknown_kernels)}),
     }
     chip = CHIPS.get(device.device_kind)
     if chip is None:

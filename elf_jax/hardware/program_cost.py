@@ -35,6 +35,7 @@ _COLLECTIVE = re.compile(rf"= (.*?) ({'|'.join(COLLECTIVES)})(-start)?\(")
 _FUSION = re.compile(r"%?([\w.\-]+) = .* fusion\(.*calls=%?([\w.\-]+)")
 _CALLED = re.compile(r" call\(.*to_apply=%?([\w.\-]+)")
 _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
+_TPU_KERNEL = 'custom_call_target="tpu_custom_call"'
 _ESTIMATE = re.compile(r'"cost_estimate":\s*(\{[^{}]*\})')
 
 
@@ -51,6 +52,7 @@ class Cost:
       cycles: clock cycles that the compiler expects of all instructions except kernels and
         collectives, one after another; 0 if the compiler gives none.
       kernel_flops: the part of `flops` that is in kernels.
+      unknown_kernels: how often a TPU's kernel runs that gives no estimate of what it does.
       launches: instructions that start something: on GPUs a kernel, a library, a copy.
       unknown_loops: loops that run an unknown number of times; their bodies count once.
       calls: {`gpu_calls.Call`: how often it is made}, of programs for GPUs.
@@ -62,6 +64,7 @@ class Cost:
     sent_bytes: float = 0.0
     cycles: float = 0.0
     kernel_flops: float = 0.0
+    unknown_kernels: float = 0.0
     launches: float = 0.0
     unknown_loops: int = 0
     calls: collections.Counter = dataclasses.field(default_factory=collections.Counter)
@@ -143,6 +146,8 @@ class _Program:
                 cost.flops += values.get("flops", 0.0)
                 cost.kernel_flops += values.get("flops", 0.0)
                 cost.hbm_bytes += values.get("bytes_accessed", 0.0)
+            elif _TPU_KERNEL in line:
+                cost.unknown_kernels += 1
             for collective, scattered in self.collectives(line):
                 results, sent = _collective_bytes(collective, scattered)
                 cost.collective_bytes += results

@@ -4,8 +4,9 @@
                     by XLA (anywhere), by cuDNN's flash attention (NVIDIA GPUs), or by fused
                     kernels: `fused_attention.py` (TPUs), `gpu_heads.py` and `gpu_attention.py`
                     (GPUs)
-    cached          the same, for new positions beside positions whose keys and values are kept, by
-                    XLA
+    cached          the same, for new positions beside positions whose keys and values are kept: by
+                    XLA; for noisy blocks beside their clean text also by cuDNN, or by `splash.py`
+                    (TPUs)
     T5              softmax(q k^T + bias, where allowed) v
                     by XLA, or by the kernels of `fused_biased_attention.py` (TPUs) and
                     `gpu_biased_attention.py` (GPUs)
@@ -18,12 +19,14 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import PartitionSpec as P
 
 from elf_jax.networks import fused_attention as fused
 from elf_jax.networks import fused_biased_attention as biased
-from elf_jax.networks import gpu_attention, gpu_biased_attention, gpu_heads
+from elf_jax.networks import gpu_attention, gpu_biased_attention, gpu_heads, splash
+from elf_jax.networks.block_mask import BlockMask
 from elf_jax.networks.kernel_parts import LANES, HeadLayout
 from elf_jax.networks.layers import add_bias, normalize, product, rotate
 
@@ -161,28 +164,51 @@ def self_attention(
     return checkpoint_name(out, "attended")
 
 
-def cached_attention(x, kernel, bias, q_scale, k_scale, angles, heads, implementation, cache, sees):
+def cached_attention(
+    x, kernel, bias, q_scale, k_scale, angles, heads, implementation, cache, sees, mesh=None
+):
     """`self_attention` of new positions, which may see those of a cache too.
 
     Args:
       x: [B, T, D], the new positions. angles: [T, K / 2], theirs.
-      implementation: as for `self_attention`, of causal attention among the new positions; "fused"
-        means "xla". With a mask it is always XLA.
       cache: `Cache` of one layer, of S positions.
-      sees: [T, S + T] bool, which positions of the cache and which new ones each new position may
-        see. None: nothing of the cache, and the new ones causally.
-      kernel, bias, q_scale, k_scale, heads: as for `self_attention`.
+      sees: which positions of the cache and which new ones each new position may see: a
+        `BlockMask`, or [T, S + T] bool, for which it is always XLA. None: nothing of the cache, and
+        the new ones causally.
+      kernel, bias, q_scale, k_scale, heads, implementation, mesh: as for `self_attention`.
 
     Returns:
-      ([B, T, D] in the dtype of x, `Cache` of the T new positions).
+      ([B, T, D] in the dtype of x, `Cache` of the T new positions). The result is named "attended",
+      for rematerialisation.
     """
-    q, k, v = _heads(x, kernel, bias, q_scale, k_scale, angles, heads)
-    if sees is None:
+    q, k, v = _heads(x, kernel, bias, q_scale, k_scale, angles, heads, mesh)
+    new = Cache(k, v)
+    mask = sees.array() if isinstance(sees, BlockMask) else sees
+    has_kernel = implementation == "fused" and _platform(mesh) != "gpu" and _splits(q, mesh)
+    if sees is None and has_kernel:
+        out = _masked(q, new, np.tri(q.shape[1], dtype=bool), mesh)
+    elif sees is None:
         implementation = "xla" if implementation == "fused" else implementation
         out = softmax_attention(q, k, v, implementation, causal=True)
+    elif isinstance(sees, BlockMask) and (has_kernel or implementation == "cudnn"):
+        both = Cache(*(jnp.concatenate(parts, axis=1) for parts in zip(cache, new, strict=True)))
+        if has_kernel:
+            out = _masked(q, both, mask, mesh)
+        else:
+            out = softmax_attention(q, *both, implementation, mask=mask)
     else:
-        out = _attend_to_both(q, cache, Cache(k, v), sees)
-    return out.reshape(x.shape), Cache(k, v)
+        out = _attend_to_both(q, cache, new, mask)
+    return checkpoint_name(out.reshape(x.shape), "attended"), new
+
+
+def _masked(q, seen, mask, mesh):
+    """Attention to the keys and values `seen` with a mask [T, L] of numpy, by `splash.py`."""
+
+    def attend(q, k, v):
+        return splash.masked_attention(q, k, v, mask, _interpret(mesh), "attended")
+
+    spec = P(ROWS, None, "tensor")
+    return _on_every_device(attend, mesh, (spec, spec, spec), spec)(q, *seen)
 
 
 def _attend_to_both(q, cache, new, sees):
@@ -222,12 +248,13 @@ def _heads(x, kernel, bias, q_scale, k_scale, angles, heads, mesh=None):
     return q, k, v
 
 
-def softmax_attention(q, k, v, implementation="xla", causal=False):
+def softmax_attention(q, k, v, implementation="xla", causal=False, mask=None):
     """softmax(q k^T / sqrt(K)) v.
 
     Args:
-      q, k, v: [B, T, H, K]. implementation: "xla", or "cudnn" for 16-bit types.
+      q: [B, T, H, K]. k, v: [B, L, H, K]. implementation: "xla", or "cudnn" for 16-bit types.
       causal: whether a position attends to earlier positions and itself only.
+      mask: [T, L] bool, True where a query may attend to a key. None: everywhere.
 
     Returns:
       [B, T, H, K] in the dtype of q.
@@ -236,9 +263,9 @@ def softmax_attention(q, k, v, implementation="xla", causal=False):
     if implementation == "cudnn":
         padding = [(0, 0)] * 3 + [(0, -width % CUDNN_WIDTH)]
         q, k, v = (jnp.pad(array, padding) for array in (q, k, v))
-    out = jax.nn.dot_product_attention(
-        q, k, v, scale=width**-0.5, is_causal=causal, implementation=implementation
-    )
+    mask = None if mask is None else jnp.asarray(mask)[None, None]
+    how = dict(scale=width**-0.5, is_causal=causal, implementation=implementation)
+    out = jax.nn.dot_product_attention(q, k, v, mask=mask, **how)
     return out[..., :width]
 
 

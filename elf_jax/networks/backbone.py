@@ -13,6 +13,7 @@ sees the text before it (`within`).
 B batch, L text length, T = control tokens + L, D width.
 """
 
+import dataclasses
 from functools import partial
 
 import flax.linen as nn
@@ -22,6 +23,7 @@ import numpy as np
 
 from elf_jax.core import rng
 from elf_jax.networks.attention import cached_attention, self_attention
+from elf_jax.networks.block_mask import BlockMask
 from elf_jax.networks.layers import (
     Dense,
     RMSNorm,
@@ -65,7 +67,7 @@ class Attention(nn.Module):
         if cache is None:
             out, new = self_attention(*inputs, self.mesh, self.causal), None
         else:
-            out, new = cached_attention(*inputs, cache, sees)
+            out, new = cached_attention(*inputs, cache, sees, self.mesh)
         return Dense(width, self.dtype, mesh=self.mesh, name="out")(out), new
 
 
@@ -198,18 +200,17 @@ class Backbone(nn.Module):
           text, scalars, switches, ids: as for `__call__`.
           cache: `Cache` [depth, B, S, H, K]. It does not see the control tokens or this text.
           places: [L], the place of each position in its row, traced or not.
-          sees: [L, S + L] bool, which positions of the cache and of the text each position may see.
-            All positions of the text see the control tokens, which see only each other.
+          sees: a `BlockMask` without control tokens, or [L, S + L] bool, which positions of the
+            cache and of the text each position may see. All positions of the text see the control
+            tokens, which see only each other.
         """
         control = self._control_tokens(scalars, switches)
-        count, size, length = _count(control), cache.keys.shape[2], text.shape[1]
+        count = _count(control)
         angles = rotary_angles(count, places, self.width // self.heads)
-        of_cache, of_text = sees[:, :size], sees[:, size:]
-        of_text = jnp.concatenate([of_cache, jnp.ones((length, count), bool), of_text], axis=1)
-        is_control = jnp.arange(size + count + length)[None] - size
-        is_control = (is_control >= 0) & (is_control < count)
-        of_control = jnp.broadcast_to(is_control, (count, size + count + length))
-        sees = jnp.concatenate([of_control, of_text])
+        if isinstance(sees, BlockMask):
+            sees = dataclasses.replace(sees, control=count)
+        else:
+            sees = _with_control(sees, count, cache.keys.shape[2])
         x, _ = self._run([*control, text], angles, ids, cache, sees)
         return x[:, count:]
 
@@ -234,6 +235,16 @@ class Backbone(nn.Module):
         layer = np.arange(self.depth)
         middle = (layer >= self.depth // 4) & (layer < self.depth // 4 * 3)
         return jnp.where(middle, self.dropout, 0.0)
+
+
+def _with_control(sees, count, size):
+    """A mask [L, S + L] with `count` control tokens, [count + L, S + count + L]. size: S."""
+    length = len(sees)
+    of_cache, of_text = sees[:, :size], sees[:, size:]
+    of_text = jnp.concatenate([of_cache, jnp.ones((length, count), bool), of_text], axis=1)
+    is_control = jnp.arange(size + count + length)[None] - size
+    is_control = (is_control >= 0) & (is_control < count)
+    return jnp.concatenate([jnp.broadcast_to(is_control, (count, is_control.size)), of_text])
 
 
 def _count(control):

@@ -33,6 +33,7 @@ import jax.numpy as jnp
 
 from elf_jax.networks.attention import Cache
 from elf_jax.networks.backbone import Backbone
+from elf_jax.networks.block_mask import BlockMask
 from elf_jax.networks.layers import Dense, RMSNorm, product, small_normal
 
 
@@ -43,13 +44,14 @@ class Before(NamedTuple):
       hidden: [B, N, D], what the clean text before each of the N blocks says.
       cache: `Cache` [depth, B, S, H, K] of the clean text.
       places: [L], the place in its row of each noisy position.
-      sees: [L, S + L] bool, which clean positions and which noisy ones each noisy position sees.
+      sees: which clean positions and which noisy ones each noisy position sees: a `BlockMask`, or
+        [L, S + L] bool.
     """
 
     hidden: jax.Array
     cache: Cache
     places: jax.Array
-    sees: jax.Array
+    sees: BlockMask | jax.Array
 
     def rows(self, choose):
         """The text before some of the rows. choose: function of an array [B, ...]."""

@@ -44,6 +44,7 @@ def test_text_as_it_was_measured():
         "optimizer.learning_rate": 0.08,
         "optimizer.ema": 0.9962,
         "train.batch_size": 64,
+        "train.accumulate": 1,
         "train.duration.steps": 8000,
         "train.duration.epochs": 0.0,
         "train.duration.examples": 0,
@@ -54,6 +55,7 @@ def test_text_as_it_was_measured():
     blocks = {
         "objective.time_mean": -2.0,
         "optimizer.ema": 0.9925,
+        "train.accumulate": 2,
         "train.duration.steps": 4000,
         "train.validate_every": 400,
         "train.checkpoint_every": 400,
@@ -73,6 +75,28 @@ def test_pairs_as_they_were_measured():
     one_more = PAIRS._replace(source=32, target=32)
     values = chosen("seq2seq", one_more)
     assert (values["data.source_length"], values["data.length"]) == (40, 80)
+
+
+def test_a_cpu_takes_large_batches_in_parts():
+    """Few positions at once, a part for each of eight devices, and only whole parts."""
+
+    def parts(on_cpu=True, **keys):
+        names = {
+            "rows": "train.batch_size",
+            "length": "data.length",
+            "source": "data.source_length",
+        }
+        keys = {names[name]: value for name, value in keys.items()}
+        return chosen("seq2seq", PAIRS, on_cpu, **keys)["train.accumulate"]
+
+    assert parts(length=152, source=88) == 4  # 64 rows of 216 positions, measured
+    assert parts(length=152, source=88, on_cpu=False) == 1
+    assert parts(length=152, source=88, rows=128) == 8
+    assert parts(length=512, source=256) == 8  # 8 rows in each
+    assert parts(length=512, source=256, rows=12) == 1
+    assert parts(length=152, source=88, rows=40) == 4  # 10 rows in each
+    assert parts(length=152, source=88, rows=42) == 2  # 21 do not divide
+    assert parts(length=152, source=88, rows=63) == 1
 
 
 def test_the_published_law_of_times():

@@ -16,9 +16,15 @@ from elf_jax.checkpoints.weights import params_shapes
 from elf_jax.core import sharding
 from elf_jax.core.errors import UserError
 from elf_jax.hardware.chips import CHIPS
-from elf_jax.hardware.compile_report import compile_report, topology_devices
+from elf_jax.hardware.compile_report import (
+    attention_compiled,
+    compile_report,
+    topology_devices,
+)
 from elf_jax.hardware.program_cost import _Program, program_cost
 from elf_jax.methods.registry import describe_method
+from elf_jax.networks.attention import Cache, cached_attention
+from elf_jax.networks.block_mask import BlockMask
 from tests.hardware import by_hand
 from tests.tiny import tiny_config
 
@@ -130,6 +136,34 @@ def test_a_kernel_counts_with_its_estimate():
     assert (cost.flops, cost.hbm_bytes) == (100 - 1, 8192 - 1)
 
 
+def test_a_kernel_without_an_estimate_is_unknown():
+    bare = KERNEL.replace(KERNEL[KERNEL.index(", backend_config") : KERNEL.index("\n}")], "")
+    assert program_cost(KERNEL).unknown_kernels == 0
+    assert program_cost(bare).unknown_kernels == 1 and program_cost(bare).kernel_flops == 0
+
+
+def test_text_in_blocks_has_kernels_too():
+    """Splash attention, forward and two kernels backward, with lengths and widths of no round size.
+    The report finds it, and knows that it does not know what it costs.
+    """
+    devices = topology_devices("v5e:2x2")
+    mesh = sharding.make_mesh(tiny_config(**{"mesh.data": 4}).mesh, devices)
+    rows = sharding.rows(mesh)
+    x = jax.ShapeDtypeStruct((4, 70, 132), jnp.bfloat16, sharding=rows)
+    clean = jax.ShapeDtypeStruct((4, 60, 2, 66), jnp.bfloat16, sharding=rows)
+
+    def attend(x, clean):
+        weights = jnp.ones((132, 396), x.dtype), jnp.zeros(396), jnp.ones(66), jnp.ones(66)
+        how = jnp.zeros((70, 33)), 2, "fused", Cache(clean, clean), BlockMask(60, 10, 5, 20), mesh
+        return jnp.sum(cached_attention(x, *weights, *how)[0].astype(jnp.float32))
+
+    gradient = jax.jit(jax.grad(attend, argnums=(0, 1)), out_shardings=rows)
+    text = gradient.lower(x, clean).compile().as_text()
+    config = tiny_config(**{"model.attention": "fused"})
+    assert attention_compiled(config, mesh, text) == "fused"
+    assert program_cost(text).unknown_kernels == 3
+
+
 def report_by_command(path):
     """The report of a step, from a separate process, because JAX has eight devices in this one."""
     command = [sys.executable, "main.py", "--mode=compile", "--config=configs/owt.py"]
@@ -154,7 +188,7 @@ def test_a_step_on_a_slice_that_is_not_there(tmp_path):
     assert flops < report["flops_per_device"] < 1.08 * flops
     assert report["attention"] == "fused"
     assert report["devices"] == 16 and report["fits"] is True
-    assert report["unknown_loops"] == 0
+    assert report["unknown_loops"] == report["unknown_calls"] == 0
     for key in ("hbm_bytes_per_device", "temp_bytes_per_device", "argument_bytes_per_device",
                 "hbm_capacity_bytes", "compile_seconds", "collective_bytes_per_device",
                 "estimated_step_seconds", "tokens_per_second", "mfu_bound",

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from elf_jax.networks.block_mask import BlockMask
 from elf_jax.networks.elf import Before
 
 
@@ -36,13 +37,8 @@ class Blocks:
     def before_all(self, hidden, cache):
         """The text `Before` all blocks of rows [B, L], of what `ELF.read` returns of the rows."""
         length = hidden.shape[1]
-        places = np.arange(self.first, length)
-        starts = self.starts(length)
-        start = np.repeat(starts, self.size)  # of the block of each place
-        clean = np.arange(length) <= start[:, None]
-        noisy = start == start[:, None]
-        sees = jnp.asarray(np.concatenate([clean, noisy], axis=1))
-        return Before(hidden[:, starts], cache, places, sees)
+        sees = BlockMask(length, self.first, self.size)
+        return Before(hidden[:, self.starts(length)], cache, sees.places, sees)
 
     def before_one(self, hidden, cache, start):
         """The text `Before` the block at `start`, traced or not. hidden: [B, D], at `start`."""

@@ -1,0 +1,49 @@
+"""Which position sees which where noisy blocks lie beside their clean text.
+
+B batch, S clean positions, c control tokens, L noisy positions.
+"""
+
+import dataclasses
+
+import jax
+import numpy as np
+
+
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class BlockMask:
+    """A noisy block that begins at s sees the clean positions up to s, the control tokens and
+    itself. The control tokens see each other.
+
+    It is a part of the program and not an array of it, so kernels can leave out what is empty.
+
+    Attributes:
+      length: S. first: place of the first position of the first block. size: positions of a block.
+      control: c, number of control tokens before the noisy positions.
+    """
+
+    length: int
+    first: int
+    size: int
+    control: int = 0
+
+    @property
+    def places(self):
+        """[L] integers, the place of each noisy position in its row."""
+        return np.arange(self.first, self.length)
+
+    @property
+    def starts(self):
+        """[L] integers, the place at which the block of each noisy position begins."""
+        return self.places - (self.places - self.first) % self.size
+
+    def array(self):
+        """[c + L, S + c + L] bool, True where a control token or noisy position (rows) sees a clean
+        position, a control token or a noisy position (columns).
+        """
+        starts, control = self.starts, self.control
+        sees = np.zeros((control + len(starts), self.length + control + len(starts)), bool)
+        sees[control:, : self.length] = np.arange(self.length) <= starts[:, None]
+        sees[:, self.length : self.length + control] = True
+        sees[control:, self.length + control :] = starts == starts[:, None]
+        return sees

@@ -1,0 +1,105 @@
+"""Attention with a known mask by splash attention, run without a TPU, against XLA."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from elf_jax.core import sharding
+from elf_jax.networks.attention import Cache, softmax_attention
+from elf_jax.networks.backbone import Backbone
+from elf_jax.networks.block_mask import BlockMask
+from elf_jax.networks.splash import masked_attention
+from tests.tiny import tiny_config
+
+
+def values_and_gradients(function, weights, *inputs):
+    def loss(*inputs):
+        out = function(*inputs)
+        return jnp.sum(out * weights), out
+
+    grads, out = jax.jit(jax.grad(loss, argnums=tuple(range(len(inputs))), has_aux=True))(*inputs)
+    return jax.tree.leaves((out, grads))
+
+
+def assert_same(ours, theirs, tolerance=2e-5):
+    for a, b in zip(ours, theirs, strict=True):
+        assert np.max(np.abs(a - b)) < tolerance * np.max(np.abs(b))
+
+
+@pytest.mark.parametrize("queries, keys, width", [(70, 200, 64), (140, 5, 66), (530, 650, 80)])
+def test_it_is_attention(queries, keys, width):
+    """Of one block and of several, of lengths that fill none, values and gradients."""
+    rng = np.random.default_rng(0)
+    shapes = [(2, size, 2, width) for size in (queries, keys, keys, queries)]
+    q, k, v, weights = (rng.normal(size=shape).astype(np.float32) for shape in shapes)
+    mask = rng.random((queries, keys)) < 0.2
+    mask[:, 0] = True
+    ours = values_and_gradients(lambda *a: masked_attention(*a, mask, True), weights, q, k, v)
+    theirs = values_and_gradients(lambda *a: softmax_attention(*a, mask=mask), weights, q, k, v)
+    assert_same(ours, theirs)
+
+
+@pytest.mark.parametrize("first, size, control", [(0, 1, 3), (4, 1, 0), (3, 3, 2), (0, 12, 1)])
+def test_who_sees_whom(first, size, control):
+    """The mask of blocks, pair by pair from its definition."""
+    length = 12
+    ours = BlockMask(length, first, size, control).array()
+    names = [("clean", i) for i in range(length)] + [("control", i) for i in range(control)]
+    noisy = [("noisy", i) for i in range(first, length)]
+    assert ours.shape == (control + len(noisy), len(names + noisy))
+    for row, (kind, place) in zip(ours, names[length:] + noisy, strict=True):
+        block = (place - first) // size
+        for is_seen, (other, there) in zip(row, names + noisy, strict=True):
+            wanted = other == "control"
+            if kind == "noisy" and other == "clean":
+                wanted = there <= first + block * size
+            if kind == "noisy" and other == "noisy":
+                wanted = (there - first) // size == block
+            assert is_seen == wanted
+
+
+AXES = {"mesh.data": 2, "mesh.fsdp": 2, "mesh.tensor": 2}
+B, L, D, H, DEPTH = 4, 24, 32, 2, 2
+
+
+def noisy_beside_clean(first, size, mesh=None, **options):
+    """Hidden states of noisy blocks beside the clean text, and the gradients of the parameters."""
+    signals = {"scalars": (("time", 2),), "mesh": mesh}
+    network = Backbone(depth=DEPTH, width=D, heads=H, **signals, **options)
+    clean, noisy, weights = jax.random.normal(jax.random.key(1), (3, B, L, D))
+    noisy, weights = noisy[:, first:], weights[:, first:]
+    times = {"time": jnp.linspace(0.1, 0.9, B)}
+    # The initial kernels are too small for attention to matter.
+    plain = Backbone(depth=DEPTH, width=D, heads=H, scalars=(("time", 2),))
+    params = plain.init(jax.random.key(0), noisy, times)["params"]
+    params = jax.tree.map(lambda a: a + 0.3 * jax.random.normal(jax.random.key(2), a.shape), params)
+    sees = BlockMask(L, first, size)
+    places = sees.places
+
+    def hidden(params):
+        cache = Cache.empty(DEPTH, B, L, H, D // H, jnp.float32, mesh)
+        read, cache = network.apply({"params": params}, clean, cache=cache)
+        arrays = noisy + read[:, first:], times, {}, None, cache, places, sees
+        return network.apply({"params": params}, *arrays, method="within")
+
+    return values_and_gradients(hidden, weights, params)
+
+
+@pytest.mark.parametrize("first, size", [(0, 1), (8, 1), (0, 4), (8, 8)])
+def test_blocks_in_the_network(first, size):
+    theirs = noisy_beside_clean(first, size)
+    assert_same(noisy_beside_clean(first, size, attention="fused"), theirs, 1e-4)
+
+
+@pytest.mark.parametrize("options", [{"remat": "matmuls"}, {"remat": "full", "unroll": DEPTH}])
+def test_the_mask_goes_through_rematerialisation(options):
+    ours = noisy_beside_clean(8, 1, attention="fused", **options)
+    assert_same(ours, noisy_beside_clean(8, 1), 1e-4)
+
+
+def test_on_many_devices():
+    """Rows and heads are split over them."""
+    mesh = sharding.make_mesh(tiny_config(**AXES).mesh)
+    ours = noisy_beside_clean(8, 1, mesh, attention="fused")
+    assert_same(ours, noisy_beside_clean(8, 1), 1e-4)
