@@ -26,12 +26,14 @@ from jax.sharding import PartitionSpec as P
 from elf_jax.networks import fused_attention as fused
 from elf_jax.networks import fused_biased_attention as biased
 from elf_jax.networks import gpu_attention, gpu_biased_attention, gpu_heads, splash
-from elf_jax.networks.block_mask import BlockMask
+from elf_jax.networks.block_mask import BlockMask, padded
 from elf_jax.networks.kernel_parts import LANES, HeadLayout
 from elf_jax.networks.layers import add_bias, normalize, product, rotate
 
 IMPLEMENTATIONS = ("auto", "xla", "cudnn", "fused")
-CUDNN_WIDTH = 8  # cuDNN needs head widths that are multiples of this
+# cuDNN needs multiples of these.
+CUDNN_WIDTH = 8  # of head widths
+CUDNN_LENGTH = 2  # of lengths, where there is a mask
 ROWS = ("data", "fsdp")  # axes of the mesh that rows are split over
 
 
@@ -254,19 +256,23 @@ def softmax_attention(q, k, v, implementation="xla", causal=False, mask=None):
     Args:
       q: [B, T, H, K]. k, v: [B, L, H, K]. implementation: "xla", or "cudnn" for 16-bit types.
       causal: whether a position attends to earlier positions and itself only.
-      mask: [T, L] bool, True where a query may attend to a key. None: everywhere.
+      mask: [T, L] numpy bool, True where a query may attend to a key. None: everywhere.
 
     Returns:
       [B, T, H, K] in the dtype of q.
     """
-    width = q.shape[-1]
+    length, width = q.shape[1], q.shape[-1]
     if implementation == "cudnn":
-        padding = [(0, 0)] * 3 + [(0, -width % CUDNN_WIDTH)]
-        q, k, v = (jnp.pad(array, padding) for array in (q, k, v))
+        more = [0 if mask is None else -a.shape[1] % CUDNN_LENGTH for a in (q, k, v)]
+        q, k, v = (
+            jnp.pad(a, [(0, 0), (0, extra), (0, 0), (0, -width % CUDNN_WIDTH)])
+            for a, extra in zip((q, k, v), more, strict=True)
+        )
+        mask = None if mask is None else padded(mask, q.shape[1], k.shape[1])
     mask = None if mask is None else jnp.asarray(mask)[None, None]
     how = dict(scale=width**-0.5, is_causal=causal, implementation=implementation)
     out = jax.nn.dot_product_attention(q, k, v, mask=mask, **how)
-    return out[..., :width]
+    return out[:, :length, :, :width]
 
 
 def biased_attention(q, k, v, bias, groups, heads, mesh):

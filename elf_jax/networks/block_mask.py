@@ -47,3 +47,14 @@ class BlockMask:
         sees[:, self.length : self.length + control] = True
         sees[control:, self.length + control :] = starts == starts[:, None]
         return sees
+
+
+def padded(mask, queries, keys):
+    """A mask [T, L] as one of [queries, keys]. Nobody sees a new key, and new queries see the
+    first key, because a row without any key would not be a number.
+    """
+    count, seen = mask.shape
+    whole = np.zeros((queries, keys), bool)
+    whole[:count, :seen] = mask
+    whole[count:, 0] = True
+    return whole

@@ -8,8 +8,8 @@ B batch, T queries, L keys, H heads of width K.
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
+from elf_jax.networks.block_mask import padded
 from elf_jax.networks.kernel_parts import LANES
 
 LARGEST = 512  # queries or keys of one block
@@ -34,10 +34,7 @@ def masked_attention(q, k, v, mask, interpret=False, kept_as=None):
     )
 
     (queries, rows), (keys, columns) = map(_blocks, mask.shape)
-    whole = np.zeros((queries, keys), bool)
-    whole[: mask.shape[0], : mask.shape[1]] = mask
-    whole[mask.shape[0] :, 0] = True  # a row without any key would not be a number
-    one = splash_attention_mask.NumpyMask(whole)
+    one = splash_attention_mask.NumpyMask(padded(mask, queries, keys))
     attend = splash_attention_kernel.make_splash_mha(
         splash_attention_mask.MultiHeadMask([one] * q.shape[2]),
         block_sizes=splash_attention_kernel.BlockSizes(

@@ -59,6 +59,29 @@ def test_who_sees_whom(first, size, control):
             assert is_seen == wanted
 
 
+@pytest.mark.parametrize("queries, keys", [(7, 9), (8, 9), (6, 12)])
+def test_cudnn_gets_even_lengths(queries, keys, monkeypatch):
+    """And whole widths, with a mask that hides what was added. XLA stands in for it here."""
+    rng, attend = np.random.default_rng(0), jax.nn.dot_product_attention
+
+    def stand_in(q, k, v, mask=None, implementation=None, **how):
+        assert implementation == "cudnn" and mask.shape == (1, 1, q.shape[1], k.shape[1])
+        assert q.shape[1] % 2 == k.shape[1] % 2 == q.shape[3] % 8 == 0
+        return attend(
+            q, k + 1e3 * (jnp.arange(k.shape[1])[:, None, None] >= keys), v, mask=mask, **how
+        )
+
+    shapes = [(2, size, 2, 6) for size in (queries, keys, keys)]
+    q, k, v = (rng.normal(size=shape).astype(np.float32) for shape in shapes)
+    mask = rng.random((queries, keys)) < 0.5
+    mask[:, 0] = True
+    theirs = softmax_attention(q, k, v, mask=mask)
+    monkeypatch.setattr(jax.nn, "dot_product_attention", stand_in)
+    ours = softmax_attention(q, k, v, "cudnn", mask=mask)
+    assert ours.shape == theirs.shape
+    np.testing.assert_allclose(ours, theirs, atol=1e-5)
+
+
 AXES = {"mesh.data": 2, "mesh.fsdp": 2, "mesh.tensor": 2}
 B, L, D, H, DEPTH = 4, 24, 32, 2, 2
 
