@@ -51,7 +51,7 @@ class BlockMask:
 
 def padded(mask, queries, keys):
     """A mask [T, L] as one of [queries, keys]. Nobody sees a new key, and new queries see the
-    first key, because a row without any key would not be a number.
+    first key, because what a kernel makes of a row without any key may not be a number.
     """
     count, seen = mask.shape
     whole = np.zeros((queries, keys), bool)
