@@ -5,7 +5,7 @@ Command:   python main.py --config=configs/seq2seq.py --config.data.path=pairs.j
            with --config.data.source_field and --config.data.field naming the two fields.
 Hardware:  a laptop, one GPU or one TPU chip: sizes fit the data and the machine by a rule
            (docs/data.md), and a line says what was chosen. Set a key to choose it yourself.
-Duration:  20 epochs, on a CPU at most about 40 minutes.
+Duration:  20 epochs, on a CPU at most about an hour if nothing else runs there.
 Variants:  seq2seq.py:elf_whole writes all tokens at once, as published; seq2seq.py:mdlm and so on:
            the other methods.
 Expect:    depends on the data; --mode=evaluate prints BLEU and ROUGE on the held-out part.

@@ -4,7 +4,7 @@ Paper:     ELF, arXiv 2605.10938, unconditional generation, at small size.
 Command:   python main.py --config=configs/text.py --config.data.path='books/*.txt'
 Hardware:  a laptop, one GPU or one TPU chip: sizes fit the data and the machine by a rule
            (docs/data.md), and a line says what was chosen. Set a key to choose it yourself.
-Duration:  20 epochs, on a CPU at most about 40 minutes.
+Duration:  20 epochs, on a CPU at most about an hour if nothing else runs there.
 Variants:  text.py:elf_whole writes all tokens at once, as published, and can rewrite and be
            distilled; text.py:elf_fill learns to fill gaps too, see docs/filling.md; text.py:mdlm
            and so on: the other methods, also with _fill.

@@ -46,7 +46,9 @@ KEYS = SIZES + TRAINING
 LARGE = 50_000_000  # tokens; with fewer, a network of width 768 learns the text by heart
 EPOCHS = 20.0
 FEWEST_STEPS = 1000  # a network that has made fewer has not learned to write
-MOST_ON_CPU = 8000 * 64  # steps times positions: about 40 minutes on one core, in batches of 64
+# Steps times positions, in batches of 64. About 40 minutes on one quiet core for whole rows; a
+# position of text in blocks or of pairs takes up to 1.3 times as long.
+MOST_ON_CPU = 8000 * 64
 # With blocks of one token the text before says more than the noise hides, so what is learned at
 # early times counts: -2 was better than -1 where the rule gives -0.9. Longer blocks were not tried.
 ONE_TOKEN = 1.1  # how much lower the mean of the law of times is
