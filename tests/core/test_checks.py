@@ -36,6 +36,7 @@ from elf_jax.methods.elf import flow
 from elf_jax.methods.registry import METHODS, build_method
 from elf_jax.networks.attention import IMPLEMENTATIONS
 from elf_jax.networks.backbone import REMAT
+from elf_jax.training import scorer
 from elf_jax.training.encoder_objective import t5_config
 from elf_jax.training.optimizer import make_optimizer, make_schedule
 from tests.conftest import GOLDEN
@@ -89,8 +90,11 @@ def _rate(settings):
 
 
 def _optimizer(settings):
-    params = {"kernel": jnp.zeros((2, 2))}
-    return jax.tree.structure(make_optimizer(settings, lambda step: 0.1).init(params))
+    return _state_of(make_optimizer(settings, lambda step: 0.1))
+
+
+def _state_of(optimizer):
+    return jax.tree.structure(optimizer.init({"kernel": jnp.zeros((2, 2))}))
 
 
 def _pad_id(config):
@@ -121,6 +125,7 @@ CARRIED_OUT = {
     "optimizer.schedule": lambda config: _rate(config.optimizer),
     "sample.sampler": _sampler,
     "sample.weights": lambda config: _choose("", ["params", "ema_params1"], config.sample.weights),
+    "scorer.optimizer": lambda config: _state_of(scorer._make_optimizer(config)[0]),
     "pretrain.version": lambda config: t5_config(config.pretrain, 8),
     "pretrain.optimizer.name": lambda config: _optimizer(config.pretrain.optimizer),
     "pretrain.optimizer.schedule": lambda config: _rate(config.pretrain.optimizer),

@@ -101,7 +101,8 @@ def test_padding_for_cudnn_changes_nothing(monkeypatch, causal):
     plain, seen = softmax_attention(q, k, v, causal=causal), []
     real = jax.nn.dot_product_attention
 
-    def stand_in(q, k, v, scale, is_causal, implementation):
+    def stand_in(q, k, v, scale, is_causal, implementation, mask):
+        assert mask is None
         seen.append((q.shape[-1], is_causal, implementation))
         return real(q, k, v, scale=scale, is_causal=is_causal)
 
