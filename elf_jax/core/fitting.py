@@ -252,8 +252,8 @@ def _choose_training(values, facts, on_cpu):
 def _micro_batches(values):
     """The number of parts, a power of two, in which a batch has few positions at once on a CPU."""
     parts, rows = 1, values["train.batch_size"]
-    too_many = POSITIONS_AT_ONCE / _positions(values)
-    while rows > too_many * parts and rows % (2 * parts) == 0 and rows >= 2 * parts * FEWEST_ROWS:
+    most = POSITIONS_AT_ONCE / _positions(values)  # rows of a part
+    while rows > most * parts and rows % (2 * parts) == 0 and rows >= 2 * parts * FEWEST_ROWS:
         parts *= 2
     return parts
 
