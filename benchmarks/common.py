@@ -142,7 +142,8 @@ class Ours(NamedTuple):
     options: dict
 
     @classmethod
-    def of(cls, config, mesh):
+    def of(cls, config, mesh, batch=None):
+        """Of a config on a mesh. batch: see `make_train_step`; None: random full rows."""
         rows = config.train.batch_size
         sharding.check_batch(rows, config.train.accumulate, mesh)
         method, frozen = random_method(config, mesh)
@@ -151,7 +152,8 @@ class Ours(NamedTuple):
         state, shardings = new_state(config, method, optimizer, mesh)
         settings = step_settings(config, mesh)
         step = make_train_step(method, optimizer, schedule, settings, shardings.params)
-        batch = random_batch(config, method.vocab_size, rows, mesh)
+        if batch is None:
+            batch = random_batch(config, method.vocab_size, rows, mesh)
         arguments, options = (frozen, batch, jax.random.key(1)), sharding.compiler_options(mesh)
         return cls(method, schedule, settings, step, state, shardings, arguments, options)
 

@@ -18,7 +18,8 @@ tokens from noisy latents (objective.token_weight). ELF writes its targets from 
 token at a time (model.block_length), each in 4 steps with much noise on the way, and each step goes
 towards the likeliest word (sample.token_temperature). One learned table of words reads the text
 before, and is in both heads (model.token_table). ELF and ar have dropout, because they learn a few
-pairs by heart in 20 epochs.
+pairs by heart in 20 epochs, and they do not see the padding of sources (model.hide_padding). So
+pairs of like length are computed together, without most of their padding (train.length_buckets).
 """
 
 from ml_collections import ConfigDict
@@ -53,5 +54,6 @@ def get_config(variant: str = "elf") -> ConfigDict:
         config.sample.token_temperature = 0.1
     if variant in ("elf", "elf_whole", "ar"):
         config.model.dropout = 0.1
+    config.model.hide_padding = variant in ("elf", "ar")  # which write from left to right
     presets.use_method(config, "elf" if variant == "elf_whole" else variant)
     return config.lock()

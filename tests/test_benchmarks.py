@@ -24,6 +24,20 @@ MODEL = ["--repeats=1", "--vocab_size=50", *TINY]
 BENCHMARKS = {
     "train_step": (MODEL, "mixed within the batch"),
     "micro_batches": ([QUICKSTART, *MODEL, "--parts=1,2"], "2 micro-batches"),
+    "length_buckets": (
+        [
+            f"--config={ROOT}/configs/seq2seq.py",
+            f"--config.data.path={ROOT}/tests/names.jsonl",
+            "--config.data.source_field=text",
+            "--config.data.field=text",
+            "--config.data.vocab_size=300",
+            "--config.train.batch_size=16",
+            *(one for one in TINY if "batch_size" not in one),
+            "--repeats=1",
+            "--steps=1:1,2:2",
+        ],
+        "2 bucket(s), 2 micro-batch(es): ",
+    ),
     "sampling": (MODEL, "one scan"),
     "optimizer": (MODEL, "optax, one after another"),
     "checkpoint_sums": (MODEL, "checksums of the arrays"),

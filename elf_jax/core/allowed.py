@@ -76,6 +76,7 @@ SMALLEST = {
     ),
     "train.batch_size": 1,
     "train.accumulate": 1,
+    "train.length_buckets": 1,
     "train.log_every": 1,
     "train.validate_every": 0,
     "train.validation_batches": 1,
@@ -182,6 +183,8 @@ FRACTIONS = {
     "optimizer.ema": (0, 1, True, True),
     "pretrain.density": (0, 1, False, False),
 }
+
+BUCKET_PARTS = 8  # of a batch; each bucket of train.length_buckets has a whole number of them
 
 METHOD_SECTIONS = ("tokens", "mdlm", "duo", "cdcd")  # of the methods other than elf
 

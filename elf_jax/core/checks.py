@@ -9,6 +9,7 @@ import difflib
 
 from elf_jax.core.allowed import (
     ABOVE,
+    BUCKET_PARTS,
     CHOICES,
     DURATIONS,
     FRACTIONS,
@@ -59,6 +60,7 @@ def check_model(config):
     check_data(config.data)
     _check_given_of_method(config)
     _check_blocks(config)
+    _check_buckets(config)
     _check_cdcd(config.cdcd)
     _check_encoder(config.encoder, config.data)
     _check_heads(config.model)
@@ -262,6 +264,28 @@ def _check_blocks(config):
             f"config.model.block_length is {size}, which does not divide config.data.length="
             f"{data.length}{kept}: set config.data.length="
             f"{data.length - room % size + (size if room < size else 0)}"
+        )
+
+
+def _check_buckets(config):
+    """Checks whether padding may be cut off. Only in a network that reads from left to right do
+    targets not depend on the padding after them.
+    """
+    model, data, buckets = config.model, config.data, config.train.length_buckets
+    if buckets in (None, 1):
+        return
+    asked = f"config.train.length_buckets is {buckets}"
+    if buckets > BUCKET_PARTS:
+        raise UserError(f"{asked}; it must be at most {BUCKET_PARTS}")
+    if config.method != "ar" and not model.block_length:
+        raise UserError(
+            f"{asked}, but only ar and an elf with config.model.block_length read from left to "
+            "right: set it to 1"
+        )
+    if data.pad_source and not model.hide_padding:
+        raise UserError(
+            f"{asked}, and the network sees the padding of sources: set "
+            "config.model.hide_padding=True, or config.data.pad_source=False"
         )
 
 

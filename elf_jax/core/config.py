@@ -42,7 +42,12 @@ MAY_CHANGE = (
 PLACES = ("data.path", "data.validation_path", "data.prepared", "data.bad_lines")
 # A training keeps the values of these keys that it began with, whatever the config says now. A
 # workdir of an earlier version, which did not have the key, has this value.
-FOLLOWED = {"optimizer.ema_warmup": False, "data.longest_block": 0, "model.token_table": False}
+FOLLOWED = {
+    "optimizer.ema_warmup": False,
+    "data.longest_block": 0,
+    "model.token_table": False,
+    "model.hide_padding": False,
+}
 # What a key that is missing in a config of an earlier version has there.
 BEFORE = {**FOLLOWED, "scorer.optimizer": "adamw"}
 # Keys of section `sample` that a protocol cannot set: weights are loaded once for all protocols.

@@ -13,6 +13,7 @@ formulas are a guess.
 import math
 from typing import NamedTuple
 
+from elf_jax.core.allowed import BUCKET_PARTS
 from elf_jax.core.errors import UserError
 
 # The keys of a config that can be chosen by rule, as {section: keys}.
@@ -36,6 +37,7 @@ TRAINING = (
     "optimizer.learning_rate",
     "optimizer.ema",
     "train.batch_size",
+    "train.length_buckets",
     "train.accumulate",
     *DURATION,
     "train.validate_every",
@@ -56,6 +58,9 @@ ONE_TOKEN = 1.1  # how much lower the mean of the law of times is
 # four parts (benchmarks/micro_batches.py). Every part keeps some rows, which devices can share.
 POSITIONS_AT_ONCE = 4096
 FEWEST_ROWS = 8
+# Pairs in four buckets need 0.56 (German and English) and 0.74 (summaries) of the positions of
+# whole rows, in three 0.59 and 0.76, in six 0.54 and 0.72. Compilation takes longer with each.
+BUCKETS = 4
 T5_WIDTH = 512  # of the latents of a T5-small
 VOCABULARY = 512, 32_768  # the smallest and the largest; a byte-level BPE begins with 259
 
@@ -232,6 +237,7 @@ def _choose_training(values, facts, on_cpu):
     a thirtieth of the steps.
     """
     _fill(values, {"train.batch_size": 64 if on_cpu else 128})
+    _fill(values, {"train.length_buckets": _buckets(values)})
     _fill(values, {"train.accumulate": _micro_batches(values) if on_cpu else 1})
     _choose_duration(values, facts, on_cpu)
     steps = _steps(values, facts)
@@ -249,11 +255,23 @@ def _choose_training(values, facts, on_cpu):
     )
 
 
+def _buckets(values):
+    """BUCKETS for pairs whose padding can be cut off, where the batch divides; else 1."""
+    left_to_right = values["method"] == "ar" or values["model.block_length"]
+    can_cut = values["model.hide_padding"] or not values["data.pad_source"]
+    whole = values["train.batch_size"] % (BUCKET_PARTS * (values["train.accumulate"] or 1)) == 0
+    pairs = bool(values["data.source_field"])
+    return BUCKETS if pairs and left_to_right and can_cut and whole else 1
+
+
 def _micro_batches(values):
     """The number of parts, a power of two, in which a batch has few positions at once on a CPU."""
-    parts, rows = 1, values["train.batch_size"]
-    most = POSITIONS_AT_ONCE / _positions(values)  # rows of a part
-    while rows > most * parts and rows % (2 * parts) == 0 and rows >= 2 * parts * FEWEST_ROWS:
+    parts, rows, buckets = 1, values["train.batch_size"], values["train.length_buckets"]
+    unit = BUCKET_PARTS if buckets > 1 else 1  # what has to divide
+    most = buckets * POSITIONS_AT_ONCE / _positions(values)  # rows of a part
+    while rows > most * parts and rows % (2 * parts * unit) == 0:
+        if rows < 2 * parts * FEWEST_ROWS * buckets:
+            break
         parts *= 2
     return parts
 

@@ -12,6 +12,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from elf_jax.core.allowed import BUCKET_PARTS
 from elf_jax.core.errors import UserError
 
 AXES = ("data", "fsdp", "tensor")
@@ -97,14 +98,20 @@ def whole_rows(count, mesh):
     return -(-count // shards) * shards
 
 
-def check_batch(batch_size, accumulate, mesh, name="config.train.batch_size"):
-    """Raises UserError unless `batch_size` splits evenly over devices and micro-batches."""
+def check_batch(batch_size, accumulate, mesh, name="config.train.batch_size", buckets=1):
+    """Raises UserError unless `batch_size` splits evenly over devices and micro-batches, and over
+    the parts that buckets are made of.
+    """
     parts = row_shards(mesh) * accumulate
+    more = ""
+    if buckets > 1:
+        parts *= BUCKET_PARTS
+        more = f" x {BUCKET_PARTS} parts (config.train.length_buckets)"
     if batch_size < 1 or accumulate < 1 or batch_size % parts:
         near = max(round(batch_size / parts), 1) * parts
         raise UserError(
             f"{name}={batch_size} is not divisible by {row_shards(mesh)} devices x "
-            f"{accumulate} micro-batches: use a multiple of {parts}, such as {near}"
+            f"{accumulate} micro-batches{more}: use a multiple of {parts}, such as {near}"
         )
 
 

@@ -70,6 +70,8 @@ class Batch:
       is_filler: [B, L] bool, padding that fills the end of a gap between given positions; it is
         part of the target, but not valid. None: there is none.
       never: tokens that sampling must not write, and where. None: there are none.
+      places: of rows that were cut to their bucket, the place in a whole row of each of the L
+        positions, L increasing integers. None: rows are whole, and places count from 0.
     """
 
     tokens: Tokens
@@ -77,6 +79,12 @@ class Batch:
     is_valid: Mask
     is_filler: Mask | None = None
     never: Never | None = None
+    places: tuple[int, ...] | None = flax.struct.field(pytree_node=False, default=None)
+
+    @property
+    def source_padding(self):
+        """[B, L] bool, the padding between a source and its target."""
+        return self.is_cond & ~self.is_valid
 
 
 def nothing_given(rows, length):

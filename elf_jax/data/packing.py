@@ -47,6 +47,10 @@ class Rows:
         """L."""
         return self.tokens.shape[1]
 
+    def lengths(self):
+        """(lengths of the conditions, lengths of the targets), [N] integers each."""
+        return self.cond_length, self.valid_length - self.cond_length
+
     def take(self, index):
         """The fields of a `Batch` for some rows: a dict of arrays [..., L].
 

@@ -29,6 +29,7 @@ from elf_jax.data.packing import Rows, in_batches, spread
 
 # Every row can be read alone. Compression would save too little space to be worth its time.
 WRITER_OPTIONS = "group_size:1,uncompressed"
+READ_ROWS = 1 << 14  # at once, where all rows are read
 
 
 def row_dtype(vocab_size, length):
@@ -113,6 +114,13 @@ class PreparedRows:
 
     def __len__(self):
         return self.total
+
+    def lengths(self):
+        """See `Rows.lengths`. All rows are read for it."""
+        starts = range(0, len(self), READ_ROWS)
+        parts = (self._rows(np.arange(s, min(s + READ_ROWS, len(self)))) for s in starts)
+        found = [part.lengths() for part in parts]
+        return tuple(np.concatenate(halves) for halves in zip(*found, strict=True))
 
     def take(self, index):
         """See `Rows.take`."""

@@ -82,14 +82,18 @@ class Cache(NamedTuple):
     Attributes:
       keys, values: [B, L, H, K] of one layer, or [depth, B, L, H, K] of all layers. The keys have
         been normed and rotated. L is the largest number of positions.
+      is_key: [B, L] or [depth, B, L] bool, which of them may be attended to; None: all.
     """
 
     keys: jax.Array
     values: jax.Array
+    is_key: jax.Array | None = None
 
     @classmethod
-    def empty(cls, depth, rows, length, heads, head_width, dtype, mesh=None):
-        """A cache [depth, B, L, H, K] of zeros, split over the mesh like rows and heads."""
+    def empty(cls, depth, rows, length, heads, head_width, dtype, mesh=None, has_is_key=False):
+        """A cache [depth, B, L, H, K] of zeros, split over the mesh like rows and heads. With
+        `has_is_key` some of its positions can be hidden.
+        """
         zeros = jnp.zeros((depth, rows, length, heads, head_width), dtype)
         if mesh is not None:
             split = heads % mesh.shape["tensor"] == 0
@@ -97,16 +101,36 @@ class Cache(NamedTuple):
                 None, ROWS if _splits(zeros[0], mesh) else None, None, "tensor" if split else None
             )
             zeros = jax.lax.with_sharding_constraint(zeros, jax.sharding.NamedSharding(mesh, spec))
-        return cls(zeros, zeros)
+        return cls(zeros, zeros, jnp.ones(zeros.shape[:3], bool) if has_is_key else None)
 
     def write(self, new, position):
-        """The cache with another one of fewer positions written into it, from a position on."""
-        return Cache(
-            *(
-                jax.lax.dynamic_update_slice_in_dim(old, part.astype(old.dtype), position, axis=-3)
-                for old, part in zip(self, new, strict=True)
-            )
+        """The cache [depth, ...] with another one of fewer positions written into it, from a
+        position on.
+        """
+
+        def put(old, part):
+            part = part.astype(old.dtype)
+            return jax.lax.dynamic_update_slice_in_dim(old, part, position, axis=2)
+
+        is_key = None if self.is_key is None else put(self.is_key, new.which_keys())
+        return Cache(put(self.keys, new.keys), put(self.values, new.values), is_key)
+
+    def and_then(self, new):
+        """The cache [B, ...] with the positions of another one after its own."""
+        keys, values = (
+            jnp.concatenate(parts, axis=1) for parts in zip(self[:2], new[:2], strict=True)
         )
+        return Cache(keys, values, self.keys_and_then(new))
+
+    def keys_and_then(self, new):
+        """`is_key` of `and_then`."""
+        if self.is_key is None and new.is_key is None:
+            return None
+        return jnp.concatenate([self.which_keys(), new.which_keys()], axis=1)
+
+    def which_keys(self):
+        """`is_key` as an array."""
+        return jnp.ones(self.keys.shape[:-2], bool) if self.is_key is None else self.is_key
 
 
 class Groups(NamedTuple):
@@ -167,16 +191,29 @@ def self_attention(
 
 
 def cached_attention(
-    x, kernel, bias, q_scale, k_scale, angles, heads, implementation, cache, sees, mesh=None
+    x,
+    kernel,
+    bias,
+    q_scale,
+    k_scale,
+    angles,
+    heads,
+    implementation,
+    cache,
+    sees,
+    is_key=None,
+    mesh=None,
 ):
     """`self_attention` of new positions, which may see those of a cache too.
 
     Args:
       x: [B, T, D], the new positions. angles: [T, K / 2], theirs.
-      cache: `Cache` of one layer, of S positions.
+      cache: `Cache` of one layer, of S positions; None: there is none, and `sees` is None.
       sees: which positions of the cache and which new ones each new position may see: a
         `BlockMask`, or [T, S + T] bool, for which it is always XLA. None: nothing of the cache, and
         the new ones causally.
+      is_key: [B, T] bool, which of the new positions may be attended to; None: all. The first one
+        always may, so that every position sees one.
       kernel, bias, q_scale, k_scale, heads, implementation, mesh: as for `self_attention`.
 
     Returns:
@@ -184,33 +221,35 @@ def cached_attention(
       for rematerialisation.
     """
     q, k, v = _heads(x, kernel, bias, q_scale, k_scale, angles, heads, mesh)
-    new = Cache(k, v)
+    new = Cache(k, v, is_key)
     mask = sees.array() if isinstance(sees, BlockMask) else sees
     has_kernel = implementation == "fused" and _platform(mesh) != "gpu" and _splits(q, mesh)
     if sees is None and has_kernel:
         out = _masked(q, new, np.tri(q.shape[1], dtype=bool), mesh)
     elif sees is None:
         implementation = "xla" if implementation == "fused" else implementation
-        out = softmax_attention(q, k, v, implementation, causal=True)
+        out = softmax_attention(q, k, v, implementation, causal=True, is_key=is_key)
     elif isinstance(sees, BlockMask) and (has_kernel or implementation == "cudnn"):
-        both = Cache(*(jnp.concatenate(parts, axis=1) for parts in zip(cache, new, strict=True)))
+        both = cache.and_then(new)
         if has_kernel:
             out = _masked(q, both, mask, mesh)
         else:
-            out = softmax_attention(q, *both, implementation, mask=mask)
+            k, v, is_key = both
+            out = softmax_attention(q, k, v, implementation, mask=mask, is_key=is_key)
     else:
         out = _attend_to_both(q, cache, new, mask)
     return checkpoint_name(out.reshape(x.shape), "attended"), new
 
 
 def _masked(q, seen, mask, mesh):
-    """Attention to the keys and values `seen` with a mask [T, L] of numpy, by `splash.py`."""
+    """Attention to the `Cache` `seen` with a mask [T, L] of numpy, by `splash.py`."""
 
-    def attend(q, k, v):
-        return splash.masked_attention(q, k, v, mask, _interpret(mesh), "attended")
+    def attend(q, k, v, is_key=None):
+        return splash.masked_attention(q, k, v, mask, _interpret(mesh), "attended", is_key)
 
-    spec = P(ROWS, None, "tensor")
-    return _on_every_device(attend, mesh, (spec, spec, spec), spec)(q, *seen)
+    spec, arrays = P(ROWS, None, "tensor"), [array for array in (q, *seen) if array is not None]
+    specs = (spec, spec, spec, P(ROWS))[: len(arrays)]
+    return _on_every_device(attend, mesh, specs, spec)(*arrays)
 
 
 def _attend_to_both(q, cache, new, sees):
@@ -227,6 +266,8 @@ def _attend_to_both(q, cache, new, sees):
         ],
         axis=-1,
     )
+    is_key = cache.keys_and_then(new)
+    sees = sees if is_key is None else sees & is_key[:, None, None]
     scores = jnp.where(sees, scores * q.shape[-1] ** -0.5, -jnp.inf)
     p = jax.nn.softmax(scores, axis=-1).astype(q.dtype)
     # A weight of zero does not hide a value that is not finite, so the cache must have none.
@@ -250,18 +291,22 @@ def _heads(x, kernel, bias, q_scale, k_scale, angles, heads, mesh=None):
     return q, k, v
 
 
-def softmax_attention(q, k, v, implementation="xla", causal=False, mask=None):
+def softmax_attention(q, k, v, implementation="xla", causal=False, mask=None, is_key=None):
     """softmax(q k^T / sqrt(K)) v.
 
     Args:
       q: [B, T, H, K]. k, v: [B, L, H, K]. implementation: "xla", or "cudnn" for 16-bit types.
       causal: whether a position attends to earlier positions and itself only.
       mask: [T, L] numpy bool, True where a query may attend to a key. None: everywhere.
+      is_key: [B, L] bool, which keys may be attended to at all, where there is a mask or attention
+        is causal; None: all. The first one always may.
 
     Returns:
       [B, T, H, K] in the dtype of q.
     """
     length, width = q.shape[1], q.shape[-1]
+    if is_key is not None and causal:  # one mask for both, which cuDNN needs as [T, L]
+        mask, causal = np.tri(length, dtype=bool), False
     if implementation == "cudnn":
         more = [0 if mask is None else -a.shape[1] % CUDNN_LENGTH for a in (q, k, v)]
         q, k, v = (
@@ -269,7 +314,11 @@ def softmax_attention(q, k, v, implementation="xla", causal=False, mask=None):
             for a, extra in zip((q, k, v), more, strict=True)
         )
         mask = None if mask is None else padded(mask, q.shape[1], k.shape[1])
+        if is_key is not None:
+            is_key = jnp.pad(is_key, [(0, 0), (0, k.shape[1] - is_key.shape[1])])
     mask = None if mask is None else jnp.asarray(mask)[None, None]
+    if is_key is not None:
+        mask = mask & is_key[:, None, None]
     how = dict(scale=width**-0.5, is_causal=causal, implementation=implementation)
     out = jax.nn.dot_product_attention(q, k, v, mask=mask, **how)
     return out[:, :length, :, :width]

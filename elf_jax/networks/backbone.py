@@ -46,7 +46,7 @@ REMAT = {
 
 class Attention(nn.Module):
     """Multi-head self-attention; see `attention.self_attention`, and `attention.cached_attention`
-    for its form with a cache.
+    for its form with a cache, or with positions that may not be attended to.
 
     Returns:
       ([B, T, D], of x [B, T, D]; the `Cache` of these positions, or None without a cache).
@@ -59,15 +59,16 @@ class Attention(nn.Module):
     causal: bool
 
     @nn.compact
-    def __call__(self, x, angles, cache=None, sees=None):
+    def __call__(self, x, angles, cache=None, sees=None, is_key=None):
         width = x.shape[-1]
         kernel, bias = Weights(3 * width, self.dtype, name="qkv")(width)
         scales = [Scale(width // self.heads, name=name)() for name in ("q_norm", "k_norm")]
         inputs = x, kernel, bias, *scales, angles, self.heads, self.implementation
-        if cache is None:
+        if cache is None and is_key is None:
             out, new = self_attention(*inputs, self.mesh, self.causal), None
         else:
-            out, new = cached_attention(*inputs, cache, sees, self.mesh)
+            out, new = cached_attention(*inputs, cache, sees, is_key, self.mesh)
+            new = None if cache is None else new
         return Dense(width, self.dtype, mesh=self.mesh, name="out")(out), new
 
 
@@ -83,12 +84,12 @@ class Block(nn.Module):
     causal: bool
 
     @nn.compact
-    def __call__(self, x, dropout_rate, angles, ids, cache, sees):
+    def __call__(self, x, dropout_rate, angles, ids, cache, sees, is_key):
         has_dropout = self.has_rng("dropout")
         drop = partial(_drop, self, rate=dropout_rate, ids=ids) if has_dropout else _keep
         how = self.attention, self.mesh, self.causal
         attention = Attention(self.heads, self.dtype, *how, name="attn")
-        attended, new = attention(RMSNorm(name="norm1")(x), angles, cache, sees)
+        attended, new = attention(RMSNorm(name="norm1")(x), angles, cache, sees, is_key)
         x = x + drop(attended)
         mlp = SwiGLU(int(4 * x.shape[-1] * 2 / 3), self.dtype, self.mesh, name="mlp")
         return x + mlp(RMSNorm(name="norm2")(x), drop), new
@@ -146,12 +147,22 @@ class Backbone(nn.Module):
             block,
             variable_axes={"params": 0},
             split_rngs={"params": True, "dropout": True},
-            in_axes=(0, nn.broadcast, nn.broadcast, 0, nn.broadcast),
+            in_axes=(0, nn.broadcast, nn.broadcast, 0, nn.broadcast, nn.broadcast),
             length=self.depth,
             unroll=self.unroll,
         )(self.heads, self.dtype, self.attention, self.mesh, self.causal)
 
-    def __call__(self, text, scalars=None, switches=None, ids=None, cache=None, position=None):
+    def __call__(
+        self,
+        text,
+        scalars=None,
+        switches=None,
+        ids=None,
+        cache=None,
+        position=None,
+        places=None,
+        is_key=None,
+    ):
         """Hidden states of the text after the last block, without a final norm.
 
         Args:
@@ -164,33 +175,43 @@ class Backbone(nn.Module):
             cache is read causally, without control tokens. None: the text is the whole row.
           position: with a cache, the position of the first of the L, an integer, traced or not.
             None: the text begins the row, and what the cache has is not seen.
+          places: [L] numpy integers, the place in a row of each position of text that begins it.
+            None: they count from 0.
+          is_key: [B, L] bool, which positions may be attended to, where text is read causally; the
+            first one always may. None: all.
 
         Returns:
           [B, L, D]; with a cache (this, the cache with these positions too). Dropout needs the RNG
           "dropout".
         """
+        if is_key is not None and not (self.causal or cache is not None):
+            raise ValueError("only a network that reads from left to right can hide positions")
         if cache is not None and (scalars or switches):
             raise ValueError("text with a cache is read without control tokens")
         if cache is not None:
-            return self._next(text, ids, cache, position)
+            return self._next(text, ids, cache, position, places, is_key)
         control = self._control_tokens(scalars or {}, switches or {})
-        angles = rotary_angles(_count(control), text.shape[1], self.width // self.heads)
-        x, _ = self._run([*control, text], angles, ids)
+        if is_key is not None:
+            is_key = jnp.pad(is_key, ((0, 0), (_count(control), 0)), constant_values=True)
+        places = text.shape[1] if places is None else places
+        angles = rotary_angles(_count(control), places, self.width // self.heads)
+        x, _ = self._run([*control, text], angles, ids, is_key=is_key)
         return x[:, _count(control) :]
 
-    def _next(self, text, ids, cache, position):
+    def _next(self, text, ids, cache, position, places, is_key):
         """`__call__` with a cache."""
         size, count = cache.keys.shape[2], text.shape[1]
         start = 0 if position is None else position
-        angles = rotary_angles(0, size, self.width // self.heads)
-        angles = jax.lax.dynamic_slice_in_dim(jnp.asarray(angles), start, count)
+        if places is None:
+            places = start + np.arange(count)
+        angles = rotary_angles(0, places, self.width // self.heads)
         sees = None
         if position is not None:
             before = jnp.broadcast_to(jnp.arange(size) < position, (count, size))
             sees = jnp.concatenate([before, jnp.tri(count, dtype=bool)], axis=1)
         # The layers only read the cache. It is written once, outside their loop, so that a loop
         # over positions can reuse its memory.
-        x, new = self._run([text], angles, ids, cache, sees)
+        x, new = self._run([text], angles, ids, cache, sees, is_key)
         return x, cache.write(new, start)
 
     def within(self, text, scalars, switches, ids, cache, places, sees):
@@ -214,11 +235,11 @@ class Backbone(nn.Module):
         x, _ = self._run([*control, text], angles, ids, cache, sees)
         return x[:, count:]
 
-    def _run(self, parts, angles, ids, cache=None, sees=None):
+    def _run(self, parts, angles, ids, cache=None, sees=None, is_key=None):
         """What the blocks return of the parts [B, ..., D] of a row."""
         x = jnp.concatenate(parts, axis=1)
         ids = jnp.arange(len(x)) if ids is None and self.has_rng("dropout") else ids
-        return self.blocks(x, self._dropout_rates(), angles, ids, cache, sees)
+        return self.blocks(x, self._dropout_rates(), angles, ids, cache, sees, is_key)
 
     def _control_tokens(self, scalars, switches):
         """List of [B, count, D], one for each signal."""

@@ -18,24 +18,27 @@ class BlockMask:
     It is a part of the program and not an array of it, so kernels can leave out what is empty.
 
     Attributes:
-      length: S. first: place of the first position of the first block. size: positions of a block.
+      length: S. first: the first position of the first block. size: positions of a block.
       control: c, number of control tokens before the noisy positions.
+      moved: so many places before the first block are left out of the S.
     """
 
     length: int
     first: int
     size: int
     control: int = 0
+    moved: int = 0
 
     @property
     def places(self):
         """[L] integers, the place of each noisy position in its row."""
-        return np.arange(self.first, self.length)
+        return np.arange(self.first, self.length) + self.moved
 
     @property
     def starts(self):
-        """[L] integers, the place at which the block of each noisy position begins."""
-        return self.places - (self.places - self.first) % self.size
+        """[L] integers, the clean position at which the block of each noisy position begins."""
+        position = np.arange(self.first, self.length)
+        return position - (position - self.first) % self.size
 
     def array(self):
         """[c + L, S + c + L] bool, True where a control token or noisy position (rows) sees a clean

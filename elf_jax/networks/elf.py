@@ -126,14 +126,14 @@ class ELF(nn.Module):
         if self.blocks and not self.has_table:
             self.next_proj = dense(self.latent_width)
 
-    def read(self, latents, tokens, ids=None, cache=None, position=None):
+    def read(self, latents, tokens, ids=None, cache=None, position=None, places=None, is_key=None):
         """Reads clean text from left to right.
 
         Args:
           latents: [B, T, C], of the token before each position; zero where there is none.
           tokens: [B, T] integers, these tokens; -1 where there is none.
           ids: [B] integers that name the rows for dropout. None: their places.
-          cache, position: see `Backbone`.
+          cache, position, places, is_key: see `Backbone`.
 
         Returns:
           (hidden states [B, T, D], the cache with these positions too).
@@ -142,7 +142,7 @@ class ELF(nn.Module):
         if self.has_table:
             learned = self.token_table.astype(self.dtype)[tokens]
             text = text + jnp.where((tokens >= 0)[..., None], learned, 0)
-        return self.backbone(text, None, None, ids, cache, position)
+        return self.backbone(text, None, None, ids, cache, position, places, is_key)
 
     def __call__(self, inputs, t, w, is_decode, ids=None, before: Before | None = None):
         """Hidden states of the text before the final norm. Dropout needs the RNG "dropout".

@@ -15,7 +15,7 @@ from elf_jax.networks.kernel_parts import LANES
 LARGEST = 512  # queries or keys of one block
 
 
-def masked_attention(q, k, v, mask, interpret=False, kept_as=None):
+def masked_attention(q, k, v, mask, interpret=False, kept_as=None, is_key=None):
     """softmax(q k^T / sqrt(K), where allowed) v.
 
     Args:
@@ -23,6 +23,8 @@ def masked_attention(q, k, v, mask, interpret=False, kept_as=None):
       mask: [T, L] numpy bool, True where a query may attend to a key. Every query has a key.
       interpret: run without a TPU, for tests.
       kept_as: the name of what the backward pass needs, for rematerialisation.
+      is_key: [B, L] bool, which keys may be attended to at all; None: all. The first one always
+        may.
 
     Returns:
       [B, T, H, K] in the dtype of q. Sums and softmax are float32.
@@ -54,7 +56,12 @@ def masked_attention(q, k, v, mask, interpret=False, kept_as=None):
     )
     q = (q * q.shape[-1] ** -0.5).astype(q.dtype)
     q, k, v = (_heads_first(a, size) for a, size in ((q, queries), (k, keys), (v, keys)))
-    out = jnp.swapaxes(jax.vmap(attend)(q, k, v), 1, 2)
+    segments = None
+    if is_key is not None:  # a query attends to the keys of its own segment
+        of_keys = jnp.pad(~is_key, [(0, 0), (0, keys - is_key.shape[1])]).astype(jnp.int32)
+        of_queries = jnp.zeros((len(q), queries), jnp.int32)
+        segments = splash_attention_kernel.SegmentIds(of_queries, of_keys)
+    out = jnp.swapaxes(jax.vmap(attend)(q, k, v, segments), 1, 2)
     return out[:, : mask.shape[0]]
 
 

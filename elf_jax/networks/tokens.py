@@ -75,7 +75,16 @@ class TokenNetwork(nn.Module):
         return tokens.astype(self.dtype) @ table[: self.vocab_size]
 
     def __call__(
-        self, text, t=None, is_given=None, is_dropped=None, ids=None, cache=None, position=None
+        self,
+        text,
+        t=None,
+        is_given=None,
+        is_dropped=None,
+        ids=None,
+        cache=None,
+        position=None,
+        places=None,
+        is_key=None,
     ):
         """Hidden states of the text before the final norm. Dropout needs the RNG "dropout".
 
@@ -85,7 +94,7 @@ class TokenNetwork(nn.Module):
           is_given: [B, L] bool, the positions of the condition; None: there are none.
           is_dropped: [B, L] bool, where the network must not see the text; None: nowhere.
           ids: [B] integers that name the rows for dropout. None: their places.
-          cache, position: see `Backbone`.
+          cache, position, places, is_key: see `Backbone`.
 
         Returns:
           [B, L, D]; with a cache (this, the new cache).
@@ -95,7 +104,7 @@ class TokenNetwork(nn.Module):
         if is_dropped is not None:
             text = jnp.where(is_dropped[..., None], 0, text)
         scalars = {"time": t} if self.time_tokens else None
-        return self.backbone(text, scalars, None, ids, cache, position)
+        return self.backbone(text, scalars, None, ids, cache, position, places, is_key)
 
     def logits(self, hidden):
         """Token logits in float32, [B, L, V], from hidden states [B, L, D]."""

@@ -3,7 +3,7 @@
 The step does not depend on the method. The method gives the sum of the loss over the counted
 positions, and the step divides by their number in the whole batch. So the gradients of the
 micro-batches are added without weights, and the number of micro-batches changes only the memory
-that is needed.
+that is needed. The rows of different buckets are added up in the same way.
 """
 
 import dataclasses
@@ -43,7 +43,8 @@ class StepSettings:
 
 
 def make_train_step(method, optimizer, schedule, settings, shardings=None):
-    """The function (state, frozen, batch, key) -> (state, metrics), to be jitted.
+    """The function (state, frozen, batch, key) -> (state, metrics), to be jitted. The batch is a
+    `Batch`, or a list with one for each bucket.
 
     Args:
       method: a `Method`, of which `loss` and `metrics` are used.
@@ -56,14 +57,27 @@ def make_train_step(method, optimizer, schedule, settings, shardings=None):
     """
 
     def train_step(state, frozen, batch, key):
-        key = rng.stream(key, "train", state.step)
+        keys = _bucket_keys(rng.stream(key, "train", state.step), batch)
+        batches = batch if isinstance(batch, list) else (batch,)
         if settings.give is not None:  # first, since given positions do not count
-            batch = settings.give(batch, rng.stream(key, "given"))
-        context = Context(key, state.step, state.ema, _rows(batch), is_training=True)
-        positions = _count(settings.counted(batch))
-        (loss, sums), grads = _loss_and_gradient(
-            method, settings, state.params, frozen, batch, context, positions
-        )
+            batches = [
+                settings.give(one, rng.stream(key, "given"))
+                for one, key in zip(batches, keys, strict=True)
+            ]
+        positions = _count([settings.counted(one) for one in batches])
+        parts = [
+            _loss_and_gradient(
+                method,
+                settings,
+                state.params,
+                frozen,
+                one,
+                Context(key, state.step, state.ema, _rows(one), is_training=True),
+                positions,
+            )
+            for one, key in zip(batches, keys, strict=True)
+        ]
+        (loss, sums), grads = _added(parts)
         if shardings is not None:
             grads = jax.lax.with_sharding_constraint(grads, shardings)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
@@ -81,8 +95,19 @@ def make_train_step(method, optimizer, schedule, settings, shardings=None):
     return train_step
 
 
+def _bucket_keys(key, batch):
+    """The keys of the buckets of a batch. The first one is that of a batch without buckets."""
+    count = len(batch) if isinstance(batch, list) else 1
+    return [key, *(rng.stream(key, "bucket", number) for number in range(1, count))]
+
+
+def _added(trees):
+    return jax.tree.map(lambda *leaves: sum(leaves[1:], leaves[0]), *trees)
+
+
 def _count(counted):
-    return jnp.maximum(jnp.sum(counted).astype(jnp.float32), 1.0)
+    count = sum(jnp.sum(one) for one in counted)
+    return jnp.maximum(count.astype(jnp.float32), 1.0)
 
 
 def _loss_and_gradient(method, settings, params, frozen, batch, context, positions):

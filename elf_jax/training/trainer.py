@@ -6,7 +6,6 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from elf_jax.checkpoints.experiment import Checkpoints, check_whole
 from elf_jax.checkpoints.origins import save_start, starting_point, tokenizer_path
@@ -20,8 +19,9 @@ from elf_jax.core.config import check_same, followed, say_followed
 from elf_jax.core.errors import UserError
 from elf_jax.core.types import Batch, counted_positions
 from elf_jax.core.workdir import START, TOKENIZER
+from elf_jax.data.buckets import Buckets, make_buckets
 from elf_jax.data.dataset import Dataset, load_dataset
-from elf_jax.data.pipeline import make_iterator
+from elf_jax.data.pipeline import first_batch, make_iterator
 from elf_jax.data.tokenizer import vocab_size
 from elf_jax.methods.registry import build_method
 from elf_jax.training import ending, loop
@@ -44,6 +44,7 @@ class Training:
       config: whole config. workdir: directory for all its files.
       dataset: the `Dataset`. mesh: the devices. method, frozen: see `registry.build_method`.
       schedule: learning rate by step. run: the `Run` for the loop.
+      buckets: the `Buckets` of the training rows; None: all rows have the whole length.
       changed: {config key: (value before, value now)} of the keys that changed since the workdir
         was used last.
       start: name of the checkpoint whose weights the training starts from, or None.
@@ -57,6 +58,7 @@ class Training:
     frozen: dict
     schedule: object
     run: loop.Run
+    buckets: Buckets | None = None
     changed: dict = dataclasses.field(default_factory=dict)
     start: str | None = None
 
@@ -123,7 +125,8 @@ def build_training(config, workdir, checkpoint=None):
     say_followed(asked, config)
     check_whole(workdir)
     mesh = sharding.make_mesh(config.mesh)
-    sharding.check_batch(config.train.batch_size, config.train.accumulate, mesh)
+    train = config.train
+    sharding.check_batch(train.batch_size, train.accumulate, mesh, buckets=train.length_buckets)
     start = starting_point(workdir, checkpoint)
     tokenizer = workdir / TOKENIZER if start is None else tokenizer_path(start, config.data)
     dataset = load_dataset(config.data, tokenizer)
@@ -161,7 +164,8 @@ def assemble(config, workdir, dataset, mesh, method, frozen, weights=None, write
     shapes, shardings = described_state(config, method, optimizer, mesh)
     pad_id = dataset.tokenizer.pad_token_id
     step = jit_train_step(config, method, optimizer, schedule, mesh, shardings, pad_id)
-    run = _make_run(config, workdir, dataset, mesh, method, frozen, total, step, shapes)
+    buckets = _buckets(config, dataset.train)
+    run = _make_run(config, workdir, dataset, mesh, method, frozen, total, step, shapes, buckets)
     if not loop.resume(run, shardings):
         run.state, _ = new_state(config, method, optimizer, mesh)
         if weights is not None:
@@ -172,7 +176,7 @@ def assemble(config, workdir, dataset, mesh, method, frozen, weights=None, write
         write_more()
 
     begin(workdir, config, dataset, write)
-    return Training(config, workdir, dataset, mesh, method, frozen, schedule, run)
+    return Training(config, workdir, dataset, mesh, method, frozen, schedule, run, buckets)
 
 
 def make_plan(config, row_count, key="train.duration"):
@@ -243,27 +247,25 @@ def jit_train_step(config, method, optimizer, schedule, mesh, shardings, pad_id=
     )
 
 
-def _make_run(config, workdir, dataset, mesh, method, frozen, total, step, shapes):
+def _make_run(config, workdir, dataset, mesh, method, frozen, total, step, shapes, buckets):
     """The `Run`, whose state is still described by `shapes`. If there are steps to make, the step
     begins to be compiled.
     """
     train, key = config.train, training_key(config.seed, mesh)
-
-    def place(fields, number):
-        del number
-        return sharding.put_rows(Batch(**fields), mesh)
-
+    buckets = None if buckets is None else buckets.each
     checkpoints = Checkpoints(workdir, train.keep_checkpoints)
-    if (checkpoints.latest() or 0) < total:
-        local = np.zeros(train.batch_size // jax.process_count(), int)
-        step = compiled_ahead(step, shapes, frozen, place(dataset.train.take(local), 0), key)
     iterator = make_iterator(
         dataset.train,
         train.batch_size,
         config.seed,
         jax.process_index(),
         jax.process_count(),
+        buckets,
     )
+    place = partial(placed, mesh, buckets)
+    if (checkpoints.latest() or 0) < total:
+        batch = place(first_batch(dataset.train, train.batch_size, jax.process_count(), buckets))
+        step = compiled_ahead(step, shapes, frozen, batch, key)
     eval_step = jit_eval_step(method, config)
     return loop.Run(
         workdir=workdir,
@@ -285,6 +287,25 @@ def _make_run(config, workdir, dataset, mesh, method, frozen, total, step, shape
     )
 
 
+def _buckets(config, rows):
+    """The `Buckets` of the training rows, or None if rows have the whole length."""
+    train = config.train
+    if train.length_buckets == 1:
+        return None
+    return make_buckets(rows, train.batch_size, train.length_buckets, config.model.block_length)
+
+
+def placed(mesh, buckets, fields, number=0):
+    """What the iterator gives, on the devices: a `Batch`, or a list with one for each `Bucket`."""
+    del number
+    if buckets is None:
+        return sharding.put_rows(Batch(**fields), mesh)
+    return [
+        sharding.put_rows(Batch(**part, places=bucket.places), mesh)
+        for part, bucket in zip(fields, buckets, strict=True)
+    ]
+
+
 def _step(step, frozen, key, state, batch):
     return step(state, frozen, batch, key)
 
@@ -300,6 +321,8 @@ def announce(training):
         f"on, {summary['validation_rows']:,} held out, vocabulary {summary['vocab_size']:,}, "
         f"{run.total_steps:,} steps of {config.train.batch_size} rows"
     )
+    if training.buckets is not None:
+        print(training.buckets)
     print(devices_of(training.mesh))
     print(f"workdir {store.location(training.workdir)}")
     if training.start is not None:

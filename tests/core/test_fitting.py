@@ -44,6 +44,7 @@ def test_text_as_it_was_measured():
         "optimizer.learning_rate": 0.08,
         "optimizer.ema": 0.9962,
         "train.batch_size": 64,
+        "train.length_buckets": 1,
         "train.accumulate": 1,
         "train.duration.steps": 8000,
         "train.duration.epochs": 0.0,
@@ -85,18 +86,38 @@ def test_a_cpu_takes_large_batches_in_parts():
             "rows": "train.batch_size",
             "length": "data.length",
             "source": "data.source_length",
+            "buckets": "train.length_buckets",
         }
+        keys = {"buckets": 1, **keys}
         keys = {names[name]: value for name, value in keys.items()}
         return chosen("seq2seq", PAIRS, on_cpu, **keys)["train.accumulate"]
 
     assert parts(length=152, source=88) == 4  # 64 rows of 216 positions, measured
     assert parts(length=152, source=88, on_cpu=False) == 1
+    assert parts(length=152, source=88, buckets=4) == 1  # a bucket has fewer rows
+    assert parts(length=256, source=128, buckets=4) == 2
+    assert parts(length=256, source=128, buckets=4, rows=72) == 1  # which has no sixteen parts
     assert parts(length=152, source=88, rows=128) == 8
     assert parts(length=512, source=256) == 8  # 8 rows in each
     assert parts(length=512, source=256, rows=12) == 1
     assert parts(length=152, source=88, rows=40) == 4  # 10 rows in each
     assert parts(length=152, source=88, rows=42) == 2  # 21 do not divide
     assert parts(length=152, source=88, rows=63) == 1
+
+
+def test_pairs_are_in_buckets_where_their_padding_can_be_cut_off():
+    def buckets(file="seq2seq", facts=PAIRS, on_cpu=True, **keys):
+        return chosen(file, facts, on_cpu, **keys)["train.length_buckets"]
+
+    assert buckets() == buckets("seq2seq:ar") == buckets(on_cpu=False) == fitting.BUCKETS
+    assert buckets("seq2seq:elf_whole") == buckets("seq2seq:mdlm") == buckets("text", TEXT) == 1
+    assert buckets(**{"model.block_length": 0}) == 1
+    assert buckets(**{"model.hide_padding": False}) == 1
+    assert buckets(**{"model.hide_padding": False, "data.pad_source": False}) == fitting.BUCKETS
+    assert buckets(**{"train.batch_size": 60}) == 1
+    assert buckets(**{"train.accumulate": 16}) == 1
+    values = chosen("seq2seq", PAIRS, **{"train.length_buckets": 2, "train.batch_size": 128})
+    assert "train.length_buckets" not in values
 
 
 def test_the_published_law_of_times():

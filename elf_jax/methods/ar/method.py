@@ -4,10 +4,12 @@ Source: arXiv 1706.03762 (the causal Transformer); arXiv 2406.07524 (the rival o
 methods).
 """
 
+import dataclasses
 from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from elf_jax.core import rng
 from elf_jax.core.errors import UserError
@@ -20,12 +22,19 @@ from elf_jax.networks.attention import Cache
 EXACT = "negative log-likelihood (nats per token), exact"
 
 
+@dataclasses.dataclass(frozen=True)
 class AR(TokenMethod):
     """See `methods.method.Method` and `TokenMethod`. The start token is the token V.
 
     A condition must be a prefix of the row to be seen by all that is sampled. A given position that
     comes later stays as it is: tokens after it depend on it, and tokens before it do not.
+
+    Attributes:
+      hides_padding: whether the padding between a source and its target is hidden from all other
+        positions.
     """
+
+    hides_padding: bool = dataclasses.field(default=False, kw_only=True)
 
     name = "ar"
     title = "autoregression"
@@ -59,7 +68,9 @@ class AR(TokenMethod):
             is_given=objective.shifted(rows.is_given, False),
             is_dropped=objective.shifted(rows.is_dropped, False),
         )
-        predict = self.training_predict(params, inputs, context)
+        places = None if rows.places is None else np.asarray(rows.places)
+        is_key = self.which_keys(rows)
+        predict = self.training_predict(params, inputs, context, places=places, is_key=is_key)
         nll = objective.losses(predict, rows.tokens, self.start_id)
         return {"loss": nll, "nll_bound": nll}
 
@@ -68,7 +79,8 @@ class AR(TokenMethod):
 
         def run(params, frozen, ids, given, key, scales):
             del frozen
-            decoder, keys = self.decoder(params, length), rng.per_example(key, ids)
+            is_key = None if given is None else self.which_keys(given)
+            decoder, keys = self.decoder(params, length, is_key), rng.per_example(key, ids)
             decoder = sampler.restricted(decoder, None if given is None else given.never)
             return self.sample(decoder, given, keys, settings, scales, length, watch)
 
@@ -78,19 +90,33 @@ class AR(TokenMethod):
         """Raises UserError: there is no noise."""
         raise UserError("config.method is ar, which cannot rewrite: use elf, or another method")
 
-    def decoder(self, params, length):
-        """The network as a `Decoder`, for rows of `length` positions."""
+    def which_keys(self, rows):
+        """[B, L] bool, which inputs of the network may be attended to; None: all of them.
+
+        Args:
+          rows: `TrainingRows`, or a `Batch`.
+        """
+        if not self.hides_padding:
+            return None
+        return objective.shifted(~rows.source_padding, True)
+
+    def decoder(self, params, length, is_key=None):
+        """The network as a `Decoder`, for rows of `length` positions. is_key: see `which_keys`."""
         network = self.predictor.network
         apply = partial(network.apply, {"params": params})
 
         def start(rows):
             head_width = network.width // network.heads
             sizes = network.depth, rows, length, network.heads, head_width
-            return Cache.empty(*sizes, network.dtype, network.mesh)
+            return Cache.empty(*sizes, network.dtype, network.mesh, is_key is not None)
 
         def step(cache, inputs, is_given, position):
-            text = apply(inputs, method="embed")
-            hidden, cache = apply(text, None, is_given, cache=cache, position=position)
+            text, shown = apply(inputs, method="embed"), is_key
+            if is_key is not None and position is not None:
+                shown = jax.lax.dynamic_slice_in_dim(is_key, position, inputs.shape[1], axis=1)
+                shown = jnp.repeat(shown, len(inputs) // len(is_key), axis=0)  # for all beams
+            how = dict(cache=cache, position=position, is_key=shown)
+            hidden, cache = apply(text, None, is_given, **how)
             return apply(hidden[:, -1:], method="logits")[:, 0], cache
 
         return sampler.Decoder(start, step, row_axis=1)
@@ -140,6 +166,16 @@ class AR(TokenMethod):
         """There is no guidance."""
         del settings
         return 1
+
+    def meaning(self):
+        """See `Method.meaning`."""
+        return {**super().meaning(), "model.hide_padding": self.hides_padding}
+
+    @classmethod
+    def create(cls, config, vocab_size, mesh):
+        """See `TokenMethod.create`."""
+        method = super().create(config, vocab_size, mesh)
+        return dataclasses.replace(method, hides_padding=config.model.hide_padding)
 
 
 ar = Family(AR)

@@ -25,20 +25,37 @@ class Blocks:
     Attributes:
       first: place of the first position of the first block; what is before it is only read.
       size: number of positions of a block.
+      hides_padding: whether the padding between a source and its target is hidden from all other
+        positions.
     """
 
     first: int
     size: int
+    hides_padding: bool = False
 
     def starts(self, length):
         """Places at which the blocks of a row of `length` positions begin, an array."""
         return np.arange(self.first, length, self.size)
 
-    def before_all(self, hidden, cache):
-        """The text `Before` all blocks of rows [B, L], of what `ELF.read` returns of the rows."""
-        length = hidden.shape[1]
-        sees = BlockMask(length, self.first, self.size)
-        return Before(hidden[:, self.starts(length)], cache, sees.places, sees)
+    def before_all(self, hidden, cache, first=None):
+        """The text `Before` all blocks of rows [B, L], of what `ELF.read` returns of the rows.
+
+        Args:
+          first: the first position of the first block, less than `self.first` in rows whose sources
+            were cut to their bucket. None: rows are whole.
+        """
+        first = self.first if first is None else first
+        sees = BlockMask(hidden.shape[1], first, self.size, moved=self.first - first)
+        starts = np.arange(first, hidden.shape[1], self.size)
+        return Before(hidden[:, starts], cache, sees.places, sees)
+
+    def which_keys(self, rows):
+        """[B, L] bool, which positions of the clean text of a `Batch` may be attended to; None: all
+        of them. Position i reads token i - 1.
+        """
+        if not self.hides_padding:
+            return None
+        return jnp.pad(~rows.source_padding, ((0, 0), (1, 0)), constant_values=True)[:, :-1]
 
     def before_one(self, hidden, cache, start):
         """The text `Before` the block at `start`, traced or not. hidden: [B, D], at `start`."""

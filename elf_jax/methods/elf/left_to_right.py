@@ -85,11 +85,12 @@ class LeftToRight:
         rows, predictor, clean = self.rows, self.writer.predictor, []
         count, length = rows.tokens.shape
         # One position more than a row has: the network reads on after the last block.
-        empty = predictor.empty_cache(count, length + 1)
+        is_key = self.blocks.which_keys(rows)
+        empty = predictor.empty_cache(count, length + 1, is_key is not None)
         is_guided = self.has_given and self.writer.settings.cfg_scale != 1
         for drop in (False, True) if is_guided else (False,):
             text = shifted(*self._clean(rows, drop))
-            hidden, cache = predictor.read(self.params, *text, cache=empty)
+            hidden, cache = predictor.read(self.params, *text, cache=empty, is_key=is_key)
             clean.append(Clean(hidden[:, self.blocks.first], cache))
         tokens = jnp.where(rows.is_cond, rows.tokens, 0)
         return Text(tokens, jnp.zeros(tokens.shape), tuple(clean))

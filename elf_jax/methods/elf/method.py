@@ -126,8 +126,9 @@ class ELFMethod:
         has_dropout = context.is_training and self.predictor.network.dropout > 0
         dropout = rng.stream(context.key, "dropout") if has_dropout else None, dealt.ids
         inputs = dealt.x, dealt.batch, dealt.counted, dealt.draws, dealt.split
+        first = self.first if batch.places is None else batch.places.index(self.first)
         sums = objective.mixed_loss(
-            self.predictor, params, *inputs, self.law, *dropout, self.first, self.blocks
+            self.predictor, params, *inputs, self.law, *dropout, first, self.blocks
         )
         loss = sums.denoise + sums.decode
         if self.law.token_weight:
@@ -288,6 +289,7 @@ class ELFMethod:
             "encoder.std": self.encoder.std,
             "model.block_length": self.blocks.size if self.blocks else 0,
             "model.token_table": self.predictor.network.has_table,
+            "model.hide_padding": bool(self.blocks and self.blocks.hides_padding),
             "objective.noise_scale": self.law.noise_scale,
         }
 
@@ -352,6 +354,7 @@ def kept_meaning(config, home):
         "encoder.std": std,
         "model.block_length": config.model.block_length,
         "model.token_table": _has_table(config),
+        "model.hide_padding": config.model.block_length > 0 and config.model.hide_padding,
         "objective.noise_scale": config.objective.noise_scale,
     }
 
@@ -383,5 +386,7 @@ def _method(config, vocab_size, mesh, encoder):
     )
     law = FrozenConfigDict(ConfigDict(config.objective.to_dict()))
     first = config.data.source_length if config.data.pad_source else 0
-    blocks = Blocks(first, model.block_length) if model.block_length else None
+    blocks = None
+    if model.block_length:
+        blocks = Blocks(first, model.block_length, model.hide_padding)
     return ELFMethod(Predictor(network), encoder, law, sharding.row_shards(mesh), first, blocks)

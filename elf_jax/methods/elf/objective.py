@@ -31,6 +31,7 @@ from typing import NamedTuple
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from elf_jax.core import rng
 from elf_jax.core.types import Batch
@@ -149,7 +150,7 @@ def mixed_loss(
       draws: the batch's `Draws`. split: the `Split` of a group.
       settings: config section `objective` (noise_scale, decode_noise_scale, t_eps, token_weight).
       dropout_key, ids: for dropout, see `Predictor.hidden`.
-      first: no loss position is before it, so no logits are computed there.
+      first: no loss position is before it, so no logits are computed there. Blocks begin there.
       blocks: the `Blocks` that rows are written in; None: whole rows.
 
     Returns:
@@ -158,8 +159,11 @@ def mixed_loss(
     """
     before, next_loss = None, jnp.zeros(())
     if blocks is not None:
-        known, cache = predictor.read(params, *shifted(x, batch.tokens), dropout_key, ids)
-        before = blocks.before_all(known, cache)
+        text = *shifted(x, batch.tokens), dropout_key, ids
+        places = None if batch.places is None else np.asarray(batch.places)
+        is_key = blocks.which_keys(batch)
+        known, cache = predictor.read(params, *text, places=places, is_key=is_key)
+        before = blocks.before_all(known, cache, first)
         counted = known[:, first:], batch.tokens[:, first:]
         cross_entropy, _ = predictor.next_losses(params, *counted, split.rows)
         next_loss = jnp.sum(cross_entropy * loss_mask[:, first:])

@@ -98,23 +98,37 @@ class Predictor:
         hidden = self.network.apply({"params": params}, *inputs, rngs=_rngs(dropout_key))
         return jnp.pad(hidden, ((0, 0), (first, 0), (0, 0))) if first else hidden
 
-    def read(self, params, latents, tokens, dropout_key=None, ids=None, cache=None, position=None):
+    def read(
+        self,
+        params,
+        latents,
+        tokens,
+        dropout_key=None,
+        ids=None,
+        cache=None,
+        position=None,
+        places=None,
+        is_key=None,
+    ):
         """(hidden states [B, T, D], `Cache`) of clean text, see `ELF.read`.
 
         Args:
           params, dropout_key, ids: as for `hidden`.
           latents, tokens: [B, T, C] and [B, T], of the token before each position.
-          cache, position: see `Backbone`. None: a new cache, and the text is the whole row.
+          cache, position, places, is_key: see `Backbone`. Without a cache and a position there is
+            a new cache, and the text is the whole row.
         """
-        cache = self.empty_cache(*latents.shape[:2]) if cache is None else cache
-        inputs, rngs = (latents, tokens, ids, cache, position), _rngs(dropout_key)
+        if cache is None:
+            cache = self.empty_cache(*latents.shape[:2], is_key is not None)
+        inputs = latents, tokens, ids, cache, position, places, is_key
+        rngs = _rngs(dropout_key)
         return self.network.apply({"params": params}, *inputs, rngs=rngs, method=ELF.read)
 
-    def empty_cache(self, rows, length):
+    def empty_cache(self, rows, length, has_is_key=False):
         """A `Cache` for clean text of so many rows and positions."""
         network = self.network
         sizes = network.depth, rows, length, network.heads, network.width // network.heads
-        return Cache.empty(*sizes, network.dtype, network.mesh)
+        return Cache.empty(*sizes, network.dtype, network.mesh, has_is_key)
 
     def x_head(self, params, hidden):
         """x-prediction [B, L, C] of hidden states."""

@@ -49,6 +49,8 @@ class TrainingRows:
       count: number of rows of the whole batch.
       strata: int32 scalar, number of equal parts of the range of times: one for each row of the
         whole batch that is real, see `Context`.
+      source_padding: [B, L] bool, the padding between a source and its target.
+      places: [L] integers, see `Batch`; None: they count from 0.
     """
 
     tokens: jax.Array
@@ -58,6 +60,8 @@ class TrainingRows:
     ids: jax.Array
     count: int = flax.struct.field(pytree_node=False)
     strata: jax.Array
+    source_padding: jax.Array
+    places: tuple[int, ...] | None = flax.struct.field(pytree_node=False, default=None)
 
     @property
     def is_cond(self):
@@ -79,7 +83,8 @@ def training_rows(batch, ids, context, condition_dropout):
     is_given, is_dropped = batch.is_cond & ~drop, batch.is_cond & drop
     count = context.rows or len(ids)
     strata = jnp.asarray(count if context.real is None else context.real)
-    return TrainingRows(batch.tokens, is_given, is_dropped, keys, ids, count, strata)
+    rows = batch.tokens, is_given, is_dropped, keys, ids, count, strata
+    return TrainingRows(*rows, batch.source_padding, batch.places)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -174,12 +179,14 @@ class TokenMethod:
         sums = {name: jnp.sum(jnp.where(counted, one, 0.0)) for name, one in losses.items()}
         return sums.pop("loss"), sums
 
-    def training_predict(self, params, rows, context):
-        """The function (inputs, t) -> read of a training step, see `TokenPredictor.predict`."""
+    def training_predict(self, params, rows, context, **how):
+        """The function (inputs, t) -> read of a training step, see `TokenPredictor.predict`, which
+        also gets `how`.
+        """
         has_dropout = context.is_training and self.predictor.network.dropout > 0
         key = rng.stream(context.key, "dropout") if has_dropout else None
         return self.predictor.predict(
-            params, rows.is_given, rows.is_dropped, dropout_key=key, ids=rows.ids
+            params, rows.is_given, rows.is_dropped, dropout_key=key, ids=rows.ids, **how
         )
 
     def metrics(self, loss, sums, positions):

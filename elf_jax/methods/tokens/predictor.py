@@ -69,7 +69,15 @@ class TokenPredictor:
         return self.network.apply({"params": params}, inputs, method="embed")
 
     def predict(
-        self, params, is_given=None, is_dropped=None, temperature=None, dropout_key=None, ids=None
+        self,
+        params,
+        is_given=None,
+        is_dropped=None,
+        temperature=None,
+        dropout_key=None,
+        ids=None,
+        places=None,
+        is_key=None,
     ):
         """The function (inputs, t) -> read.
 
@@ -78,6 +86,7 @@ class TokenPredictor:
           is_given, is_dropped: [B, L] bool, see `TokenNetwork`.
           temperature: logits are divided by it; None: 1.
           dropout_key: JAX key for dropout; None: no dropout. ids: [B], names of the rows for it.
+          places, is_key: of a causal network, see `Backbone`.
 
         The inputs are tokens [B, L] integers or text [B, L, D] from `embed`. t is [B] float32; None
         for a network without time.
@@ -90,8 +99,8 @@ class TokenPredictor:
             return self.in_parts(part, hidden, *arrays)
 
         def call(inputs, t=None):
-            hidden = self._hidden(params, inputs, t, is_given, is_dropped, dropout_key, ids)
-            return Partial(read, hidden)
+            how = is_given, is_dropped, dropout_key, ids, places, is_key
+            return Partial(read, self._hidden(params, inputs, t, *how))
 
         return call
 
@@ -118,11 +127,24 @@ class TokenPredictor:
 
         return call
 
-    def _hidden(self, params, inputs, t, is_given, is_dropped, dropout_key=None, ids=None):
+    def _hidden(
+        self,
+        params,
+        inputs,
+        t,
+        is_given,
+        is_dropped,
+        dropout_key=None,
+        ids=None,
+        places=None,
+        is_key=None,
+    ):
         rngs = None if dropout_key is None else {"dropout": dropout_key}
         is_tokens = jnp.issubdtype(inputs.dtype, jnp.integer)
         text = self.embed(params, inputs) if is_tokens else inputs
-        return self.network.apply({"params": params}, text, t, is_given, is_dropped, ids, rngs=rngs)
+        inputs = text, t, is_given, is_dropped, ids
+        how = dict(places=places, is_key=is_key)
+        return self.network.apply({"params": params}, *inputs, **how, rngs=rngs)
 
     def _logits(self, params, hidden, temperature=None):
         logits = self.network.apply({"params": params}, hidden, method="logits")
