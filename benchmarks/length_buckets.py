@@ -7,6 +7,7 @@ A step is named by its number of buckets (`train.length_buckets`) and of micro-b
 (`train.accumulate`). All steps have as many rows, of the same data.
 """
 
+import pathlib
 import tempfile
 
 from absl import flags
@@ -27,7 +28,7 @@ def main(config):
     """Times the steps and prints the table. The baseline is the first step."""
     mesh, candidates = sharding.make_mesh(config.mesh), {}
     with tempfile.TemporaryDirectory() as directory:
-        rows = load_dataset(config.data, directory).train
+        rows = load_dataset(config.data, pathlib.Path(directory) / "tokenizer").train
     size, computed = config.train.batch_size, {}
     for name in STEPS.value:
         buckets, parts = map(int, name.split(":"))

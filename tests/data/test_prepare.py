@@ -35,10 +35,13 @@ def same_rows(prepared, memory):
             assert got.dtype == field.dtype and (got == field).all(), name
     for (a, real_a), (b, real_b) in zip(prepared.batches(3), memory.batches(3), strict=True):
         assert (a["tokens"] == b["tokens"]).all() and (real_a == real_b).all()
+    for one, two in zip(prepared.lengths(), memory.lengths(), strict=True):
+        np.testing.assert_array_equal(one, two)
 
 
 @pytest.mark.parametrize("packing", ["documents", "stream", "rows", "pairs", "book"])
-def test_shards_hold_what_is_packed_in_memory(packing, data, tmp_path):
+def test_shards_hold_what_is_packed_in_memory(packing, data, tmp_path, monkeypatch):
+    monkeypatch.setattr("elf_jax.data.shards.READ_ROWS", 3)
     keys = {"packing": packing, "path": str(write_documents(tmp_path / "documents.jsonl"))}
     if packing == "pairs":
         path = write_pairs(tmp_path / "pairs.jsonl")

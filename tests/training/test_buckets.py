@@ -203,3 +203,27 @@ def test_a_batch_has_whole_parts(tmp_path):
     config = tiny_config(**{**PAIRS, **METHODS["elf"], "train.batch_size": 12})
     with pytest.raises(UserError, match="8 parts .*use a multiple of 8, such as 16"):
         trainer.build_training(config, tmp_path)
+
+
+def test_a_training_goes_on_where_it_stopped(tmp_path, capsys):
+    keys = {
+        "data.source_field": "text",
+        "data.field": "text",
+        "data.length": 48,
+        "data.source_length": 24,
+        "train.duration.steps": 4,
+        "train.checkpoint_every": 2,
+        "optimizer.ema": 0.5,
+    }
+    config = tiny_config(**{**PAIRS, **METHODS["ar"], **keys})
+    whole, _ = trainer.train(config, tmp_path / "whole")
+    said = capsys.readouterr().out
+    assert str(whole.buckets) in said and len(whole.buckets.each) > 1
+    trainer.train(config, tmp_path / "parts", until=2)
+    parts, _ = trainer.train(config, tmp_path / "parts")
+    for one, two in zip(
+        jax.tree.leaves(whole.run.state.params),
+        jax.tree.leaves(parts.run.state.params),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(one, two)
