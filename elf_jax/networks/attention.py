@@ -201,8 +201,8 @@ def cached_attention(
     implementation,
     cache,
     sees,
-    is_key=None,
     mesh=None,
+    is_key=None,
 ):
     """`self_attention` of new positions, which may see those of a cache too.
 
@@ -212,9 +212,9 @@ def cached_attention(
       sees: which positions of the cache and which new ones each new position may see: a
         `BlockMask`, or [T, S + T] bool, for which it is always XLA. None: nothing of the cache, and
         the new ones causally.
+      kernel, bias, q_scale, k_scale, heads, implementation, mesh: as for `self_attention`.
       is_key: [B, T] bool, which of the new positions may be attended to; None: all. The first one
         always may, so that every position sees one.
-      kernel, bias, q_scale, k_scale, heads, implementation, mesh: as for `self_attention`.
 
     Returns:
       ([B, T, D] in the dtype of x, `Cache` of the T new positions). The result is named "attended",

@@ -67,7 +67,7 @@ class Attention(nn.Module):
         if cache is None and is_key is None:
             out, new = self_attention(*inputs, self.mesh, self.causal), None
         else:
-            out, new = cached_attention(*inputs, cache, sees, is_key, self.mesh)
+            out, new = cached_attention(*inputs, cache, sees, self.mesh, is_key)
             new = None if cache is None else new
         return Dense(width, self.dtype, mesh=self.mesh, name="out")(out), new
 

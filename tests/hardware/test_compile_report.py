@@ -142,9 +142,11 @@ def test_a_kernel_without_an_estimate_is_unknown():
     assert program_cost(bare).unknown_kernels == 1 and program_cost(bare).kernel_flops == 0
 
 
-def test_text_in_blocks_has_kernels_too():
-    """Splash attention, forward and two kernels backward, with lengths and widths of no round size.
-    The report finds it, and knows that it does not know what it costs.
+@pytest.mark.parametrize("hides", [False, True])
+def test_text_in_blocks_has_kernels_too(hides):
+    """Splash attention, forward and two kernels backward, with lengths and widths of no round size,
+    also where some clean positions are hidden. The report finds it, and knows that it does not know
+    what it costs.
     """
     devices = topology_devices("v5e:2x2")
     mesh = sharding.make_mesh(tiny_config(**{"mesh.data": 4}).mesh, devices)
@@ -152,13 +154,16 @@ def test_text_in_blocks_has_kernels_too():
     x = jax.ShapeDtypeStruct((4, 70, 132), jnp.bfloat16, sharding=rows)
     clean = jax.ShapeDtypeStruct((4, 60, 2, 66), jnp.bfloat16, sharding=rows)
 
-    def attend(x, clean):
+    is_key = jax.ShapeDtypeStruct((4, 60), bool, sharding=rows)
+
+    def attend(x, clean, is_key):
+        cache = Cache(clean, clean, is_key if hides else None)
         weights = jnp.ones((132, 396), x.dtype), jnp.zeros(396), jnp.ones(66), jnp.ones(66)
-        how = jnp.zeros((70, 33)), 2, "fused", Cache(clean, clean), BlockMask(60, 10, 5, 20), mesh
+        how = jnp.zeros((70, 33)), 2, "fused", cache, BlockMask(60, 10, 5, 20), mesh
         return jnp.sum(cached_attention(x, *weights, *how)[0].astype(jnp.float32))
 
     gradient = jax.jit(jax.grad(attend, argnums=(0, 1)), out_shardings=rows)
-    text = gradient.lower(x, clean).compile().as_text()
+    text = gradient.lower(x, clean, is_key).compile().as_text()
     config = tiny_config(**{"model.attention": "fused"})
     assert attention_compiled(config, mesh, text) == "fused"
     assert program_cost(text).unknown_kernels == 3
