@@ -151,14 +151,14 @@ def test_nobody_sees_hidden_padding(name, hides):
     assert (loss_of(batch) == loss_of(other)) == hides
 
 
-def steps_of(name, steps=2, **keys):
+def steps_of(name, steps=2, batch=None, **keys):
     """The metrics of the first steps of a training in buckets."""
     config, method, _, frozen, mesh = build(name, **keys)
     schedule = make_schedule(config.optimizer, 16, 0, 10)
     optimizer = make_optimizer(config.optimizer, schedule, jnp.float32, mesh)
     state, shardings = trainer.new_state(config, method, optimizer, mesh)
     step = trainer.jit_train_step(config, method, optimizer, schedule, mesh, shardings)
-    batch = [cut(pairs(3 * ROWS, 1)), pairs(5 * ROWS, 2, WIDTH)]
+    batch = batch or [cut(pairs(3 * ROWS, 1)), pairs(5 * ROWS, 2, WIDTH)]
     batch = [sharding.share_rows(one, mesh) for one in batch]
     found = []
     for _ in range(steps):
@@ -183,6 +183,13 @@ def test_every_position_of_a_batch_counts_once():
     """The loss is the mean over all buckets. A new head gives every token the same probability."""
     (metrics,) = steps_of("ar", steps=1)
     assert metrics["nll_bound"] == pytest.approx(np.log(V), rel=1e-5)
+
+
+def test_every_bucket_has_random_numbers_of_its_own():
+    once, twice = (steps_of("elf", 1, [pairs()] * count)[0] for count in (1, 2))
+    # What does not depend on them is the same.
+    assert twice["next_loss"] == pytest.approx(once["next_loss"], rel=1e-5)
+    assert twice["denoise_loss"] != pytest.approx(once["denoise_loss"], rel=1e-3)
 
 
 @pytest.mark.parametrize(
