@@ -62,6 +62,15 @@ def test_a_source_keeps_a_position_of_its_padding():
         assert bucket.places[width:] == tuple(range(SOURCE, SOURCE + len(bucket.places) - width))
 
 
+def test_a_source_that_fills_its_bucket_gets_a_longer_one():
+    source = np.repeat(np.int32([ROUND, SOURCE]), 32)
+    target = np.repeat(np.int32([ROUND, TARGET]), 32)
+    tokens = np.ones((64, SOURCE + TARGET), np.int32)
+    short, long = make_buckets(Rows(tokens, source, source + target, SOURCE), 8, 2).each
+    assert short.places == (*range(2 * ROUND), *range(SOURCE, SOURCE + ROUND))
+    assert long.places == tuple(range(SOURCE + TARGET))
+
+
 @pytest.mark.parametrize("block_length", [0, 1, 3])
 def test_no_other_buckets_need_fewer_positions(block_length):
     """By trying all cuts of the sorted rows."""

@@ -149,6 +149,10 @@ def test_nobody_sees_hidden_padding(name, hides):
     hidden = batch.source_padding & (np.arange(LENGTH) < WIDTH - 1)
     other = batch.replace(tokens=np.where(hidden, 7, batch.tokens))
     assert (loss_of(batch) == loss_of(other)) == hides
+    # The last token of a source is seen.
+    size = np.sum(batch.is_cond & batch.is_valid, axis=1, keepdims=True)
+    last = np.where(np.arange(LENGTH) == size - 1, 7, batch.tokens)
+    assert loss_of(batch) != loss_of(batch.replace(tokens=last))
 
 
 def steps_of(name, steps=2, batch=None, **keys):
