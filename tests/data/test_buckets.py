@@ -121,6 +121,20 @@ def test_every_row_comes_once_in_an_epoch():
         assert part["tokens"].shape == (bucket.rows, len(bucket.places))
 
 
+def test_every_bucket_has_an_order_of_its_own():
+    length = np.repeat(np.int32([ROUND, 2 * ROUND]), 32)
+    tokens = np.arange(64, dtype=np.int32)[:, None].repeat(2 * ROUND, axis=1)
+    rows = Rows(tokens, np.zeros(64, np.int32), length)
+    buckets = make_buckets(rows, 16, 2).each
+    iterator = make_iterator(rows, 16, 0, buckets=buckets)
+    batches = [next(iterator) for _ in range(4)]
+    short, long = (
+        np.concatenate([batch[number]["tokens"][:, 0] for batch in batches]) for number in (0, 1)
+    )
+    assert sorted(short) == sorted(long - 32) == list(range(32))
+    assert short.tolist() != (long - 32).tolist()
+
+
 def test_processes_share_a_batch_and_go_on_where_it_was_saved():
     rows = pairs(count=100)
     buckets = make_buckets(rows, 32, 3).each
