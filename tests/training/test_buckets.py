@@ -8,6 +8,7 @@ import pytest
 from elf_jax.core import checks, sharding
 from elf_jax.core.errors import UserError
 from elf_jax.core.types import Batch, counted_positions
+from elf_jax.generation.generate import scales
 from elf_jax.methods.elf import objective
 from elf_jax.methods.method import Context
 from elf_jax.methods.registry import build_method
@@ -153,6 +154,25 @@ def test_nobody_sees_hidden_padding(name, hides):
     size = np.sum(batch.is_cond & batch.is_valid, axis=1, keepdims=True)
     last = np.where(np.arange(LENGTH) == size - 1, 7, batch.tokens)
     assert loss_of(batch) != loss_of(batch.replace(tokens=last))
+
+
+@pytest.mark.parametrize("hides", [True, False])
+@pytest.mark.parametrize("name", ["ar", "elf"])
+def test_no_sample_sees_hidden_padding(name, hides):
+    keys = {} if hides else {"model.hide_padding": False, "train.length_buckets": 1}
+    if name == "ar":
+        keys["sample.sampler"] = "greedy"
+    config, method, params, frozen, _ = build(name, **keys)
+    run = jax.jit(method.sampler(config.sample, LENGTH))
+
+    def sample(given):
+        inputs = jnp.arange(ROWS), given, jax.random.key(0), scales(method, config.sample)
+        return np.asarray(run(params, frozen, *inputs))[:, WIDTH:]
+
+    given = pairs()
+    hidden = given.source_padding & (np.arange(LENGTH) < WIDTH - 1)
+    other = given.replace(tokens=np.where(hidden, 7, given.tokens))
+    assert (sample(given) == sample(other)).all() == hides
 
 
 def steps_of(name, steps=2, batch=None, **keys):
