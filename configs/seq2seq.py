@@ -54,6 +54,6 @@ def get_config(variant: str = "elf") -> ConfigDict:
         config.sample.token_temperature = 0.1
     if variant in ("elf", "elf_whole", "ar"):
         config.model.dropout = 0.1
-    config.model.hide_padding = variant in ("elf", "ar")  # which write from left to right
+    config.model.hide_padding = variant != "elf_whole"
     presets.use_method(config, "elf" if variant == "elf_whole" else variant)
     return config.lock()

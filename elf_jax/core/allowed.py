@@ -186,6 +186,14 @@ FRACTIONS = {
 
 BUCKET_PARTS = 8  # of a batch; each bucket of train.length_buckets has a whole number of them
 
+
+def reads_from_left(method, block_length):
+    """Whether the network of a method only sees the text before a position, or before a block of
+    `model.block_length` positions.
+    """
+    return method == "ar" or bool(block_length)
+
+
 METHOD_SECTIONS = ("tokens", "mdlm", "duo", "cdcd")  # of the methods other than elf
 
 DURATIONS = (

@@ -23,6 +23,7 @@ from elf_jax.core.allowed import (
     SAMPLERS,
     SEEDS,
     SMALLEST,
+    reads_from_left,
 )
 from elf_jax.core.errors import UserError
 from elf_jax.core.renames import PROTOCOLS
@@ -235,7 +236,7 @@ def _check_given_of_method(config):
     given = config.data.given
     wrong = [name for name in GIVEN[1:] if given[name]]
     who = "ar" if config.method == "ar" else "a model that writes in blocks (model.block_length)"
-    if (config.method == "ar" or config.model.block_length) and wrong:
+    if reads_from_left(config.method, config.model.block_length) and wrong:
         raise UserError(
             f"config.data.given.{wrong[0]} is {given[wrong[0]]}, but {who} can only continue a "
             "text: set it to 0 and use prefix, or train another method"
@@ -268,8 +269,8 @@ def _check_blocks(config):
 
 
 def _check_buckets(config):
-    """Checks whether padding may be cut off. Only in a network that reads from left to right do
-    targets not depend on the padding after them.
+    """Checks whether padding may be cut off: that of sources if it is hidden, and that after a
+    target in a network that reads from left to right.
     """
     model, data, buckets = config.model, config.data, config.train.length_buckets
     if buckets in (None, 1):
@@ -277,10 +278,15 @@ def _check_buckets(config):
     asked = f"config.train.length_buckets is {buckets}"
     if buckets > BUCKET_PARTS:
         raise UserError(f"{asked}; it must be at most {BUCKET_PARTS}")
-    if config.method != "ar" and not model.block_length:
+    if config.method == "elf" and not model.block_length:
         raise UserError(
-            f"{asked}, but only ar and an elf with config.model.block_length read from left to "
-            "right: set it to 1"
+            f"{asked}, and an elf that writes whole rows sees all padding: set it to 1, or "
+            "config.model.block_length"
+        )
+    if not data.pad_source and not reads_from_left(config.method, model.block_length):
+        raise UserError(
+            f"{asked}, and {config.method} sees the padding after a text: set it to 1, or, for "
+            "pairs, config.data.pad_source=True and config.model.hide_padding=True"
         )
     if data.pad_source and not model.hide_padding:
         raise UserError(

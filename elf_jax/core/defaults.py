@@ -152,8 +152,8 @@ def _model():
     # With block_length. The network learns a table with a vector for each token. The text before a
     # block is read by it too, beside its latents, and the table is the last layer of both heads
     model.token_table = False
-    # With block_length, and ar. No position sees the padding between a source and its target
-    # (data.pad_source). So rows can be cut to their buckets, see train.length_buckets
+    # All methods but an elf without block_length. No position sees the padding between a source and
+    # its target (data.pad_source). So rows can be cut to their buckets, see train.length_buckets
     model.hide_padding = False
     model.dropout = 0.0  # in the middle half of the layers
     model.dtype = "auto"  # float32 | bfloat16 | auto: bfloat16 on accelerators, else float32
@@ -264,8 +264,9 @@ def _train():
     train.duration = duration(epochs=5.0)
     train.max_minutes = 0.0  # limit of the training time in all, over resumptions; 0: no limit
     train.accumulate = 1  # micro-batches in a step
-    # ar, and elf with model.block_length. Every batch has rows from at most so many buckets of like
-    # length, and each bucket is padded to its own length only. 1: all rows have the whole length
+    # Of pairs, with model.hide_padding. Every batch has rows from at most so many buckets of like
+    # length, and each bucket is padded to its own length only: its sources, and for ar and an elf
+    # with model.block_length its targets too. 1: all rows have the whole length
     train.length_buckets = 1
     train.log_every = 100  # steps
     train.validate_every = 5000  # steps; 0: only at the end

@@ -13,7 +13,7 @@ formulas are a guess.
 import math
 from typing import NamedTuple
 
-from elf_jax.core.allowed import BUCKET_PARTS
+from elf_jax.core.allowed import BUCKET_PARTS, reads_from_left
 from elf_jax.core.errors import UserError
 
 # The keys of a config that can be chosen by rule, as {section: keys}.
@@ -257,11 +257,13 @@ def _choose_training(values, facts, on_cpu):
 
 def _buckets(values):
     """BUCKETS for pairs whose padding can be cut off, where the batch divides; else 1."""
-    left_to_right = values["method"] == "ar" or values["model.block_length"]
-    can_cut = values["model.hide_padding"] or not values["data.pad_source"]
+    is_whole = values["method"] == "elf" and not values["model.block_length"]
+    left_to_right = reads_from_left(values["method"], values["model.block_length"])
+    hides = values["model.hide_padding"] and not is_whole
+    can_cut = hides if values["data.pad_source"] else left_to_right
     whole = values["train.batch_size"] % (BUCKET_PARTS * (values["train.accumulate"] or 1)) == 0
     pairs = bool(values["data.source_field"])
-    return BUCKETS if pairs and left_to_right and can_cut and whole else 1
+    return BUCKETS if pairs and can_cut and whole else 1
 
 
 def _micro_batches(values):

@@ -3,7 +3,7 @@
 from ml_collections import ConfigDict, config_dict
 
 from elf_jax.core import fitting
-from elf_jax.core.allowed import CHOICES, SAMPLERS
+from elf_jax.core.allowed import CHOICES, SAMPLERS, reads_from_left
 from elf_jax.core.defaults import duration
 
 
@@ -103,7 +103,7 @@ def fill_in(config):
     given.prefix = 0.1
     # In short rows, long gaps would push out what comes after them. Rows by rule are not so short.
     given.slack = min(8, max((config.data.length or 64) // 8, 1))
-    if config.method == "ar" or config.model.block_length:
+    if reads_from_left(config.method, config.model.block_length):
         return
     given.suffix, given.ends, given.spans = 0.05, 0.05, 0.3
     section = config.objective if config.method == "elf" else config.tokens

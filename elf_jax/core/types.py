@@ -87,6 +87,11 @@ class Batch:
         return self.is_cond & ~self.is_valid
 
 
+def position_of(place, places):
+    """The position of a place in rows that may have been cut. places: see `Batch`."""
+    return place if places is None else places.index(place)
+
+
 def nothing_given(rows, length):
     """A `Batch` [rows, length] without a given token."""
     nothing = jnp.zeros((rows, length), bool)

@@ -5,6 +5,9 @@ B rows takes a fixed number of rows from each bucket. So every row is as likely 
 is one program, and the loss is that of the same rows at their whole length, if nothing of a row
 depends on its padding. Where padding counts in the loss (data.pad=eos), that of a bucket does.
 
+A network that sees a whole row must learn from the padding after a target how long targets are. For
+such a network only sources are cut.
+
 B rows of a batch, N rows in all, L positions of a whole row.
 """
 
@@ -62,7 +65,7 @@ class _Form(NamedTuple):
 
     Attributes:
       source: the width of padded sources, 0 without them. target: L - source.
-      unit: targets are cut to multiples of it.
+      unit: targets are cut to multiples of it; 0: they stay whole.
       weight: positions that the network computes for one of a target.
     """
 
@@ -76,7 +79,7 @@ class _Form(NamedTuple):
         keeps one position of its padding, if it has any: there a network begins the target.
         """
         width = min(_up(source + 1, ROUND), self.source) if self.source else 0
-        return width, min(_up(target, self.unit), self.target)
+        return width, min(_up(target, self.unit or self.target), self.target)
 
     def cost(self, source, target):
         """Positions that the network computes of a row of `shape`."""
@@ -89,13 +92,14 @@ class _Form(NamedTuple):
         return *range(width), *range(self.source, self.source + length)
 
 
-def make_buckets(rows, batch_size, most, block_length=0):
+def make_buckets(rows, batch_size, most, block_length=0, cuts_targets=True):
     """The buckets in which rows need the fewest positions.
 
     Args:
       rows: `Rows` or `PreparedRows`. batch_size: B, a multiple of PARTS.
       most: at most so many buckets.
       block_length: of a network that writes in blocks, which computes targets twice; 0: of others.
+      cuts_targets: whether the network can do without the padding after a target.
 
     Returns:
       `Buckets`.
@@ -104,9 +108,10 @@ def make_buckets(rows, batch_size, most, block_length=0):
     width = rows.source_width
     if not width:
         source, target = np.zeros_like(source), source + target
-    unit = math.lcm(ROUND, max(block_length, 1))
+    unit = math.lcm(ROUND, max(block_length, 1)) if cuts_targets else 0
     form = _Form(width, rows.length - width, unit, 2 if block_length else 1)
-    share = np.maximum(source / max(form.source, 1), target / form.target)
+    share = source / max(form.source, 1)
+    share = np.maximum(share, target / form.target) if cuts_targets else share
     order = np.argsort(share, kind="stable")
     ends = np.arange(PARTS + 1) * len(order) // PARTS
     cuts = (

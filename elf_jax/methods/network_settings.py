@@ -9,6 +9,13 @@ def dtype_of(config, mesh):
     return compute_dtype(config.model.dtype, mesh.devices.flat[0].platform)
 
 
+def first_target(config):
+    """The place at which all targets begin where sources are padded; 0 where they are not, or where
+    there are none.
+    """
+    return config.data.source_length if config.data.pad_source else 0
+
+
 def backbone_settings(config, mesh):
     """The arguments that every network gives to its `Backbone`, from a whole config, as a dict."""
     model, dtype = config.model, dtype_of(config, mesh)

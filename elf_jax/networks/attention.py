@@ -149,7 +149,17 @@ class Groups(NamedTuple):
 
 
 def self_attention(
-    x, kernel, bias, q_scale, k_scale, angles, heads, implementation="xla", mesh=None, causal=False
+    x,
+    kernel,
+    bias,
+    q_scale,
+    k_scale,
+    angles,
+    heads,
+    implementation="xla",
+    mesh=None,
+    causal=False,
+    is_key=None,
 ):
     """Self-attention before the output projection.
 
@@ -164,6 +174,8 @@ def self_attention(
       mesh: for "fused": rows are split over its axes data and fsdp, heads over tensor. It decides
         between the kernels for TPUs and for GPUs.
       causal: whether a position attends to earlier positions and itself only.
+      is_key: [B, T] bool, which positions may be attended to; None: all. Every position must see
+        one. With it "fused" is `splash.py` on TPUs, and XLA on GPUs.
 
     Returns:
       [B, T, D] in the dtype of x; norms, rotation and softmax are float32. What a backward pass
@@ -171,7 +183,8 @@ def self_attention(
     """
     head_width = x.shape[-1] // heads
     on_gpu = _platform(mesh) == "gpu"
-    if implementation == "fused" and not on_gpu and _splits(x, mesh):
+    is_fused = implementation == "fused" and is_key is None and _splits(x, mesh)
+    if is_fused and not on_gpu:
         layout = HeadLayout(heads, head_width)
         # Without the barrier XLA moves the packing into the product of the gradient. Then it has to
         # transpose all activations.
@@ -180,14 +193,13 @@ def self_attention(
         tables = fused.tables(angles, layout)
         out = _fused(qkv, bias, q_scale, k_scale, tables, layout, mesh, causal)
         return checkpoint_name(out, "attended")
-    if implementation == "fused" and on_gpu and _splits(x, mesh):
+    if is_fused and on_gpu:
         qkv = checkpoint_name(x @ kernel, "qkv").reshape(*x.shape[:2], 3, heads, head_width)
         parameters = bias.reshape(3, heads, head_width), q_scale, k_scale
         return _flash(qkv, *parameters, angles, mesh, causal).reshape(x.shape)
     q, k, v = _heads(x, kernel, bias, q_scale, k_scale, angles, heads, mesh)
-    implementation = "xla" if implementation == "fused" else implementation
-    out = softmax_attention(q, k, v, implementation, causal).reshape(x.shape)
-    return checkpoint_name(out, "attended")
+    out = _attend(q, Cache(k, v, is_key), implementation, causal, mesh)
+    return checkpoint_name(out.reshape(x.shape), "attended")
 
 
 def cached_attention(
@@ -208,7 +220,7 @@ def cached_attention(
 
     Args:
       x: [B, T, D], the new positions. angles: [T, K / 2], theirs.
-      cache: `Cache` of one layer, of S positions; None: there is none, and `sees` is None.
+      cache: `Cache` of one layer, of S positions.
       sees: which positions of the cache and which new ones each new position may see: a
         `BlockMask`, or [T, S + T] bool, for which it is always XLA. None: nothing of the cache, and
         the new ones causally.
@@ -223,12 +235,9 @@ def cached_attention(
     q, k, v = _heads(x, kernel, bias, q_scale, k_scale, angles, heads, mesh)
     new = Cache(k, v, is_key)
     mask = sees.array() if isinstance(sees, BlockMask) else sees
-    has_kernel = implementation == "fused" and _platform(mesh) != "gpu" and _splits(q, mesh)
-    if sees is None and has_kernel:
-        out = _masked(q, new, np.tri(q.shape[1], dtype=bool), mesh)
-    elif sees is None:
-        implementation = "xla" if implementation == "fused" else implementation
-        out = softmax_attention(q, k, v, implementation, causal=True, is_key=is_key)
+    has_kernel = _has_splash(q, implementation, mesh)
+    if sees is None:
+        out = _attend(q, new, implementation, True, mesh)
     elif isinstance(sees, BlockMask) and (has_kernel or implementation == "cudnn"):
         both = cache.and_then(new)
         if has_kernel:
@@ -239,6 +248,20 @@ def cached_attention(
     else:
         out = _attend_to_both(q, cache, new, mask)
     return checkpoint_name(out.reshape(x.shape), "attended"), new
+
+
+def _attend(q, seen, implementation, causal, mesh):
+    """Attention of positions to themselves, whose keys and values are the `Cache` `seen`."""
+    if _has_splash(q, implementation, mesh):
+        full = np.ones((q.shape[1], q.shape[1]), bool)
+        return _masked(q, seen, np.tril(full) if causal else full, mesh)
+    implementation = "xla" if implementation == "fused" else implementation
+    return softmax_attention(q, *seen[:2], implementation, causal, is_key=seen.is_key)
+
+
+def _has_splash(q, implementation, mesh):
+    """Whether "fused" means the kernel of `splash.py` here."""
+    return implementation == "fused" and _platform(mesh) != "gpu" and _splits(q, mesh)
 
 
 def _masked(q, seen, mask, mesh):
@@ -298,15 +321,16 @@ def softmax_attention(q, k, v, implementation="xla", causal=False, mask=None, is
       q: [B, T, H, K]. k, v: [B, L, H, K]. implementation: "xla", or "cudnn" for 16-bit types.
       causal: whether a position attends to earlier positions and itself only.
       mask: [T, L] numpy bool, True where a query may attend to a key. None: everywhere.
-      is_key: [B, L] bool, which keys may be attended to at all, where there is a mask or attention
-        is causal; None: all. The first one always may.
+      is_key: [B, L] bool, which keys may be attended to at all; None: all. Every query must see
+        one.
 
     Returns:
       [B, T, H, K] in the dtype of q.
     """
     length, width = q.shape[1], q.shape[-1]
-    if is_key is not None and causal:  # one mask for both, which cuDNN needs as [T, L]
-        mask, causal = np.tri(length, dtype=bool), False
+    if is_key is not None and mask is None:  # one mask for all, which cuDNN needs as [T, L]
+        mask = np.ones((length, k.shape[1]), bool)
+        mask, causal = np.tril(mask) if causal else mask, False
     if implementation == "cudnn":
         more = [0 if mask is None else -a.shape[1] % CUDNN_LENGTH for a in (q, k, v)]
         q, k, v = (

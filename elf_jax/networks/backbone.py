@@ -46,7 +46,7 @@ REMAT = {
 
 class Attention(nn.Module):
     """Multi-head self-attention; see `attention.self_attention`, and `attention.cached_attention`
-    for its form with a cache, or with positions that may not be attended to.
+    for its form with a cache.
 
     Returns:
       ([B, T, D], of x [B, T, D]; the `Cache` of these positions, or None without a cache).
@@ -64,11 +64,10 @@ class Attention(nn.Module):
         kernel, bias = Weights(3 * width, self.dtype, name="qkv")(width)
         scales = [Scale(width // self.heads, name=name)() for name in ("q_norm", "k_norm")]
         inputs = x, kernel, bias, *scales, angles, self.heads, self.implementation
-        if cache is None and is_key is None:
-            out, new = self_attention(*inputs, self.mesh, self.causal), None
+        if cache is None:
+            out, new = self_attention(*inputs, self.mesh, self.causal, is_key), None
         else:
             out, new = cached_attention(*inputs, cache, sees, self.mesh, is_key)
-            new = None if cache is None else new
         return Dense(width, self.dtype, mesh=self.mesh, name="out")(out), new
 
 
@@ -177,15 +176,13 @@ class Backbone(nn.Module):
             None: the text begins the row, and what the cache has is not seen.
           places: [L] numpy integers, the place in a row of each position of text that begins it.
             None: they count from 0.
-          is_key: [B, L] bool, which positions may be attended to, where text is read causally; the
+          is_key: [B, L] bool, which positions may be attended to; where text is read causally, the
             first one always may. None: all.
 
         Returns:
           [B, L, D]; with a cache (this, the cache with these positions too). Dropout needs the RNG
           "dropout".
         """
-        if is_key is not None and not (self.causal or cache is not None):
-            raise ValueError("only a network that reads from left to right can hide positions")
         if cache is not None and (scalars or switches):
             raise ValueError("text with a cache is read without control tokens")
         if cache is not None:

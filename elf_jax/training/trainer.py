@@ -14,6 +14,7 @@ from elf_jax.checkpoints.trained import TrainedModel
 from elf_jax.checkpoints.weights import load_weights
 from elf_jax.core import checks, rng, sharding, store
 from elf_jax.core.ahead import compiled_ahead
+from elf_jax.core.allowed import reads_from_left
 from elf_jax.core.averaging import LARGE_SHARE, share_of_first
 from elf_jax.core.config import check_same, followed, say_followed
 from elf_jax.core.errors import UserError
@@ -289,10 +290,12 @@ def _make_run(config, workdir, dataset, mesh, method, frozen, total, step, shape
 
 def _buckets(config, rows):
     """The `Buckets` of the training rows, or None if rows have the whole length."""
-    train = config.train
+    train, block_length = config.train, config.model.block_length
     if train.length_buckets == 1:
         return None
-    return make_buckets(rows, train.batch_size, train.length_buckets, config.model.block_length)
+    cuts_targets = reads_from_left(config.method, block_length)
+    sizes = train.batch_size, train.length_buckets, block_length
+    return make_buckets(rows, *sizes, cuts_targets)
 
 
 def placed(mesh, buckets, fields, number=0):

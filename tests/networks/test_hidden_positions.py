@@ -13,9 +13,9 @@ HIDDEN = np.array([4, 5, 9])
 KEPT = np.setdiff1d(np.arange(L), HIDDEN)
 
 
-def build(**options):
+def build(causal=True, **options):
     """(network, parameters, text)."""
-    network = Backbone(depth=DEPTH, width=D, heads=H, causal=True, **options)
+    network = Backbone(depth=DEPTH, width=D, heads=H, causal=causal, **options)
     text = jax.random.normal(jax.random.key(1), (B, L, D))
     params = network.init(jax.random.key(0), text)["params"]
     noise = jax.tree.map(lambda a: 0.3 * jax.random.normal(jax.random.key(2), a.shape), params)
@@ -27,7 +27,16 @@ def is_key():
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"attention": "fused"}, {"remat": "matmuls", "unroll": DEPTH}], ids=str
+    "options",
+    [
+        {},
+        {"attention": "fused"},
+        {"remat": "matmuls", "unroll": DEPTH},
+        {"causal": False},
+        {"causal": False, "attention": "fused"},
+        {"causal": False, "remat": "matmuls"},
+    ],
+    ids=str,
 )
 def test_a_row_has_the_states_of_one_without_the_hidden_positions(options):
     """In which the others keep their places."""
@@ -78,8 +87,3 @@ def test_new_positions_are_keys_unless_it_is_said():
     assert cache.is_key[:, :, 4].all() and not cache.is_key[:, :, 5].any()
 
 
-def test_a_network_that_sees_everything_hides_nothing():
-    network = Backbone(depth=DEPTH, width=D, heads=H)
-    text = jnp.zeros((B, L, D))
-    with pytest.raises(ValueError, match="left to right"):
-        network.init(jax.random.key(0), text, is_key=is_key())

@@ -8,10 +8,15 @@ import pytest
 from elf_jax.core import checks, sharding
 from elf_jax.core.errors import UserError
 from elf_jax.core.types import Batch, counted_positions
+from elf_jax.data.packing import Rows
 from elf_jax.generation.generate import scales
+from elf_jax.methods.cdcd import method as cdcd
+from elf_jax.methods.duo import method as duo
 from elf_jax.methods.elf import objective
+from elf_jax.methods.flm import method as flm
 from elf_jax.methods.method import Context
 from elf_jax.methods.registry import build_method
+from elf_jax.methods.tokens import method as tokens
 from elf_jax.training import trainer
 from elf_jax.training.optimizer import make_optimizer, make_schedule
 from tests.methods.test_every_method import random_params
@@ -34,9 +39,16 @@ METHODS = {
     "ar": {"method": "ar", "sample.sampler": "sample"},
     "elf": {"model.block_length": 1, "model.token_table": True, "objective.token_weight": 0.5},
     "elf, blocks of 4": {"model.block_length": 4},
+    "mdlm": {"method": "mdlm", "sample.sampler": "ancestral"},
+    "llada": {"method": "llada", "sample.sampler": "confidence"},
+    "duo": {"method": "duo", "sample.sampler": "ancestral"},
+    "cdcd": {"method": "cdcd", "sample.sampler": "ode"},
+    "flm": {"method": "flm", "sample.sampler": "ode"},
 }
+SEES_ALL = ("mdlm", "llada", "duo", "cdcd", "flm")  # of a row, so targets are never cut
 # The places of a whole row that a short bucket keeps.
 PLACES = *range(8), *range(WIDTH, WIDTH + 8)
+ONLY_SOURCE = *range(8), *range(WIDTH, LENGTH)
 
 
 def build(name, **keys):
@@ -84,6 +96,57 @@ def test_a_cut_row_has_the_loss_of_the_whole_one():
         return gradient(lambda params: method.loss(params, *inputs)[0], params)
 
     assert_same(loss_of(pairs()), loss_of(cut(pairs())))
+
+
+@pytest.mark.parametrize("name", SEES_ALL)
+def test_a_row_without_the_padding_of_its_source_has_the_same_loss(name, monkeypatch):
+    """With the same noise. The draws of a row depend on its length, so they are cut too."""
+    _, method, params, frozen, _ = build(name)
+    batch, ids, index = pairs(), jnp.arange(ROWS), np.asarray(ONLY_SOURCE)
+    context = Context(jax.random.key(0), jnp.int32(0))
+
+    def cut_draws(draw, axis):
+        """The function `draw`, whose draws for so many positions are those of whole rows, cut."""
+
+        def drawn(*inputs):
+            shape = inputs[axis]
+            if shape[:1] != (len(index),):
+                return draw(*inputs)
+            return draw(*inputs[:axis], (LENGTH, *shape[1:]), *inputs[axis + 1 :])[:, index]
+
+        return drawn
+
+    def loss_of(batch):
+        counted = counted_positions(batch, True)
+        inputs = frozen, batch, counted, ids, context
+        return gradient(lambda params: method.loss(params, *inputs)[0], params)
+
+    whole = loss_of(batch)
+    monkeypatch.setattr(tokens, "uniforms", cut_draws(tokens.uniforms, 1))
+    monkeypatch.setattr(duo, "_uniform_tokens", cut_draws(duo._uniform_tokens, 1))
+    monkeypatch.setattr(cdcd.rng, "normal", cut_draws(cdcd.rng.normal, 1))
+    places = flm.draws.positions
+    monkeypatch.setattr(
+        flm.draws, "positions", lambda keys, length: places(keys, LENGTH)[:, index]
+    )
+    assert_same(whole, loss_of(cut(batch, ONLY_SOURCE)))
+
+
+@pytest.mark.parametrize("name", SEES_ALL)
+def test_the_length_of_a_target_is_learned_from_its_padding(name):
+    """So buckets leave it."""
+    config, *_ = build(name)
+    is_cond = np.arange(LENGTH) < WIDTH
+    found = trainer._buckets(config, short_and_long())
+    assert [sum(~is_cond[list(one.places)]) for one in found.each] == [LENGTH - WIDTH] * 2
+    assert [sum(is_cond[list(one.places)]) for one in found.each] == [8, WIDTH]
+
+
+def short_and_long():
+    """`Rows` of two lengths."""
+    source = np.repeat(np.int32([4, WIDTH]), 32)
+    target = np.repeat(np.int32([4, LENGTH - WIDTH]), 32)
+    return Rows(np.ones((64, LENGTH), np.int32), source, source + target, WIDTH)
 
 
 @pytest.mark.parametrize("name", ["elf", "elf, blocks of 4"])
@@ -136,7 +199,7 @@ def test_the_loss_of_elf_begins_where_the_bucket_does(monkeypatch):
 @pytest.mark.parametrize("hides", [True, False])
 @pytest.mark.parametrize("name", METHODS)
 def test_nobody_sees_hidden_padding(name, hides):
-    """Other tokens there change no loss. The last one is read at the start of the target."""
+    """Other tokens there change no loss."""
     keys = {} if hides else {"model.hide_padding": False, "train.length_buckets": 1}
     _, method, params, frozen, _ = build(name, **keys)
 
@@ -147,7 +210,8 @@ def test_nobody_sees_hidden_padding(name, hides):
         )[0]
 
     batch = pairs()
-    hidden = batch.source_padding & (np.arange(LENGTH) < WIDTH - 1)
+    # From left to right, the last one is read at the start of the target.
+    hidden = batch.source_padding & ((np.arange(LENGTH) < WIDTH - 1) | (name in SEES_ALL))
     other = batch.replace(tokens=np.where(hidden, 7, batch.tokens))
     assert (loss_of(batch) == loss_of(other)) == hides
     # The last token of a source is seen.
@@ -157,11 +221,14 @@ def test_nobody_sees_hidden_padding(name, hides):
 
 
 @pytest.mark.parametrize("hides", [True, False])
-@pytest.mark.parametrize("name", ["ar", "elf"])
-def test_no_sample_sees_hidden_padding(name, hides):
+@pytest.mark.parametrize("cfg_scale", [1.0, 2.0])
+@pytest.mark.parametrize("name", [name for name in METHODS if name != "elf, blocks of 4"])
+def test_no_sample_sees_hidden_padding(name, hides, cfg_scale):
     keys = {} if hides else {"model.hide_padding": False, "train.length_buckets": 1}
     if name == "ar":
         keys["sample.sampler"] = "greedy"
+    if name not in ("ar", "elf"):
+        keys["sample.cfg_scale"] = cfg_scale
     config, method, params, frozen, _ = build(name, **keys)
     run = jax.jit(method.sampler(config.sample, LENGTH))
 
@@ -219,13 +286,18 @@ def test_every_bucket_has_random_numbers_of_its_own():
 @pytest.mark.parametrize(
     "keys, words",
     [
-        ({"model.block_length": 0}, "train.length_buckets is 3, but only ar and an elf"),
+        ({"model.block_length": 0}, "an elf that writes whole rows sees all padding"),
+        (
+            {"method": "flm", "data.pad_source": False},
+            "flm sees the padding after a text",
+        ),
         ({"train.length_buckets": 9}, "at most 8"),
         ({"model.hide_padding": False}, "sees the padding of sources"),
     ],
 )
 def test_what_does_not_go_together(keys, words):
-    config = tiny_config(**{**PAIRS, **METHODS["elf"], **keys})
+    of_method = METHODS[keys.get("method", "elf")]
+    config = tiny_config(**{**PAIRS, **of_method, **keys})
     with pytest.raises(UserError, match=words):
         checks.check(config)
 

@@ -4,12 +4,10 @@ Source: arXiv 1706.03762 (the causal Transformer); arXiv 2406.07524 (the rival o
 methods).
 """
 
-import dataclasses
 from functools import partial
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from elf_jax.core import rng
 from elf_jax.core.errors import UserError
@@ -22,19 +20,12 @@ from elf_jax.networks.attention import Cache
 EXACT = "negative log-likelihood (nats per token), exact"
 
 
-@dataclasses.dataclass(frozen=True)
 class AR(TokenMethod):
     """See `methods.method.Method` and `TokenMethod`. The start token is the token V.
 
     A condition must be a prefix of the row to be seen by all that is sampled. A given position that
     comes later stays as it is: tokens after it depend on it, and tokens before it do not.
-
-    Attributes:
-      hides_padding: whether the padding between a source and its target is hidden from all other
-        positions.
     """
-
-    hides_padding: bool = dataclasses.field(default=False, kw_only=True)
 
     name = "ar"
     title = "autoregression"
@@ -68,9 +59,7 @@ class AR(TokenMethod):
             is_given=objective.shifted(rows.is_given, False),
             is_dropped=objective.shifted(rows.is_dropped, False),
         )
-        places = None if rows.places is None else np.asarray(rows.places)
-        is_key = self.which_keys(rows)
-        predict = self.training_predict(params, inputs, context, places=places, is_key=is_key)
+        predict = self.training_predict(params, inputs, context)
         nll = objective.losses(predict, rows.tokens, self.start_id)
         return {"loss": nll, "nll_bound": nll}
 
@@ -91,14 +80,9 @@ class AR(TokenMethod):
         raise UserError("config.method is ar, which cannot rewrite: use elf, or another method")
 
     def which_keys(self, rows):
-        """[B, L] bool, which inputs of the network may be attended to; None: all of them.
-
-        Args:
-          rows: `TrainingRows`, or a `Batch`.
-        """
-        if not self.hides_padding:
-            return None
-        return objective.shifted(~rows.source_padding, True)
+        """See `TokenMethod.which_keys`. Each input is the token before its place."""
+        is_key = super().which_keys(rows)
+        return None if is_key is None else objective.shifted(is_key, True)
 
     def decoder(self, params, length, is_key=None):
         """The network as a `Decoder`, for rows of `length` positions. is_key: see `which_keys`."""
@@ -166,16 +150,6 @@ class AR(TokenMethod):
         """There is no guidance."""
         del settings
         return 1
-
-    def meaning(self):
-        """See `Method.meaning`."""
-        return {**super().meaning(), "model.hide_padding": self.hides_padding}
-
-    @classmethod
-    def create(cls, config, vocab_size, mesh):
-        """See `TokenMethod.create`."""
-        method = super().create(config, vocab_size, mesh)
-        return dataclasses.replace(method, hides_padding=config.model.hide_padding)
 
 
 ar = Family(AR)

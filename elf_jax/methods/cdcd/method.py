@@ -7,6 +7,8 @@ the time warping is fitted to it. Here all rows have a time of the law and count
 Source: CDCD, arXiv 2211.15089.
 """
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 
@@ -43,7 +45,7 @@ class CDCD(TokenMethod):
         """See `TokenMethod.create`."""
         method = super().create(config, vocab_size, mesh)
         predictor = EmbeddingPredictor(method.predictor.network, sharding.row_shards(mesh))
-        return cls(predictor, method.law, method.condition_dropout)
+        return dataclasses.replace(method, predictor=predictor)
 
     @classmethod
     def network(cls, config, law, vocab_size, mesh):
@@ -128,7 +130,10 @@ class CDCD(TokenMethod):
         first_x, first_known, first_t, *masks = (
             objective.take(array, parts, places) for array in first
         )
-        read = self.predictor.predict(params, *masks)((first_x, first_known), first_t)
+        where = self.where(rows)
+        if where["is_key"] is not None:
+            where["is_key"] = objective.take(where["is_key"], parts, places)
+        read = self.predictor.predict(params, *masks, **where)((first_x, first_known), first_t)
         mean = jax.lax.stop_gradient(read(lambda z: objective.mean_embedding(z, table)))
         is_new = is_chosen[:, None, None] & ~rows.is_cond[..., None]
         return jnp.where(is_new, objective.spread(mean, parts, places, x), known)

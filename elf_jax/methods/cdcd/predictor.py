@@ -12,8 +12,8 @@ class EmbeddingPredictor(TokenPredictor):
     noise. The network sees log t.
     """
 
-    def _hidden(self, params, inputs, t, is_given, *how):
+    def _hidden(self, params, inputs, t, is_given, *how, **places):
         x, estimate = inputs
         pairs = jnp.concatenate([objective.scaled(x, t, is_given), estimate], axis=-1)
         text = self.embed(params, pairs)
-        return super()._hidden(params, text, jnp.log(t), is_given, *how)
+        return super()._hidden(params, text, jnp.log(t), is_given, *how, **places)

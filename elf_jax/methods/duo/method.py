@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from elf_jax.core import rng
+from elf_jax.core.types import position_of
 from elf_jax.methods.duo import objective, sampler, transform
 from elf_jax.methods.mdlm.objective import EPS, mask_probability, sigma, time_of
 from elf_jax.methods.tokens.draws import nucleus, positions, stratified, uniforms
@@ -114,7 +115,8 @@ class Duo(TokenMethod):
             return self.predictor.embed(params, soft), z
 
         gamma = jnp.broadcast_to(gamma[:, None], x.shape)
-        text, z = self.predictor.in_parts(part, x, gamma, jax.random.key_data(keys))
+        first = position_of(self.first, rows.places)
+        text, z = self.predictor.in_parts(part, x, gamma, jax.random.key_data(keys), first=first)
         text = jnp.where(rows.is_cond[..., None], self.predictor.embed(params, x), text)
         return text, jnp.where(rows.is_cond, x, z), complement, (high - low) * slope
 

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict, FrozenConfigDict
 
 from elf_jax.core import checks, rng, sharding, workdir
 from elf_jax.core.errors import UserError
-from elf_jax.core.types import nothing_given
+from elf_jax.core.types import nothing_given, position_of
 from elf_jax.latents.build import build_encoder, describe_encoder, kept_statistics, save_encoder
 from elf_jax.latents.encoder import Encoder
 from elf_jax.methods.elf import objective, published, roles
@@ -20,7 +20,7 @@ from elf_jax.methods.elf.blocks import Blocks, readable
 from elf_jax.methods.elf.left_to_right import LeftToRight
 from elf_jax.methods.elf.predictor import Predictor
 from elf_jax.methods.elf.writer import Writer
-from elf_jax.methods.network_settings import backbone_settings, dtype_of
+from elf_jax.methods.network_settings import backbone_settings, dtype_of, first_target
 from elf_jax.methods.watching import Rewriting, View
 from elf_jax.networks.elf import ELF
 from elf_jax.pretrained.t5 import copy_t5
@@ -126,7 +126,7 @@ class ELFMethod:
         has_dropout = context.is_training and self.predictor.network.dropout > 0
         dropout = rng.stream(context.key, "dropout") if has_dropout else None, dealt.ids
         inputs = dealt.x, dealt.batch, dealt.counted, dealt.draws, dealt.split
-        first = self.first if batch.places is None else batch.places.index(self.first)
+        first = position_of(self.first, batch.places)
         sums = objective.mixed_loss(
             self.predictor, params, *inputs, self.law, *dropout, first, self.blocks
         )
@@ -385,8 +385,7 @@ def _method(config, vocab_size, mesh, encoder):
         **backbone_settings(config, mesh),
     )
     law = FrozenConfigDict(ConfigDict(config.objective.to_dict()))
-    first = config.data.source_length if config.data.pad_source else 0
-    blocks = None
+    first, blocks = first_target(config), None
     if model.block_length:
         blocks = Blocks(first, model.block_length, model.hide_padding)
     return ELFMethod(Predictor(network), encoder, law, sharding.row_shards(mesh), first, blocks)

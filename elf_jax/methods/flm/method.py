@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from elf_jax.core import rng
+from elf_jax.core.types import position_of
 from elf_jax.methods.flm import objective, sampler
 from elf_jax.methods.flm.time_map import share_of_signal, time_of
 from elf_jax.methods.tokens import draws
@@ -39,7 +40,8 @@ class FLM(TokenMethod):
     def _noisy_text(self, params, rows, gamma):
         """x E, [B, L, D]."""
         clean = self.predictor.embed(params, rows.tokens).astype(jnp.float32)
-        noise = self.noise(rows.keys, rows.tokens.shape[1], self._embed(params))
+        first = position_of(self.first, rows.places)
+        noise = self.noise(rows.keys, rows.tokens.shape[1], self._embed(params), first)
         text = objective.between(noise, clean, gamma)
         return jnp.where(rows.is_given[..., None], clean, text).astype(self.dtype)
 
@@ -47,8 +49,9 @@ class FLM(TokenMethod):
         """The function from tokens, or weights over the vocabulary, to the network's width."""
         return lambda inputs: self.predictor.embed(params, inputs)
 
-    def noise(self, keys, length, embed):
+    def noise(self, keys, length, embed, first=0):
         """Standard normal noise over the vocabulary times the table, [B, L, D] float32; [B] keys.
+        There is none before the position `first`.
 
         Every position has a key of its own, so that a part of the positions can be drawn alone.
         """
@@ -61,7 +64,7 @@ class FLM(TokenMethod):
 
         # Parts are cut from arrays of numbers, not of keys.
         kind = jax.random.key_impl(keys)
-        return self.predictor.in_parts(part, jax.random.key_data(keys))
+        return self.predictor.in_parts(part, jax.random.key_data(keys), first=first)
 
     def sampling_predict(self, params, given, scales, is_guided):
         """See `TokenMethod.sampling_predict`; the inputs are float32."""

@@ -11,12 +11,14 @@ from typing import ClassVar, NamedTuple
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 from ml_collections import ConfigDict, FrozenConfigDict
 
 from elf_jax.core import rng, sharding
 from elf_jax.core.errors import UserError
+from elf_jax.core.types import position_of
 from elf_jax.latents.build import described_vocab_size
-from elf_jax.methods.network_settings import backbone_settings
+from elf_jax.methods.network_settings import backbone_settings, first_target
 from elf_jax.methods.tokens.draws import uniforms
 from elf_jax.methods.tokens.predictor import TokenPredictor, restricted
 from elf_jax.methods.watching import Rewriting
@@ -101,12 +103,17 @@ class TokenMethod:
       predictor: the network. law: the config's section of this method.
       condition_dropout: share of the training rows that lose their condition.
       eos_id: id of the end-of-sequence token, or None if it is not known.
+      first: the place at which all targets begin; before it everything is condition.
+      hides_padding: whether the padding between a source and its target is hidden from all
+        positions.
     """
 
     predictor: TokenPredictor
     law: FrozenConfigDict
     condition_dropout: float
     eos_id: int | None = dataclasses.field(default=None, kw_only=True)
+    first: int = dataclasses.field(default=0, kw_only=True)
+    hides_padding: bool = dataclasses.field(default=False, kw_only=True)
 
     # Of the network: input tokens after the vocabulary, whether it has control tokens for the
     # time, and whether it is causal.
@@ -138,7 +145,8 @@ class TokenMethod:
         law = FrozenConfigDict(ConfigDict(config[cls.section].to_dict() if cls.section else {}))
         network = cls.network(config, law, vocab_size, mesh)
         predictor = TokenPredictor(network, sharding.row_shards(mesh))
-        return cls(predictor, law, config.tokens.condition_dropout)
+        places = dict(first=first_target(config), hides_padding=config.model.hide_padding)
+        return cls(predictor, law, config.tokens.condition_dropout, **places)
 
     @classmethod
     def network(cls, config, law, vocab_size, mesh):
@@ -179,15 +187,30 @@ class TokenMethod:
         sums = {name: jnp.sum(jnp.where(counted, one, 0.0)) for name, one in losses.items()}
         return sums.pop("loss"), sums
 
-    def training_predict(self, params, rows, context, **how):
-        """The function (inputs, t) -> read of a training step, see `TokenPredictor.predict`, which
-        also gets `how`.
-        """
+    def training_predict(self, params, rows, context):
+        """The function (inputs, t) -> read of a training step, see `TokenPredictor.predict`."""
         has_dropout = context.is_training and self.predictor.network.dropout > 0
         key = rng.stream(context.key, "dropout") if has_dropout else None
+        flags = rows.is_given, rows.is_dropped
         return self.predictor.predict(
-            params, rows.is_given, rows.is_dropped, dropout_key=key, ids=rows.ids, **how
+            params, *flags, dropout_key=key, ids=rows.ids, **self.where(rows)
         )
+
+    def where(self, rows):
+        """The arguments of `TokenPredictor.predict` that tell of the places of rows, which are
+        `TrainingRows`, or of whole rows, which are a `Batch`.
+        """
+        how = {} if rows.places is None else {"places": np.asarray(rows.places)}
+        first = position_of(self.first, rows.places)
+        return how | {"is_key": self.which_keys(rows), "first": first}
+
+    def which_keys(self, rows):
+        """[B, L] bool, which inputs of the network may be attended to; None: all of them.
+
+        Args:
+          rows: see `where`.
+        """
+        return ~rows.source_padding if self.hides_padding else None
 
     def metrics(self, loss, sums, positions):
         """The loss, and the means of the other sums over the counted positions."""
@@ -237,14 +260,14 @@ class TokenMethod:
     def sampling_predict(self, params, given, scales, is_guided):
         """The function (inputs, t) -> read of a sampler. given: see `making`."""
         is_given = None if given is None else given.is_cond
-        temperature = jnp.maximum(scales["temperature"], COLDEST)
+        how = {"temperature": jnp.maximum(scales["temperature"], COLDEST)}
+        if is_given is not None:
+            how |= self.where(given)
         if is_given is None or not is_guided:
-            predict = self.predictor.predict(params, is_given, temperature=temperature)
+            predict = self.predictor.predict(params, is_given, **how)
         else:
             without, scale = self.without(is_given), scales["cfg_scale"]
-            predict = self.predictor.guided(
-                params, is_given, scale, without, temperature=temperature
-            )
+            predict = self.predictor.guided(params, is_given, scale, without, **how)
         return restricted(predict, None if given is None else given.never)
 
     def without(self, is_given):
@@ -287,7 +310,7 @@ class TokenMethod:
 
     def meaning(self):
         """See `Method.meaning`."""
-        return {"method": self.family or self.name}
+        return {"method": self.family or self.name, "model.hide_padding": self.hides_padding}
 
     def save_frozen(self, frozen, directory):
         """There is nothing frozen."""

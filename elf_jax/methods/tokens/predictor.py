@@ -10,6 +10,7 @@ know only this interface. So an exact posterior can take the network's place (`r
 
 import dataclasses
 
+import jax
 import jax.numpy as jnp
 from jax.tree_util import Partial
 
@@ -57,12 +58,17 @@ class TokenPredictor:
         tokens, t = jnp.zeros((1, length), jnp.int32), jnp.zeros(1)
         return self.network.init(key, tokens, t, method="everything")["params"]
 
-    def in_parts(self, function, *arrays):
+    def in_parts(self, function, *arrays, first=0):
         """The function, called on parts of the positions of the arrays [B, L, ...]; see
         `vocabulary.in_parts`.
+
+        Args:
+          first: the positions before this one are left out; the result is zero there.
         """
         rows = -(-len(arrays[0]) // self.parts)
-        return in_parts(function, arrays, self.network.vocab_size, rows)
+        arrays = tuple(array[:, first:] for array in arrays)
+        made = in_parts(function, arrays, self.network.vocab_size, rows)
+        return jax.tree.map(lambda array: _with_zeros(array, first), made) if first else made
 
     def embed(self, params, inputs):
         """Text [B, L, D] of tokens [B, L] or of weights over the vocabulary [B, L, V]."""
@@ -78,6 +84,7 @@ class TokenPredictor:
         ids=None,
         places=None,
         is_key=None,
+        first=0,
     ):
         """The function (inputs, t) -> read.
 
@@ -86,7 +93,9 @@ class TokenPredictor:
           is_given, is_dropped: [B, L] bool, see `TokenNetwork`.
           temperature: logits are divided by it; None: 1.
           dropout_key: JAX key for dropout; None: no dropout. ids: [B], names of the rows for it.
-          places, is_key: of a causal network, see `Backbone`.
+          places, is_key: see `Backbone`.
+          first: logits of the positions before this one are not computed, and what is read there is
+            zero. Nobody needs those of a condition.
 
         The inputs are tokens [B, L] integers or text [B, L, D] from `embed`. t is [B] float32; None
         for a network without time.
@@ -96,7 +105,7 @@ class TokenPredictor:
             def part(hidden, *arrays):
                 return function(self._logits(params, hidden, temperature), *arrays)
 
-            return self.in_parts(part, hidden, *arrays)
+            return self.in_parts(part, hidden, *arrays, first=first)
 
         def call(inputs, t=None):
             how = is_given, is_dropped, dropout_key, ids, places, is_key
@@ -104,7 +113,16 @@ class TokenPredictor:
 
         return call
 
-    def guided(self, params, is_given, cfg_scale, without=lambda inputs: inputs, temperature=None):
+    def guided(
+        self,
+        params,
+        is_given,
+        cfg_scale,
+        without=lambda inputs: inputs,
+        temperature=None,
+        is_key=None,
+        first=0,
+    ):
         """`predict` with classifier-free guidance on the condition (arXiv 2207.12598): the logits
         are u + c (conditional - u), where u are those of a second pass without the condition.
 
@@ -118,11 +136,11 @@ class TokenPredictor:
                 cond, uncond = (self._logits(params, h, temperature) for h in (cond, uncond))
                 return function(uncond + cfg_scale * (cond - uncond), *arrays)
 
-            return self.in_parts(part, cond, uncond, *arrays)
+            return self.in_parts(part, cond, uncond, *arrays, first=first)
 
         def call(inputs, t=None):
-            cond = self._hidden(params, inputs, t, is_given, None)
-            uncond = self._hidden(params, without(inputs), t, None, is_given)
+            cond = self._hidden(params, inputs, t, is_given, None, is_key=is_key)
+            uncond = self._hidden(params, without(inputs), t, None, is_given, is_key=is_key)
             return Partial(read, cond, uncond)
 
         return call
@@ -149,3 +167,7 @@ class TokenPredictor:
     def _logits(self, params, hidden, temperature=None):
         logits = self.network.apply({"params": params}, hidden, method="logits")
         return logits if temperature is None else logits / temperature
+
+
+def _with_zeros(array, first):
+    return jnp.pad(array, [(0, 0), (first, 0)] + [(0, 0)] * (array.ndim - 2))
