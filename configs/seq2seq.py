@@ -18,8 +18,9 @@ tokens from noisy latents (objective.token_weight). ELF writes its targets from 
 token at a time (model.block_length), each in 4 steps with much noise on the way, and each step goes
 towards the likeliest word (sample.token_temperature). One learned table of words reads the text
 before, and is in both heads (model.token_table). ELF and ar have dropout, because they learn a few
-pairs by heart in 20 epochs, and they do not see the padding of sources (model.hide_padding). So
-pairs of like length are computed together, without most of their padding (train.length_buckets).
+pairs by heart in 20 epochs. Only elf_whole sees the padding of sources (model.hide_padding). So for
+the others pairs of like length are computed together, without most of their padding
+(train.length_buckets).
 """
 
 from ml_collections import ConfigDict

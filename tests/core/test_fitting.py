@@ -110,7 +110,10 @@ def test_pairs_are_in_buckets_where_their_padding_can_be_cut_off():
         return chosen(file, facts, on_cpu, **keys)["train.length_buckets"]
 
     assert buckets() == buckets("seq2seq:ar") == buckets(on_cpu=False) == fitting.BUCKETS
-    assert buckets("seq2seq:elf_whole") == buckets("seq2seq:mdlm") == buckets("text", TEXT) == 1
+    assert buckets("seq2seq:mdlm") == buckets("seq2seq:flm") == fitting.BUCKETS
+    assert buckets("seq2seq:elf_whole") == buckets("text", TEXT) == 1
+    assert buckets("seq2seq:elf_whole", **{"model.hide_padding": True}) == 1
+    assert buckets("seq2seq:mdlm", **{"data.pad_source": False}) == 1
     assert buckets(**{"model.block_length": 0}) == 1
     assert buckets(**{"model.hide_padding": False}) == 1
     assert buckets(**{"model.hide_padding": False, "data.pad_source": False}) == fitting.BUCKETS

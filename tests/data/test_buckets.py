@@ -71,6 +71,18 @@ def test_a_source_that_fills_its_bucket_gets_a_longer_one():
     assert long.places == tuple(range(SOURCE + TARGET))
 
 
+def test_targets_may_stay_whole():
+    """Then rows are sorted by their sources alone."""
+    rows = pairs()
+    buckets = make_buckets(rows, 64, 4, cuts_targets=False)
+    assert len(buckets.each) == 4 and buckets.computed < 0.85
+    longest = [rows.cond_length[bucket.index].max() for bucket in buckets.each]
+    for bucket, before in zip(buckets.each, [0, *longest], strict=False):
+        assert bucket.places[-TARGET:] == tuple(range(SOURCE, SOURCE + TARGET))
+        assert rows.cond_length[bucket.index].min() >= before
+        assert texts(bucket.cut(rows.take(bucket.index))) == texts(rows.take(bucket.index))
+
+
 @pytest.mark.parametrize("block_length", [0, 1, 3])
 def test_no_other_buckets_need_fewer_positions(block_length):
     """By trying all cuts of the sorted rows."""

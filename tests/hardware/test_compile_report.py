@@ -23,7 +23,7 @@ from elf_jax.hardware.compile_report import (
 )
 from elf_jax.hardware.program_cost import _Program, program_cost
 from elf_jax.methods.registry import describe_method
-from elf_jax.networks.attention import Cache, cached_attention
+from elf_jax.networks.attention import Cache, cached_attention, self_attention
 from elf_jax.networks.block_mask import BlockMask
 from tests.hardware import by_hand
 from tests.tiny import tiny_config
@@ -166,6 +166,22 @@ def test_text_in_blocks_has_kernels_too(hides):
     text = gradient.lower(x, clean, is_key).compile().as_text()
     config = tiny_config(**{"model.attention": "fused"})
     assert attention_compiled(config, mesh, text) == "fused"
+    assert program_cost(text).unknown_kernels == 3
+
+
+def test_hidden_positions_have_kernels_too():
+    """In a network that sees the others on both sides."""
+    mesh = sharding.make_mesh(tiny_config(**{"mesh.data": 4}).mesh, topology_devices("v5e:2x2"))
+    rows = sharding.rows(mesh)
+    x = jax.ShapeDtypeStruct((4, 70, 132), jnp.bfloat16, sharding=rows)
+    is_key = jax.ShapeDtypeStruct((4, 70), bool, sharding=rows)
+
+    def attend(x, is_key):
+        weights = jnp.ones((132, 396), x.dtype), jnp.zeros(396), jnp.ones(66), jnp.ones(66)
+        how = jnp.zeros((70, 33)), 2, "fused", mesh, False, is_key
+        return jnp.sum(self_attention(x, *weights, *how).astype(jnp.float32))
+
+    text = jax.jit(jax.grad(attend), out_shardings=rows).lower(x, is_key).compile().as_text()
     assert program_cost(text).unknown_kernels == 3
 
 

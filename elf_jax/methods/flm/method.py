@@ -94,7 +94,8 @@ class FLM(TokenMethod):
         """
         del scales
         embed = embed or self._one_hot
-        y, start, view = self.noise(keys, length, embed), 0.0, View(watch, given)
+        first = 0 if given is None else self.first
+        y, start, view = self.noise(keys, length, embed, first), 0.0, View(watch, given)
         if begin is not None:
             start = time_of(1 - begin.strength, self.vocab_size)
             clean = embed(begin.tokens).astype(y.dtype)

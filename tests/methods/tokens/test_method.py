@@ -1,5 +1,7 @@
 """What the methods on tokens share: the rows of a training, and held-out rows."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,9 +9,11 @@ import pytest
 
 from elf_jax.core import sharding
 from elf_jax.core.types import Batch, counted_positions
+from elf_jax.generation.generate import scales
 from elf_jax.methods.method import Context
 from elf_jax.methods.registry import build_method
 from elf_jax.methods.tokens.method import training_rows
+from elf_jax.methods.tokens.predictor import TokenPredictor
 from elf_jax.training.step import make_eval_step
 from tests.tiny import tiny_config
 
@@ -46,6 +50,51 @@ def test_rows_that_fill_up_a_batch_change_nothing(name):
     method, params = make(name)
     few, many = (jax.tree.leaves(held_out(method, params, count)) for count in (REAL, 8 * REAL))
     np.testing.assert_allclose(many, few, rtol=1e-5)
+
+
+PAIRS = {"data.pad_source": True, "data.source_field": "source", "data.source_length": 2}
+
+
+@pytest.mark.parametrize("name", ["ar", "mdlm", "llada", "duo", "cdcd", "flm"])
+def test_no_logits_of_padded_sources_are_computed(name, monkeypatch):
+    """The losses, their gradients and the samples are the same as with them."""
+    sampler = {"ar": "greedy", "cdcd": "ode", "flm": "ode"}.get(name, "ancestral")
+    keys = {"cdcd.self_cond_fraction": 0.5, "duo.curriculum.steps": 1, "sample.cfg_scale": 2.0}
+    keys |= {"data.length": LENGTH, "sample.sampler": sampler, "tokens.condition_dropout": 0.5}
+    method, params = make(name, **keys, **PAIRS)
+    with_all, context = dataclasses.replace(method, first=0), Context(jax.random.key(0), 0, True)
+    settings, widths = tiny_config(**keys).sample, []
+
+    def watched(real):
+        """The function `real` of the predictor. What has the size of the vocabulary is noted."""
+
+        def call(self, params, inputs, *how):
+            made = real(self, params, inputs, *how)
+            widths.extend(a.shape[1] for a in (inputs, made) if a.shape[2:] == (V,))
+            return made
+
+        return call
+
+    for name in ("_logits", "embed"):
+        monkeypatch.setattr(TokenPredictor, name, watched(getattr(TokenPredictor, name)))
+
+    def found(method):
+        batch, ids = batch_of(8), jnp.arange(8)
+        counted = counted_positions(batch, True)
+
+        def loss(params):
+            return method.loss(params, {}, batch, counted, ids, context)[0]
+
+        run = method.sampler(settings, LENGTH)
+        tokens = run(params, {}, ids, batch, jax.random.key(1), scales(method, settings))
+        return *jax.tree.leaves(jax.value_and_grad(loss)(params)), tokens
+
+    ours = found(method)
+    assert set(widths) == {LENGTH - 2}
+    widths.clear()
+    for one, other in zip(ours, found(with_all), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
+    assert set(widths) == {LENGTH}
 
 
 def test_only_training_drops_conditions():
