@@ -1,6 +1,7 @@
 """The model card of an exported model: what it is, how to use it, its data, its numbers."""
 
 import pathlib
+from itertools import filterfalse
 
 import jax
 from huggingface_hub import EvalResult, ModelCardData
@@ -10,6 +11,7 @@ from elf_jax.core.averaging import warn_of_first_weights
 from elf_jax.core.errors import UserError
 from elf_jax.core.files import read_json
 from elf_jax.core.workdir import DATASET
+from elf_jax.evaluation.metrics.bootstrap import is_bound
 from elf_jax.evaluation.tables import REAL, cell, summary_cell
 
 _NO_METRICS = ("steps", "train_seconds")  # numbers in a summary that are no metrics
@@ -92,7 +94,7 @@ def _metrics(results):
     return {
         name: value
         for name, value in results.items()
-        if isinstance(value, int | float) and name not in _NO_METRICS
+        if isinstance(value, int | float) and name not in _NO_METRICS and not is_bound(name)
     }
 
 
@@ -148,14 +150,15 @@ def _evaluation(results):
             "after it."
         )
     protocols, real = results.get("protocols", {}), results.get("real", {})
-    names = list(dict.fromkeys(name for summary in protocols.values() for name in summary))
+    every = dict.fromkeys(name for summary in protocols.values() for name in summary)
+    names = list(filterfalse(is_bound, every))
     lines = [["", *protocols, REAL], ["---"] * (len(protocols) + 2)]
     for name in names:
-        found = [summary.get(name) for summary in protocols.values()]
-        cells = [summary_cell(one) if one else "" for one in found]
+        found = protocols.values()
+        cells = [summary_cell(name, one) if name in one else "" for one in found]
         lines.append([name, *cells, cell(real[name]) if name in real else ""])
     parts = ["\n".join(f"| {' | '.join(line)} |" for line in lines)] if protocols else []
-    seen = {*names, *(f"{name}_real" for name in real)}
+    seen = {*every, *(f"{name}_real" for name in real)}
     parts.append(_table({k: v for k, v in _metrics(results).items() if k not in seen}))
     parts.append(_table({**results.get("signatures", {}), **_how(results)}))
     return "\n\n".join(parts)

@@ -12,7 +12,7 @@ from elf_jax import __version__
 from elf_jax.checkpoints.trained import load_trained
 from elf_jax.core import store
 from elf_jax.core.files import write_json, write_text
-from elf_jax.evaluation import tables
+from elf_jax.evaluation import same_pairs, tables
 from elf_jax.evaluation.comparison_picture import draw_frontiers, draw_quality
 from elf_jax.evaluation.comparison_table import comparison_text
 from elf_jax.evaluation.evaluate import Evaluation
@@ -47,6 +47,7 @@ def compare(subjects, held_out, output):
       Dict of what is in comparison.json.
     """
     models, real, notes = score_each(subjects, held_out, _score)
+    best = {model["name"]: model.pop("best") for model in models}
     for model in models:
         model["at_real_entropy"] = _at_real_entropy(model, real)
     settings = subjects[0].config.compare
@@ -55,6 +56,7 @@ def compare(subjects, held_out, output):
         "real": real,
         "settings": {**settings.to_dict(), "length": subjects[0].config.data.length},
         "data": subjects[0].summary,
+        "same_pairs": same_pairs.differences(best),
         "notes": notes,
         "version": __version__,
         "date": now(),
@@ -91,7 +93,8 @@ def score_each(subjects, held_out, score):
 
 def _write(result, output):
     models, real = result["models"], result["real"]
-    text = comparison_text(result)
+    pairs = result["same_pairs"]
+    text = comparison_text(result, pairs and same_pairs.text(pairs))
     write_json(output / NUMBERS, result)
     write_text(output / TEXT, text)
     draw_quality(models, real, output / PICTURE)
@@ -126,6 +129,7 @@ def _score(subject, held_out):
         protocols = combinations(sample, values, trained.method, "compare")
         frontier = [score_point(run, protocol, settings.frontier_seeds) for protocol in protocols]
     model = {**_about(subject, trained), "likelihood": _likelihood(run)}
+    model["best"] = same_pairs.score_best(run, points, steps, points[0]["seeds"])
     real = run.real() | run.real_fill()
     return {**model, "points": points, "frontier": frontier}, real, run.describe()
 

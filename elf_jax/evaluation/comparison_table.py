@@ -30,15 +30,17 @@ NOTHING = "-"
 SHORT = {"temperature": "T", "guidance_scale": "w", "gamma": "gamma", "token_temperature": "tau_x"}
 
 
-def comparison_text(result):
+def comparison_text(result, same_pairs=None):
     """The text of comparison.md.
 
     Args:
       result: dict of what is in comparison.json.
+      same_pairs: the text of `same_pairs.text`; None if the data are no pairs.
     """
     models, real = result["models"], result["real"]
     parts = ["# Comparison", _models(models), _likelihood_note(models)]
     parts += ["## Samples", _samples(models, real), _samples_note(result)]
+    parts += ["## On the same pairs", same_pairs] if same_pairs else []
     if any(model["at_real_entropy"] for model in models):
         parts += [
             "## Gen. PPL at the entropy of real text",

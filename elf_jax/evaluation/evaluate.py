@@ -20,6 +20,7 @@ from elf_jax.evaluation import tables
 from elf_jax.evaluation.hidden import hide
 from elf_jax.evaluation.kept_samples import KeptSamples
 from elf_jax.evaluation.metric_set import MetricSet
+from elf_jax.evaluation.metrics.bootstrap import STATEMENT
 from elf_jax.evaluation.pairs import held_out_pairs
 from elf_jax.evaluation.protocols import effective, protocols_of
 from elf_jax.evaluation.records import Records, environment, now
@@ -170,6 +171,8 @@ class Evaluation:
             )
         if metrics.pairs is not None:
             lines.append(f"{self.count} held-out pairs: {metrics.pairs.statement}")
+            if {"bleu", "rouge"} & set(metrics.names):
+                lines.append(f"in brackets: {STATEMENT}")
         lines += [hidden.statement for hidden in self.hidden]
         method = self.trained.method
         if self.hidden and not method.fills_anywhere:

@@ -1,10 +1,13 @@
 """Computes the metrics of samples and of held-out text. docs/evaluation.md defines them."""
 
+from itertools import filterfalse
+
 import jax
 from tqdm import tqdm
 
 from elf_jax.data.tokenizer import decode, encode
 from elf_jax.evaluation.metrics import infill, references, text
+from elf_jax.evaluation.metrics.bootstrap import STATEMENT, is_bound
 from elf_jax.evaluation.pairs import Pairs
 from elf_jax.evaluation.scorer import Scorer, generative_perplexity
 from elf_jax.generation.generate import cut
@@ -32,6 +35,7 @@ class MetricSet:
         about = {"metrics": list(self.names)}
         if self.pairs is not None:
             about["references"] = self.pairs.statement
+            about["interval"] = STATEMENT
         elif self.dataset.whole and self.dataset.train_examples is None:
             about["training_text"] = "not read"
         return about if self.scorer is None else about | self.scorer.provenance()
@@ -75,7 +79,7 @@ class MetricSet:
                 continue
             found = metric(texts, real)
             values = {key: value for key, value in found.items() if not isinstance(value, str)}
-            for key in values:
+            for key in filterfalse(is_bound, values):
                 signatures[key] = found.get(f"{key}_signature") or found[f"{name}_signature"]
             numbers.update(values)
         return numbers, signatures

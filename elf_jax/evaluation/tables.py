@@ -3,6 +3,8 @@
 import math
 import statistics
 
+from elf_jax.evaluation.metrics.bootstrap import is_bound, names
+
 REAL = "real text"  # the name of the column of held-out text
 NOT_SHOWN_IF_ZERO = ("empty",)
 
@@ -46,14 +48,18 @@ def flat(summary, real):
 
 
 def table(numbers):
-    """Numbers as lines of name and value."""
-    numbers = _shown(numbers)
-    width = max(len(name) for name in numbers)
-    return "\n".join(f"  {name:<{width}}  {cell(value):>10}" for name, value in numbers.items())
+    """Numbers as lines of name, value and interval."""
+    shown = _shown(numbers)
+    width = max(len(name) for name in shown)
+    return "\n".join(
+        f"  {name:<{width}}  {cell(value):>10}{bounds(name, numbers)}"
+        for name, value in shown.items()
+    )
 
 
 def grid(summaries, real):
-    """A column for each protocol and one for real text: mean ± standard error over seeds.
+    """A column for each protocol and one for real text: mean ± standard error over seeds, and the
+    interval.
 
     Args:
       summaries: {protocol: its `summarise`}. real: {metric: value} of held-out text.
@@ -61,7 +67,7 @@ def grid(summaries, real):
     first = _shown(means(next(iter(summaries.values()))))
     lines = [["", *summaries, REAL]]
     for name in first:
-        cells = [summary_cell(summary[name]) for summary in summaries.values()]
+        cells = [summary_cell(name, summary) for summary in summaries.values()]
         lines.append([name, *cells, cell(real[name]) if name in real else ""])
     return columns(lines)
 
@@ -80,13 +86,22 @@ def columns(lines):
 
 def _shown(numbers):
     return {
-        name: value for name, value in numbers.items() if value or name not in NOT_SHOWN_IF_ZERO
+        name: value
+        for name, value in numbers.items()
+        if not is_bound(name) and (value or name not in NOT_SHOWN_IF_ZERO)
     }
 
 
-def summary_cell(combined):
-    """The `cell` of a dict from `combine`."""
-    return cell(combined["mean"], combined["standard_error"])
+def summary_cell(name, summary):
+    """The `cell` of a metric of a `summarise`, and its interval."""
+    combined = summary[name]
+    return cell(combined["mean"], combined["standard_error"]) + bounds(name, means(summary))
+
+
+def bounds(name, numbers):
+    """The interval of a metric among numbers as text, to stand after it. Empty without one."""
+    found = [numbers.get(bound) for bound in names(name)]
+    return "" if None in found else " ({:.2f} to {:.2f})".format(*found)
 
 
 def cell(mean, standard_error=None):

@@ -199,9 +199,12 @@ def test_pairs_are_compared_with_their_references(pairs, capsys, monkeypatch):
     assert records["bleu"]["signature"] != records["bleu_lowercase"]["signature"]
     assert records["bleu"]["references"].startswith(f"references whole, 0 of {count} sources cut")
     assert records["bleu"]["samples"] == file.name
+    assert "bootstrap over the pairs, 1,000 resamples" in records["rouge_l_low"]["interval"]
     assert [line["source"][::-1] for line in lines] == [line["reference"] for line in lines] == real
     printed = capsys.readouterr().out
     assert records["bleu"]["signature"] in printed and "references whole" in printed
+    assert "({bleu_low:.2f} to {bleu_high:.2f})".format(**numbers) in printed
+    assert "in brackets: 95%, bootstrap" in printed and "rouge_l_low" not in printed
 
 
 def test_references_cut_in_preparing_are_counted(pairs, tmp_path):

@@ -85,5 +85,3 @@ def test_new_positions_are_keys_unless_it_is_said():
     again = text[:, 4:5]
     _, cache = network.apply({"params": params}, again, cache=cache, position=4)
     assert cache.is_key[:, :, 4].all() and not cache.is_key[:, :, 5].any()
-
-

@@ -126,9 +126,7 @@ def test_a_row_without_the_padding_of_its_source_has_the_same_loss(name, monkeyp
     monkeypatch.setattr(duo, "_uniform_tokens", cut_draws(duo._uniform_tokens, 1))
     monkeypatch.setattr(cdcd.rng, "normal", cut_draws(cdcd.rng.normal, 1))
     places = flm.draws.positions
-    monkeypatch.setattr(
-        flm.draws, "positions", lambda keys, length: places(keys, LENGTH)[:, index]
-    )
+    monkeypatch.setattr(flm.draws, "positions", lambda keys, length: places(keys, LENGTH)[:, index])
     assert_same(whole, loss_of(cut(batch, ONLY_SOURCE)))
 
 
