@@ -14,10 +14,9 @@ from absl import flags
 
 from benchmarks.common import FLAGS, Ours, compare, run
 from elf_jax.core import sharding
-from elf_jax.data.buckets import make_buckets
 from elf_jax.data.dataset import load_dataset
 from elf_jax.data.pipeline import make_iterator
-from elf_jax.training.trainer import placed
+from elf_jax.training.trainer import buckets_of, placed
 
 STEPS = flags.DEFINE_list(
     "steps", ["1:1", "1:4", "4:1"], "BUCKETS:MICRO-BATCHES of each step", flag_values=FLAGS
@@ -34,12 +33,12 @@ def main(config):
         buckets, parts = map(int, name.split(":"))
         changed = config.copy_and_resolve_references()
         changed.train.length_buckets, changed.train.accumulate = buckets, parts
-        found = make_buckets(rows, size, buckets, config.model.block_length)
-        each = None if buckets == 1 else found.each
+        found = buckets_of(changed, rows)
+        each = None if found is None else found.each
         batch = placed(mesh, each, next(make_iterator(rows, size, config.seed, buckets=each)))
         title = f"{buckets} bucket(s), {parts} micro-batch(es)"
         candidates[title] = Ours.of(changed, mesh, batch).candidate()
-        computed[title] = 1.0 if each is None else found.computed
+        computed[title] = 1.0 if found is None else found.computed
     title = f"training step, {size} rows of at most {config.data.length}"
     compare(title, candidates, "rows", size, next(iter(candidates)))
     for title, share in computed.items():

@@ -165,7 +165,7 @@ def assemble(config, workdir, dataset, mesh, method, frozen, weights=None, write
     shapes, shardings = described_state(config, method, optimizer, mesh)
     pad_id = dataset.tokenizer.pad_token_id
     step = jit_train_step(config, method, optimizer, schedule, mesh, shardings, pad_id)
-    buckets = _buckets(config, dataset.train)
+    buckets = buckets_of(config, dataset.train)
     run = _make_run(config, workdir, dataset, mesh, method, frozen, total, step, shapes, buckets)
     if not loop.resume(run, shardings):
         run.state, _ = new_state(config, method, optimizer, mesh)
@@ -288,8 +288,8 @@ def _make_run(config, workdir, dataset, mesh, method, frozen, total, step, shape
     )
 
 
-def _buckets(config, rows):
-    """The `Buckets` of the training rows, or None if rows have the whole length."""
+def buckets_of(config, rows):
+    """The `Buckets` of the training rows of a config, or None if rows have the whole length."""
     train, block_length = config.train, config.model.block_length
     if train.length_buckets == 1:
         return None

@@ -135,7 +135,7 @@ def test_the_length_of_a_target_is_learned_from_its_padding(name):
     """So buckets leave it."""
     config, *_ = build(name)
     is_cond = np.arange(LENGTH) < WIDTH
-    found = trainer._buckets(config, short_and_long())
+    found = trainer.buckets_of(config, short_and_long())
     assert [sum(~is_cond[list(one.places)]) for one in found.each] == [LENGTH - WIDTH] * 2
     assert [sum(is_cond[list(one.places)]) for one in found.each] == [8, WIDTH]
 
