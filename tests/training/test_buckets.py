@@ -240,6 +240,27 @@ def test_no_sample_sees_hidden_padding(name, hides, cfg_scale):
     assert (sample(given) == sample(other)).all() == hides
 
 
+@pytest.mark.parametrize("name", ["mdlm", "cdcd"])
+def test_guidance_hides_padding_in_the_pass_without_the_condition_too(name):
+    """As in training. At the scale 0 this pass is all that counts."""
+    _, method, params, _, _ = build(name)
+    given = pairs()
+    is_key, inputs = method.which_keys(given), given.tokens
+    if name == "cdcd":
+        width = method.law.embedding_width
+        inputs = tuple(jax.random.normal(jax.random.key(0), (2, ROWS, LENGTH, width)))
+    t, predictor = jnp.full(ROWS, 0.5), method.predictor
+
+    def logits(predict):
+        return predict(inputs, t)(lambda values: values)
+
+    without = logits(predictor.predict(params, None, given.is_cond, is_key=is_key))
+    guided = logits(predictor.guided(params, given.is_cond, 0.0, is_key=is_key))
+    np.testing.assert_allclose(guided, without, atol=1e-5 * np.max(np.abs(without)))
+    seen = logits(predictor.predict(params, None, given.is_cond))
+    assert np.max(np.abs(seen - without)) > 1e-3 * np.max(np.abs(without))
+
+
 def steps_of(name, steps=2, batch=None, **keys):
     """The metrics of the first steps of a training in buckets."""
     config, method, _, frozen, mesh = build(name, **keys)
