@@ -79,7 +79,7 @@ def samples(workdir=None, config=None, checkpoint=None, source=None, **settings)
             runs.append(sampler_ahead(model, config.sample.num_samples))
 
     trained = load_trained(origin, config, meanwhile)
-    say_unused(trained.method, settings)
+    say_unused(trained.method, settings, trained.config.sample)
     if source is not None:
         yield from _answers(trained, source, settings.get("num_samples"))
     else:

@@ -170,5 +170,6 @@ def _score(run, workdir, config, checkpoint, scorer, keys):
     with open_workdir(workdir_of_results(origin, workdir, checkpoint)) as directory:
         check_file(directory / config.evaluate.output, "config.evaluate.output")
         trained = load_trained(origin, config)
-        say_unused(trained.method, {name.split(".")[-1] for name in keys})
+        sample = config.sample if "evaluate.protocols" in keys else None
+        say_unused(trained.method, {name.split(".")[-1] for name in keys}, sample)
         return run(trained, held_out(trained, origin, checkpoint), directory, scorer)

@@ -54,13 +54,21 @@ def _begin(workdir):
     compile_cache.turn_on(workdir)
 
 
-def say_unused(method, given):
-    """Prints a line if settings of sampling were given that the method does not have."""
+def say_unused(method, given, sample=None):
+    """Prints a line if settings of sampling were given that change nothing.
+
+    Args:
+      method: a `Method`. given: names of settings.
+      sample: the section `sample` that they are in now; None: without candidates.
+    """
     known = set(defaults.get_config().sample) - OF_ALL
     unused = sorted((known & set(given)) - set(method.settings))
     if unused and processes.is_first():
         flags = ", ".join(f"--{name}" for name in unused)
         print(f"note: {flags} changes nothing: {method.name} has no such setting", file=sys.stderr)
+    if sample and "candidates" in given and not method.draws(sample) and processes.is_first():
+        why = "nothing is drawn with these settings, so all candidates are equal"
+        print(f"note: --candidates changes nothing: {why}", file=sys.stderr)
 
 
 def check_one_candidate(config, what):

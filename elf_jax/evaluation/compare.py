@@ -21,6 +21,7 @@ from elf_jax.evaluation.protocols import combinations, effective
 from elf_jax.evaluation.real_entropy import AXES, at_entropy, lines_of
 from elf_jax.evaluation.records import environment, now
 from elf_jax.evaluation.sampling_time import seconds_per_1000
+from elf_jax.generation.consensus import how_many
 
 # Files in the directory of a comparison.
 NUMBERS = "comparison.json"
@@ -144,7 +145,7 @@ def score_point(run, protocol, seeds):
         "protocol": protocol.name,
         "steps": used.get("steps"),
         "settings": used,
-        "evaluations": sample.candidates * passes,
+        "evaluations": how_many(method, sample) * passes,
         "n": run.count,
         "seeds": list(range(first, first + seeds)),
         "scores": tables.summarise([numbers for numbers, _, _ in results]),

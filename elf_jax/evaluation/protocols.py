@@ -6,6 +6,7 @@ import itertools
 from ml_collections import ConfigDict
 
 from elf_jax.core.errors import UserError
+from elf_jax.generation.consensus import how_many
 
 FROM_FLAGS = "flags"  # the name of the protocol that flags of the command line make
 PLAIN = "sample"  # the name of the section `sample` as it is
@@ -44,10 +45,10 @@ def make_protocol(name, sample, values):
 
 def effective(method, sample):
     """The settings of a section `sample` that a number depends on: those of `Method.effective`, and
-    the number of candidates if there are several.
+    the number of candidates if several are made.
     """
-    candidates = {"candidates": sample.candidates} if sample.candidates > 1 else {}
-    return method.effective(sample) | candidates
+    made = how_many(method, sample)
+    return method.effective(sample) | ({"candidates": made} if made > 1 else {})
 
 
 def combinations(sample, values, method, section="sweep"):

@@ -11,6 +11,15 @@ arXiv 2210.08933).
 import numpy as np
 
 
+def how_many(method, sample):
+    """The number of candidates that are made with a section `sample`: one if all would be equal.
+
+    Args:
+      method: a `Method`.
+    """
+    return sample.candidates if method.draws(sample) else 1
+
+
 def choose(candidates):
     """The index of the candidate that the others agree with most; of equals the first.
 

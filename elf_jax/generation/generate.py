@@ -2,7 +2,8 @@
 
 Sample i depends only on the seed and on i, not on the batch that it is made in. With
 config.sample.candidates there are several candidates for each sample. The first one is what would
-be made without them, and `consensus.choose` says which one is kept.
+be made without them, and `consensus.choose` says which one is kept. If nothing is drawn, all would
+be equal, and only one is made.
 """
 
 import jax
@@ -13,7 +14,7 @@ from elf_jax.core.ahead import compiled_ahead
 from elf_jax.core.averaging import warn_of_first_weights
 from elf_jax.core.types import Batch
 from elf_jax.data.tokenizer import decode
-from elf_jax.generation.consensus import choose
+from elf_jax.generation.consensus import choose, how_many
 
 
 def jit_sampler(trained):
@@ -119,7 +120,7 @@ def _samples(trained, run, fields, ids, seed):
     eos, is_cond = trained.tokenizer.eos_token_id, fields.get("is_cond")
     made = [
         cut(run_batch(trained, run, fields, ids, key), eos, is_cond)
-        for key in _keys(seed, trained.config.sample.candidates)
+        for key in _keys(seed, how_many(trained.method, trained.config.sample))
     ]
     if len(made) == 1:
         return made[0]

@@ -159,6 +159,11 @@ class Method(Protocol):
         changes nothing.
         """
 
+    def draws(self, settings):
+        """Whether samples depend on the key with these settings. If not, all of one condition are
+        equal.
+        """
+
     def compiled_for(self, settings):
         """Tuple of all settings that need a new compilation. Equal tuples share a sampler."""
 

@@ -8,6 +8,7 @@ import dataclasses
 from elf_jax.core import allowed
 
 MOST_STEPS = 1024
+MOST_STEPS_OF_A_BLOCK = 64  # of config.model.block_length: each block of a text has so many
 MOST_SAMPLES = 64
 
 SAMPLE, ANSWER, FILL, REWRITE = "sample", "answer", "fill", "rewrite"
@@ -141,9 +142,16 @@ def settings_of(config, method, task, steps=()):
             if len(choices) > 1 or name == "steps":
                 found.append(_choice(name, value, choices))
         else:
-            bounds = (0, config.data.length, 1) if name == "block_length" else RANGES[name]
-            found.append(_number(name, value, bounds))
+            found.append(_number(name, value, _bounds(name, config)))
     return found
+
+
+def _bounds(name, config):
+    if name == "block_length":
+        return 0, config.data.length, 1
+    if name == "steps" and config.model.block_length:
+        return 1, MOST_STEPS_OF_A_BLOCK, 1
+    return RANGES[name]
 
 
 def _count(config, usual):

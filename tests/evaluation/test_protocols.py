@@ -58,6 +58,8 @@ def test_several_candidates_are_another_setting(method):
     assert effective(method, sample) == method.effective(sample)
     several = tiny_config(**{"sample.candidates": 3}).sample
     assert effective(method, several) == method.effective(sample) | {"candidates": 3}
+    equal = tiny_config(**{"sample.candidates": 3, "sample.noise_temperature": 0.0}).sample
+    assert effective(method, equal) == method.effective(equal)
 
 
 def test_published_protocols():

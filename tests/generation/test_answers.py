@@ -90,6 +90,20 @@ def test_the_candidate_that_others_agree_with(trained):
     assert any(len(set(made[place])) > 1 for place in written)
 
 
+def test_equal_candidates_are_not_made(trained, pairs_workdir, capsys):
+    """Without noise nothing is drawn. A note says that candidates change nothing."""
+    same = {"candidates": 3, "noise_temperature": 0.0}
+    sample = ConfigDict(trained.config.sample.to_dict() | same)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(generate, "choose", None)  # is not called
+        pairs, _ = targets(trained.with_settings(sample), LINES)
+    assert pairs == targets(trained.with_settings(sample), LINES, seed=1)[0]
+    list(commands.samples(pairs_workdir, source=["abc"], **same))
+    assert "note: --candidates changes nothing: nothing is drawn" in capsys.readouterr().err
+    list(commands.samples(pairs_workdir, source=["abc"], candidates=2))
+    assert "changes nothing" not in capsys.readouterr().err
+
+
 def test_one_compilation_and_each_batch_at_once(trained):
     taken = []
     lines = (taken.append(line) or line for line in LINES)

@@ -138,15 +138,21 @@ def test_given_positions_stay_and_samples_depend_on_their_id_alone(name, sampler
     params, given = random_params(method, 8), some_given()
     run = jax.jit(method.sampler(config.sample, 8))
 
-    def samples(rows):
+    def samples(rows, key=0):
         part = jax.tree.map(lambda array: jnp.asarray(array)[rows], given)
         values = scales(method, config.sample)
-        return np.asarray(run(params, frozen, jnp.asarray(rows), part, jax.random.key(0), values))
+        return np.asarray(run(params, frozen, jnp.asarray(rows), part, jax.random.key(key), values))
 
     every = samples(np.arange(8))
     assert every.dtype == np.int32 and (0 <= every).all() and (every < V).all()
     assert (every[given.is_cond] == given.tokens[given.is_cond]).all()
     np.testing.assert_array_equal(samples(np.array([6, 3, 1, 2, 0, 5, 7, 4]))[2], every[1])
+    assert method.draws(config.sample) == (sampler not in ("greedy", "beam"))
+    config.sample.update({"temperature": 0.0, "noise_temperature": 0.0})
+    is_random = sampler in ("ancestral", "greedy_tail") or name in ("cdcd", "flm")
+    assert method.draws(config.sample) == is_random
+    if not is_random:
+        np.testing.assert_array_equal(samples(np.arange(8), key=1), samples(np.arange(8)))
 
 
 @pytest.fixture(scope="module")

@@ -308,6 +308,18 @@ def test_who_comes_third_waits(served):
     assert [run.result for run in runs] == ["done"] * 3 + [None]
 
 
+def test_each_block_of_a_text_has_fewer_steps():
+    def most(**keys):
+        config = tiny_config(**keys)
+        method, _ = build_method(config, V, mesh_of(1))
+        named = {one.name: one for one in served_settings.settings_of(config, method, "sample")}
+        return named["steps"].high
+
+    assert most() == 1024
+    assert most(**{"model.block_length": 2}) == 64
+    assert most(**{"model.block_length": 2, "sample.steps": 100}) == 100
+
+
 # (task, text, settings, what the refusal says)
 BAD = [
     ("sample", None, {"steps": 10**9}, "Steps is 1,000,000,000: give a whole number from 1 to 1,0"),

@@ -137,6 +137,10 @@ class AR(TokenMethod):
             used |= {"temperature": 1.0, "top_p": 1.0}
         return used if settings.sampler == "beam" else used | {"beams": 1, "length_penalty": 0.0}
 
+    def draws(self, settings):
+        """Only the sampler `sample` draws."""
+        return settings.sampler == "sample" and settings.temperature > 0
+
     def compiled_for(self, settings):
         """See `Method.compiled_for`."""
         used = self.effective(settings)

@@ -250,6 +250,10 @@ class ELFMethod:
             del used["token_temperature"]
         return used
 
+    def draws(self, settings):
+        """All that is drawn is noise."""
+        return settings.noise_temperature > 0
+
     def compiled_for(self, settings):
         """The settings that are not traced, and what is built only where it is used: guidance on
         the condition, and an x-prediction by token probabilities.

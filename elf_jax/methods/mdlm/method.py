@@ -156,6 +156,10 @@ class MDLM(TokenMethod):
         used = super().effective(settings)
         return used if settings.sampler == "confidence" else used | {"block_length": 0}
 
+    def draws(self, settings):
+        """The sampler by confidence chooses the places, so at temperature 0 nothing is drawn."""
+        return settings.sampler != "confidence" or settings.temperature > 0
+
     def evaluations(self, settings, length):
         """At most so many: a prediction is used again while no token changes. The ancestral sampler
         has a last prediction after its steps.

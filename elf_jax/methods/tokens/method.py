@@ -281,6 +281,11 @@ class TokenMethod:
         """See `Method.effective`."""
         return {name: settings[name] for name in self.settings}
 
+    def draws(self, settings):
+        """See `Method.draws`."""
+        del settings
+        return True
+
     def compiled_for(self, settings):
         """See `Method.compiled_for`."""
         fixed = tuple(settings[name] for name in self.settings if name not in self.traced)
