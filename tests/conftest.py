@@ -38,7 +38,7 @@ if "ELF_JAX_TEST_CACHE" not in os.environ:
 # Also set in the environment, so that commands that tests start use the cache.
 for _name, _value in {
     "compilation_cache_dir": os.environ["ELF_JAX_TEST_CACHE"],
-    "persistent_cache_min_compile_time_secs": 0.1,
+    "persistent_cache_min_compile_time_secs": 0.0,
     "persistent_cache_min_entry_size_bytes": 0,
 }.items():
     os.environ[f"JAX_{_name.upper()}"] = str(_value)

@@ -108,16 +108,17 @@ def test_dropout_and_remat(remat):
     z = jax.random.normal(jax.random.key(1), (2, 4, 8))
     t = jnp.ones(2) * 0.5
     args = (params, z, z, t, t, t < 0)
-    plain = predictor.hidden(*args)
-    one, two = (predictor.hidden(*args, jax.random.key(seed)) for seed in (0, 1))
+    hidden = jax.jit(predictor.hidden)
+    plain = hidden(*args)
+    one, two = (hidden(*args, jax.random.key(seed)) for seed in (0, 1))
     assert np.any(one != two) and np.any(one != plain)
-    np.testing.assert_array_equal(predictor.hidden(*args), plain)
+    np.testing.assert_array_equal(hidden(*args), plain)
     # The dropout of a row follows its name, not its place.
     ids, swap = jnp.array([7, 3]), jnp.array([1, 0])
-    named = predictor.hidden(*args, jax.random.key(0), ids)
+    named = hidden(*args, jax.random.key(0), ids)
     swapped = [arg[swap] for arg in args[1:]]
-    moved = predictor.hidden(params, *swapped, jax.random.key(0), ids[swap])
+    moved = hidden(params, *swapped, jax.random.key(0), ids[swap])
     np.testing.assert_allclose(moved[swap], named, rtol=1e-5, atol=1e-5)
     assert np.any(np.abs(named - one) > 1e-2)
-    gradient = jax.grad(lambda p: jnp.sum(predictor.hidden(p, *args[1:]) ** 2))(params)
+    gradient = jax.jit(jax.grad(lambda p: jnp.sum(hidden(p, *args[1:]) ** 2)))(params)
     assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(gradient))

@@ -35,6 +35,7 @@ PAIRS = {
     "train.batch_size": 8 * ROWS,
     "train.length_buckets": 3,
 }
+SEEN = {"model.hide_padding": False, "train.length_buckets": 1}  # the padding, by all
 METHODS = {
     "ar": {"method": "ar", "sample.sampler": "sample"},
     "elf": {"model.block_length": 1, "model.token_table": True, "objective.token_weight": 0.5},
@@ -198,9 +199,10 @@ def test_the_loss_of_elf_begins_where_the_bucket_does(monkeypatch):
 @pytest.mark.parametrize("name", METHODS)
 def test_nobody_sees_hidden_padding(name, hides):
     """Other tokens there change no loss."""
-    keys = {} if hides else {"model.hide_padding": False, "train.length_buckets": 1}
+    keys = {} if hides else SEEN
     _, method, params, frozen, _ = build(name, **keys)
 
+    @jax.jit
     def loss_of(batch):
         inputs = counted_positions(batch, False), jnp.arange(ROWS)
         return method.loss(
@@ -218,15 +220,15 @@ def test_nobody_sees_hidden_padding(name, hides):
     assert loss_of(batch) != loss_of(batch.replace(tokens=last))
 
 
-@pytest.mark.parametrize("hides", [True, False])
-@pytest.mark.parametrize("cfg_scale", [1.0, 2.0])
-@pytest.mark.parametrize("name", [name for name in METHODS if name != "elf, blocks of 4"])
+@pytest.mark.parametrize(
+    "name, hides, cfg_scale",
+    [(name, hides, 1.0) for name in ("ar", "elf", *SEES_ALL) for hides in (True, False)]
+    + [(name, True, 2.0) for name in SEES_ALL],
+)
 def test_no_sample_sees_hidden_padding(name, hides, cfg_scale):
-    keys = {} if hides else {"model.hide_padding": False, "train.length_buckets": 1}
+    keys = {"sample.cfg_scale": cfg_scale} | ({} if hides else SEEN)
     if name == "ar":
         keys["sample.sampler"] = "greedy"
-    if name not in ("ar", "elf"):
-        keys["sample.cfg_scale"] = cfg_scale
     config, method, params, frozen, _ = build(name, **keys)
     run = jax.jit(method.sampler(config.sample, LENGTH))
 
@@ -252,7 +254,7 @@ def test_guidance_hides_padding_in_the_pass_without_the_condition_too(name):
     t, predictor = jnp.full(ROWS, 0.5), method.predictor
 
     def logits(predict):
-        return predict(inputs, t)(lambda values: values)
+        return jax.jit(lambda: predict(inputs, t)(lambda values: values))()
 
     without = logits(predictor.predict(params, None, given.is_cond, is_key=is_key))
     guided = logits(predictor.guided(params, given.is_cond, 0.0, is_key=is_key))

@@ -44,21 +44,29 @@ def latents(method, name):
     return jax.random.normal(jax.random.key({"x": 0, "z": 1, "x_prev": 2}[name]), shape)
 
 
-def hidden(method, params, x, z, x_prev):
-    """Hidden states of all noisy blocks, as in training."""
-    before = method.blocks.before_all(*method.predictor.read(params, *shifted(x, batch().tokens)))
-    signals = jnp.full(ROWS, 0.3), jnp.ones(ROWS), jnp.arange(ROWS) == 1
-    return np.asarray(method.predictor.hidden(params, z, x_prev, *signals, before=before))
-
-
-def test_a_noisy_block_sees_the_clean_text_before_it_and_itself(built):
+@pytest.fixture(scope="module")
+def hidden(built):
+    """Function (x, z, x_prev) -> hidden states of all noisy blocks, as in training."""
     _, method, params, _ = built
+
+    @jax.jit
+    def run(x, z, x_prev):
+        clean = method.predictor.read(params, *shifted(x, batch().tokens))
+        signals = jnp.full(ROWS, 0.3), jnp.ones(ROWS), jnp.arange(ROWS) == 1
+        before = method.blocks.before_all(*clean)
+        return method.predictor.hidden(params, z, x_prev, *signals, before=before)
+
+    return lambda *arrays: np.asarray(run(*arrays))
+
+
+def test_a_noisy_block_sees_the_clean_text_before_it_and_itself(built, hidden):
+    _, method, *_ = built
     x, z, x_prev = (latents(method, name) for name in ("x", "z", "x_prev"))
-    plain = hidden(method, params, x, z, x_prev)
+    plain = hidden(x, z, x_prev)
     assert (plain[:, :FIRST] == 0).all() and (plain[:, FIRST:] != 0).all()
 
     def changed(**arrays):
-        other = hidden(method, params, *({"x": x, "z": z, "x_prev": x_prev} | arrays).values())
+        other = hidden(*({"x": x, "z": z, "x_prev": x_prev} | arrays).values())
         return np.abs(other - plain).max(axis=(0, 2)) > 1e-6
 
     places = np.arange(LENGTH)
@@ -70,37 +78,48 @@ def test_a_noisy_block_sees_the_clean_text_before_it_and_itself(built):
         np.testing.assert_array_equal(changed(z=z.at[:, place].add(1.0)), own)
 
 
-def test_the_rows_of_a_context_are_those_of_its_arrays(built):
+def test_the_rows_of_a_context_are_those_of_its_arrays(built, hidden):
     _, method, params, _ = built
     x, z, x_prev = (latents(method, name) for name in ("x", "z", "x_prev"))
-    before = method.blocks.before_all(*method.predictor.read(params, *shifted(x, batch().tokens)))
-    part = before.rows(lambda array: array[1:3])
-    signals = jnp.full(2, 0.3), jnp.ones(2), jnp.arange(2) == 0
-    ours = method.predictor.hidden(params, z[1:3], x_prev[1:3], *signals, before=part)
-    np.testing.assert_allclose(ours, hidden(method, params, x, z, x_prev)[1:3], atol=1e-5)
+
+    @jax.jit
+    def of_part(x, z, x_prev):
+        clean = method.predictor.read(params, *shifted(x, batch().tokens))
+        part = method.blocks.before_all(*clean).rows(lambda array: array[1:3])
+        signals = jnp.full(2, 0.3), jnp.ones(2), jnp.arange(2) == 0
+        return method.predictor.hidden(params, z, x_prev, *signals, before=part)
+
+    ours = of_part(x, z[1:3], x_prev[1:3])
+    np.testing.assert_allclose(ours, hidden(x, z, x_prev)[1:3], atol=1e-5)
 
 
-def test_sampling_reads_what_training_reads(built):
+def test_sampling_reads_what_training_reads(built, hidden):
     """One block after another, with a cache, gives the hidden states of all blocks at once."""
     _, method, params, _ = built
     x, z, x_prev = (latents(method, name) for name in ("x", "z", "x_prev"))
-    whole = hidden(method, params, x, z, x_prev)
+    whole = hidden(x, z, x_prev)
+
+    @jax.jit
+    def one_block(known, cache, start, z, x_prev):
+        before = method.blocks.before_one(known, cache, start)
+        signals = jnp.full(ROWS, 0.3), jnp.ones(ROWS), jnp.arange(ROWS) == 1
+        return method.predictor.hidden(params, z, x_prev, *signals, before=before)
+
+    @jax.jit
+    def read_on(x, tokens, cache, position):
+        return method.predictor.read(params, x, tokens, cache=cache, position=position)
+
     cache = method.predictor.empty_cache(ROWS, LENGTH + 1)
     source = jnp.where((jnp.arange(LENGTH) < FIRST)[:, None], x, 7.0)  # what comes is not known
     tokens = jnp.asarray(batch().tokens)
     read = shifted(source, jnp.where(jnp.arange(LENGTH) < FIRST, tokens, 7))
-    known, cache = method.predictor.read(params, *read, cache=cache)
+    known, cache = jax.jit(method.predictor.read)(params, *read, cache=cache)
     known = known[:, FIRST]
     for start in (2, 5):
-        before = method.blocks.before_one(known, cache, jnp.asarray(start))
         block = slice(start, start + SIZE)
-        signals = jnp.full(ROWS, 0.3), jnp.ones(ROWS), jnp.arange(ROWS) == 1
-        inputs = z[:, block], x_prev[:, block], *signals
-        ours = method.predictor.hidden(params, *inputs, before=before)
+        ours = one_block(known, cache, jnp.asarray(start), z[:, block], x_prev[:, block])
         np.testing.assert_allclose(ours, whole[:, block], rtol=1e-4, atol=1e-5)
-        known, cache = method.predictor.read(
-            params, x[:, block], tokens[:, block], cache=cache, position=jnp.asarray(start + 1)
-        )
+        known, cache = read_on(x[:, block], tokens[:, block], cache, jnp.asarray(start + 1))
         known = known[:, -1]
 
 
@@ -109,6 +128,7 @@ def test_a_clean_token_is_read_by_its_latent_and_by_its_learned_vector(has_table
     _, method, params, _ = build(**{"model.token_table": has_table})
     x, tokens, place = latents(method, "x"), jnp.asarray(batch().tokens), 4
 
+    @jax.jit
     def read(tokens):
         return method.predictor.read(params, *shifted(x, tokens))[0]
 
@@ -149,26 +169,29 @@ def test_the_table_is_a_part_of_what_a_model_is():
 
 
 def test_training_does_not_read_a_dropped_condition():
-    def loss(tokens, dropout):
-        _, method, params, frozen = build(**{"objective.condition_dropout": dropout})
-        counted = jnp.broadcast_to(jnp.arange(LENGTH) >= FIRST, (ROWS, LENGTH))
-        context = Context(jax.random.key(3), jnp.zeros((), jnp.int32), is_training=True)
-        rows = batch().replace(tokens=tokens)
-        return method.loss(params, frozen, rows, counted, jnp.arange(ROWS), context)[0]
-
     tokens = batch().tokens
     other = np.where(batch().is_cond, (tokens + 1) % V, tokens)
-    assert loss(tokens, 1.0) == loss(other, 1.0)
-    assert loss(tokens, 0.0) != loss(other, 0.0)
+    for dropout in (1.0, 0.0):
+        _, method, params, frozen = build(**{"objective.condition_dropout": dropout})
+
+        @jax.jit
+        def loss(tokens, method=method, params=params, frozen=frozen):
+            counted = jnp.broadcast_to(jnp.arange(LENGTH) >= FIRST, (ROWS, LENGTH))
+            context = Context(jax.random.key(3), jnp.zeros((), jnp.int32), is_training=True)
+            rows = batch().replace(tokens=tokens)
+            return method.loss(params, frozen, rows, counted, jnp.arange(ROWS), context)[0]
+
+        assert (loss(tokens) == loss(other)) == (dropout == 1)
 
 
 def test_the_next_token_is_predicted_from_the_text_before_it(built):
     _, method, params, _ = built
     x, tokens = latents(method, "x"), jnp.asarray(batch().tokens)
 
+    @jax.jit
     def losses(x):
         known, _ = method.predictor.read(params, *shifted(x, batch().tokens))
-        return np.asarray(method.predictor.next_losses(params, known, tokens)[0])
+        return method.predictor.next_losses(params, known, tokens)[0]
 
     plain = losses(x)
     for place in range(LENGTH):
@@ -182,13 +205,13 @@ def test_the_loss_has_the_next_token_and_only_counted_positions(built):
         counted = np.arange(LENGTH) >= FIRST + 1
         context = Context(jax.random.key(3), jnp.zeros((), jnp.int32), is_training=True)
         inputs = batch(), jnp.broadcast_to(counted, (ROWS, LENGTH)), jnp.arange(ROWS), context
-        loss, sums = method.loss(params, frozen, *inputs)
+        loss, sums = jax.jit(lambda: method.loss(params, frozen, *inputs))()
         x = method.encoder.encode(
             frozen["encoder"],
             *(getattr(batch(), n) for n in ("tokens", "is_cond", "is_valid")),
             np.zeros(ROWS, bool),
         )
-        known, _ = method.predictor.read(params, *shifted(x, batch().tokens))
+        known, _ = jax.jit(method.predictor.read)(params, *shifted(x, batch().tokens))
         cross_entropy, _ = method.predictor.next_losses(params, known, batch().tokens)
         metrics = method.metrics(loss, sums, 1.0)
         return float(loss), sums, float(jnp.sum(cross_entropy[:, counted])), metrics
@@ -294,6 +317,9 @@ def test_what_is_written_is_read_as_in_training_with_and_without_the_condition()
 
     def read(rows, config=config):
         """The clean texts before the first block, and after it."""
+        return jax.jit(lambda: read_eagerly(rows, config))()
+
+    def read_eagerly(rows, config):
         inputs = params, frozen["encoder"], rows, True
         text = LeftToRight(method._writer(config.sample), method.blocks, *inputs)
         begun = text._begin().clean
@@ -308,7 +334,7 @@ def test_what_is_written_is_read_as_in_training_with_and_without_the_condition()
         fields = rows.tokens, rows.is_cond, rows.is_valid, np.full(ROWS, drop)
         x = method.encoder.encode(frozen["encoder"], *fields)
         text = shifted(x, readable(rows.tokens, rows.is_cond, drop))
-        hidden, _ = method.predictor.read(params, *text)
+        hidden, _ = jax.jit(method.predictor.read)(params, *text)
         for clean, place in zip(both, (FIRST, FIRST + SIZE), strict=True):
             np.testing.assert_allclose(clean[index].hidden, hidden[:, place], rtol=1e-4, atol=1e-5)
     assert len(read(rows, build(**{"sample.cfg_scale": 1.0})[0])[0]) == 1

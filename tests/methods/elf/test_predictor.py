@@ -24,7 +24,8 @@ def losses(golden_predictor, params, hidden, tokens):
         nll, right = golden_predictor.token_losses(params, hidden, tokens)
         return jnp.sum(nll * jnp.arange(16)), (nll, right)
 
-    (_, aux), grads = jax.value_and_grad(total, (0, 1), has_aux=True)(params, hidden)
+    run = jax.jit(jax.value_and_grad(total, (0, 1), has_aux=True))
+    (_, aux), grads = run(params, hidden)
     return *aux, golden_predictor.likeliest(params, hidden), *jax.tree.leaves(grads)
 
 

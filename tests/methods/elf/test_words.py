@@ -31,6 +31,7 @@ def test_the_x_prediction_is_the_mean_latent_and_guidance_is_on_the_logits(cfg_s
     z, x_prev = (condition.restore(latents(method, name)) for name in ("z", "x_prev"))
     t, ones = jnp.full(ROWS, 0.3), jnp.ones(ROWS)
 
+    @jax.jit
     def logits(z, x_prev):
         hidden = predictor.hidden(params, z, x_prev, t, ones, ones < 0)
         return jax.nn.log_softmax(predictor.logit_head(params, hidden))
@@ -41,7 +42,8 @@ def test_the_x_prediction_is_the_mean_latent_and_guidance_is_on_the_logits(cfg_s
     expected = jax.nn.softmax(guided / 0.7) @ words.table
 
     def predict():
-        return predictor.guided(params, 1.0, condition, cfg_scale, words=words)(z, t, x_prev)
+        run = predictor.guided(params, 1.0, condition, cfg_scale, words=words)
+        return jax.jit(run)(z, t, x_prev)
 
     np.testing.assert_allclose(predict(), expected, rtol=1e-4, atol=1e-5)
     # With a large vocabulary the logits are computed a few positions at a time.
@@ -65,11 +67,11 @@ def test_near_zero_the_first_step_goes_to_the_likeliest_token(keys):
     clean = jnp.where(batch().is_cond[..., None], x, 0.0)
     zeros, ones = jnp.zeros(ROWS), jnp.ones(ROWS)
     w = ones * config.sample.guidance_scale
-    hidden = method.predictor.hidden(params, clean, clean, zeros, w, ones < 0)
+    hidden = jax.jit(method.predictor.hidden)(params, clean, clean, zeros, w, ones < 0)
     likeliest = jnp.argmax(method.predictor.logit_head(params, hidden), axis=-1)
     target = words_of(method, frozen, 1.0).table[likeliest]
     z = jnp.where(batch().is_cond[..., None], x, target)
-    hidden = method.predictor.decode_hidden(params, z, w)
+    hidden = jax.jit(method.predictor.decode_hidden)(params, z, w)
     read = np.asarray(method.predictor.likeliest(params, hidden))
     np.testing.assert_array_equal(made[:, FIRST:], read[:, FIRST:])
 

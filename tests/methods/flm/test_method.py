@@ -65,7 +65,7 @@ def loss_of(method, batch, rows=None, ids=None):
 def direct_loss(method, batch):
     """The same with x [B, L, V] and its product with the table."""
     keys = rng.per_example(KEY, jnp.arange(ROWS))
-    noise = method.noise(keys, LENGTH, lambda noise: noise)
+    noise = jax.jit(lambda: method.noise(keys, LENGTH, lambda noise: noise))()
     t = stratified(keys, jnp.arange(ROWS), ROWS)
     gamma = share_of_signal(t, VOCAB)[:, None, None]
     onehot = jax.nn.one_hot(batch.tokens, VOCAB)
@@ -163,7 +163,7 @@ def direct_sample(method, params, given, steps, cfg_scale, temperature):
     """Euler's method on z [B, L, V], in a Python loop."""
     clean, is_given = jax.nn.one_hot(given.tokens, VOCAB), given.is_cond
     keys = rng.per_example(KEY, jnp.arange(len(clean)))
-    z = method.noise(keys, LENGTH, lambda noise: noise)
+    z = jax.jit(lambda: method.noise(keys, LENGTH, lambda noise: noise))()
 
     @jax.jit
     def denoised(z, t):

@@ -85,9 +85,9 @@ def test_no_logits_of_padded_sources_are_computed(name, monkeypatch):
         def loss(params):
             return method.loss(params, {}, batch, counted, ids, context)[0]
 
-        run = method.sampler(settings, LENGTH)
+        run = jax.jit(method.sampler(settings, LENGTH))
         tokens = run(params, {}, ids, batch, jax.random.key(1), scales(method, settings))
-        return *jax.tree.leaves(jax.value_and_grad(loss)(params)), tokens
+        return *jax.tree.leaves(jax.jit(jax.value_and_grad(loss))(params)), tokens
 
     ours = found(method)
     assert set(widths) == {LENGTH - 2}
