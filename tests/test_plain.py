@@ -13,7 +13,7 @@ from tests import tiny
 def test_the_network_is_the_same():
     config = tiny.tiny_config(**{"model.depth": 2})
     method, _ = describe_method(config, make_mesh(config.mesh, jax.devices()[:1]))
-    params = method.init(jax.random.key(0), 4)
+    params = jax.jit(method.init, static_argnums=1)(jax.random.key(0), 4)
     wave = lambda leaf: 0.1 * jnp.cos(jnp.arange(leaf.size)).reshape(leaf.shape)  # noqa: E731
     params = jax.tree.map(lambda leaf: leaf + wave(leaf), params)
     network, rows = method.predictor.network, 3

@@ -20,7 +20,7 @@ def build(length=12, rows=2, **options):
         {name: jnp.linspace(0.2, 0.8, rows) for name, _ in network.scalars},
         {name: jnp.arange(rows) % 2 == 1 for name, _ in network.switches},
     )
-    params = network.init(jax.random.key(0), text, *signals)["params"]
+    params = jax.jit(network.init)(jax.random.key(0), text, *signals)["params"]
     return network, params, text, signals
 
 

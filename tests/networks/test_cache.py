@@ -16,7 +16,7 @@ def build(**options):
     """(network, parameters, text)."""
     network = Backbone(depth=DEPTH, width=D, heads=H, causal=True, **options)
     text = jax.random.normal(jax.random.key(1), (B, L, D), network.dtype)
-    return network, network.init(jax.random.key(0), text)["params"], text
+    return network, jax.jit(network.init)(jax.random.key(0), text)["params"], text
 
 
 def empty(dtype=jnp.float32, mesh=None):
@@ -113,6 +113,6 @@ def test_eight_devices_equal_one(sizes):
 def test_text_with_a_cache_has_no_control_tokens():
     network = Backbone(depth=DEPTH, width=D, heads=H, scalars=(("time", 1),))
     inputs = jnp.zeros((B, L, D)), {"time": jnp.zeros(B)}
-    params = network.init(jax.random.key(0), *inputs)["params"]
+    params = jax.jit(network.init)(jax.random.key(0), *inputs)["params"]
     with pytest.raises(ValueError, match="without control tokens"):
         network.apply({"params": params}, *inputs, cache=empty())

@@ -17,7 +17,7 @@ def build(causal=True, **options):
     """(network, parameters, text)."""
     network = Backbone(depth=DEPTH, width=D, heads=H, causal=causal, **options)
     text = jax.random.normal(jax.random.key(1), (B, L, D))
-    params = network.init(jax.random.key(0), text)["params"]
+    params = jax.jit(network.init)(jax.random.key(0), text)["params"]
     noise = jax.tree.map(lambda a: 0.3 * jax.random.normal(jax.random.key(2), a.shape), params)
     return network, jax.tree.map(jnp.add, params, noise), text
 
@@ -51,7 +51,7 @@ def test_a_row_has_the_states_of_one_without_the_hidden_positions(options):
 def test_the_first_positions_may_be_control_tokens():
     network = Backbone(depth=DEPTH, width=D, heads=H, causal=True, scalars=(("time", 2),))
     text, times = jax.random.normal(jax.random.key(1), (B, L, D)), {"time": jnp.ones(B)}
-    params = network.init(jax.random.key(0), text, times)["params"]
+    params = jax.jit(network.init)(jax.random.key(0), text, times)["params"]
     ours = network.apply({"params": params}, text, times, is_key=is_key())[:, KEPT]
     theirs = network.apply({"params": params}, text[:, KEPT], times, places=KEPT)
     np.testing.assert_allclose(ours, theirs, atol=2e-5 * np.max(np.abs(theirs)))

@@ -117,7 +117,7 @@ def noisy_beside_clean(first, size, mesh=None, hides=False, **options):
     times = {"time": jnp.linspace(0.1, 0.9, B)}
     # The initial kernels are too small for attention to matter.
     plain = Backbone(depth=DEPTH, width=D, heads=H, scalars=(("time", 2),))
-    params = plain.init(jax.random.key(0), noisy, times)["params"]
+    params = jax.jit(plain.init)(jax.random.key(0), noisy, times)["params"]
     params = jax.tree.map(lambda a: a + 0.3 * jax.random.normal(jax.random.key(2), a.shape), params)
     sees = BlockMask(L, first, size)
     places = sees.places

@@ -20,7 +20,7 @@ def losses_on(devices, count, batch_size, home):
     rows = dataset.validation.subset(count)
     assert len(rows) == count
     method, frozen = build_method(config, vocab_size(dataset.tokenizer), mesh, rows=rows)
-    params = method.init(jax.random.key(0), config.data.length)
+    params = jax.jit(method.init, static_argnums=1)(jax.random.key(0), config.data.length)
     draw = np.random.default_rng(0)
     params = jax.tree.map(
         lambda leaf: draw.normal(0, 0.3, leaf.shape).astype(np.float32), jax.device_get(params)

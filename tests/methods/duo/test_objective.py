@@ -89,6 +89,7 @@ def test_float32_at_the_smallest_time():
         noise = jnp.full(x.shape, mask_probability(1e-3))
         return objective.uniform_loss(logits, x, z, noise, jnp.full(x.shape, EPS - 1))
 
+    @jax.jit
     def both(logits):
         values, back = jax.vjp(losses, logits)
         return values, back(jnp.ones_like(values))[0]

@@ -91,7 +91,7 @@ def test_the_temperature_changes_the_token_and_not_its_confidence():
     settings.sampler = "confidence"
     run = make(MDLM).sampler(settings, TOY.length)
     scales = {"cfg_scale": 1.0, "temperature": 0.0, "top_p": 1.0}
-    tokens = run({}, {}, jnp.arange(4), None, jax.random.key(1), scales)
+    tokens = jax.jit(run)({}, {}, jnp.arange(4), None, jax.random.key(1), scales)
     z = jnp.full((1, TOY.length), MASK)
     for _ in range(TOY.length):  # by hand: the likeliest token of the surest position
         log_p = jnp.where((z == MASK)[..., None], exact(z), -jnp.inf)[0]
@@ -141,10 +141,11 @@ def test_the_positions_of_a_row_of_masks_can_be_told_apart(kind):
     draw = np.random.default_rng(0).normal
     params = jax.tree.map(
         lambda leaf: leaf + jnp.asarray(draw(0, 0.3, leaf.shape), jnp.float32),
-        method.init(jax.random.key(0), 8),
+        jax.jit(method.init, static_argnums=1)(jax.random.key(0), 8),
     )
     z, scales = jnp.full((1, 8), method.mask_id), {"cfg_scale": 1.0, "temperature": 1.0}
     predict = method.sampling_predict(params, None, scales, False)
-    logits = predict(z, jnp.ones(1))(lambda logits: logits)
+    logits_at = jax.jit(lambda t: predict(z, t)(lambda logits: logits))
+    logits = logits_at(jnp.ones(1))
     assert jnp.min(jnp.max(jnp.abs(logits[0, 1:] - logits[0, :-1]), axis=-1)) > 1e-3
-    assert (logits == predict(z, jnp.full(1, 0.3))(lambda logits: logits)).all()
+    assert (logits == logits_at(jnp.full(1, 0.3))).all()
