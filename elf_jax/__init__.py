@@ -2,7 +2,7 @@
 
 import os
 
-__version__ = "0.16.0"
+__version__ = "0.17.0"
 
 # Read when these libraries are imported. Without them a message of ours drowns in theirs.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
