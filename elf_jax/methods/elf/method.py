@@ -251,8 +251,8 @@ class ELFMethod:
         return used
 
     def draws(self, settings):
-        """All that is drawn is noise."""
-        return settings.noise_temperature > 0
+        """Noise is drawn, and the times of one grid."""
+        return settings.noise_temperature > 0 or settings.time_grid == "logit_normal"
 
     def compiled_for(self, settings):
         """The settings that are not traced, and what is built only where it is used: guidance on

@@ -15,6 +15,7 @@ from elf_jax.core import sharding
 from elf_jax.core.types import Batch
 from elf_jax.data.packing import pack_rows
 from elf_jax.generation.generate import jit_sampler, scales
+from elf_jax.methods.elf import flow
 from elf_jax.methods.elf.method import ELFMethod
 from elf_jax.methods.elf.writer import Writer
 from elf_jax.methods.method import Method
@@ -99,6 +100,15 @@ def settings_of(**values):
     """A section `sample` with these values."""
     values = {"sampler": "sde", "gamma": 1.0, "cfg_scale": 2.0, "steps": 2, **values}
     return tiny_config(**{f"sample.{name}": value for name, value in values.items()}).sample
+
+
+@pytest.mark.parametrize("kind", flow.TIME_GRIDS)
+def test_without_noise_only_the_grid_may_be_drawn(kind, built):
+    _, method, _ = built
+    one, two = (flow.time_grid(kind, 4, key=jax.random.key(seed)) for seed in (0, 1))
+    settings = {"time_grid": kind, "noise_temperature": 0.0}
+    assert method.draws(settings_of(**settings)) == (one != two).any()
+    assert method.draws(settings_of(time_grid=kind))
 
 
 @pytest.mark.parametrize(
