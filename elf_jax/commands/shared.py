@@ -66,7 +66,8 @@ def say_unused(method, given, sample=None):
     if unused and processes.is_first():
         flags = ", ".join(f"--{name}" for name in unused)
         print(f"note: {flags} changes nothing: {method.name} has no such setting", file=sys.stderr)
-    if sample and "candidates" in given and not method.draws(sample) and processes.is_first():
+    has_several = sample and "candidates" in given and sample.candidates > 1
+    if has_several and not method.draws(sample) and processes.is_first():
         why = "nothing is drawn with these settings, so all candidates are equal"
         print(f"note: --candidates changes nothing: {why}", file=sys.stderr)
 

@@ -100,7 +100,8 @@ def test_equal_candidates_are_not_made(trained, pairs_workdir, capsys):
     assert pairs == targets(trained.with_settings(sample), LINES, seed=1)[0]
     list(commands.samples(pairs_workdir, source=["abc"], **same))
     assert "note: --candidates changes nothing: nothing is drawn" in capsys.readouterr().err
-    list(commands.samples(pairs_workdir, source=["abc"], candidates=2))
+    for settings in ({"candidates": 2}, {**same, "candidates": 1}):
+        list(commands.samples(pairs_workdir, source=["abc"], **settings))
     assert "changes nothing" not in capsys.readouterr().err
 
 

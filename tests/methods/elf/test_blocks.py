@@ -317,9 +317,9 @@ def test_what_is_written_is_read_as_in_training_with_and_without_the_condition()
 
     def read(rows, config=config):
         """The clean texts before the first block, and after it."""
-        return jax.jit(lambda: read_eagerly(rows, config))()
+        return jax.jit(lambda: both_texts(rows, config))()
 
-    def read_eagerly(rows, config):
+    def both_texts(rows, config):
         inputs = params, frozen["encoder"], rows, True
         text = LeftToRight(method._writer(config.sample), method.blocks, *inputs)
         begun = text._begin().clean
